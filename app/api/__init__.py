@@ -1,0 +1,1 @@
+"""The HTTP face: authenticate, parse, call a verb of app.jobs, answer."""

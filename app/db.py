@@ -1,0 +1,53 @@
+"""How do we talk to Postgres? One metadata, one engine a process, transactions opened at the edge."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import DateTime, MetaData, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.settings import Settings
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Timestamp = DateTime(timezone=True)
+
+
+def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
+    """The process's connection pool. Each session speaks UTC; no statement outlives the timeout unseen.
+
+    Raises:
+        Misconfigured: no database is configured.
+    """
+    return create_async_engine(
+        settings.sqlalchemy_url,
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_timeout_s,
+        pool_pre_ping=True,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": max(2, int(settings.database_timeout_s)),
+            "options": "-c timezone=UTC -c statement_timeout=60s -c lock_timeout=20s"
+            " -c idle_in_transaction_session_timeout=60s",
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        },
+    )
+
+
+async def database_now(conn: AsyncConnection) -> datetime:
+    """Postgres' clock: the only one that leases and deadlines believe."""
+    result: Any = await conn.scalar(text("SELECT clock_timestamp()"))
+    assert isinstance(result, datetime)
+    return result

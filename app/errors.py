@@ -1,0 +1,127 @@
+"""Which errors can a caller see? One tree; each class has a public, documented `code`."""
+
+from typing import Any, ClassVar
+
+
+class PenstockError(Exception):
+    """Root of all errors that Penstock raises on purpose.
+
+    `code` is public and documented in docs/errors.md; `status` is the HTTP status where an API answers with it; `retryable` says whether
+    the same request may succeed later. `extra` holds members that the problem document shows beside the standard ones.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+class InvalidRequest(PenstockError):
+    """The request breaks a rule that its sender can read and mend. `param` names the field."""
+
+    code = "invalid_request"
+    status = 422
+    retryable = False
+
+
+class MalformedBody(InvalidRequest):
+    """The body isn't JSON, or not UTF-8."""
+
+    code = "malformed_body"
+    status = 400
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body passes the limit; it wasn't read to its end."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class PromptTooLong(InvalidRequest):
+    """Prompt and wanted output don't fit into the model's context."""
+
+    code = "prompt_too_long"
+
+
+class UnknownModel(InvalidRequest):
+    """No worker has ever registered this model."""
+
+    code = "unknown_model"
+    status = 404
+
+
+class Unauthenticated(PenstockError):
+    """No API key, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+    status = 401
+    retryable = False
+
+
+class Forbidden(PenstockError):
+    """The key is good but lacks the scope."""
+
+    code = "forbidden"
+    status = 403
+    retryable = False
+
+
+class NotFound(PenstockError):
+    """It doesn't exist, or it is another tenant's."""
+
+    code = "not_found"
+    status = 404
+    retryable = False
+
+
+class NotCancellable(PenstockError):
+    """The job ended before the cancel reached it."""
+
+    code = "already_ended"
+    status = 409
+    retryable = False
+
+
+class IdempotencyMismatch(PenstockError):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency_mismatch"
+    status = 422
+    retryable = False
+
+
+class BudgetExhausted(PenstockError):
+    """A budget that applies can't hold this job's reservation."""
+
+    code = "budget_exhausted"
+    status = 429
+    retryable = False
+
+
+class Unavailable(PenstockError):
+    """A server that this request needs doesn't answer now."""
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class LeaseLost(PenstockError):
+    """Another worker owns this attempt now, or none does: drop its results without writing."""
+
+    code = "lease_lost"
+    status = 409
+    retryable = False
+
+
+class Misconfigured(PenstockError):
+    """A setting, server or file isn't as it must be; the message says what to do."""
+
+    code = "misconfigured"
+    status = 500
+    retryable = False

@@ -1,0 +1,1 @@
+"""The life of a job: states, tables, submit, store, finish, rescue."""

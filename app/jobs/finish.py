@@ -1,0 +1,199 @@
+"""How does a job end? Status, result, usage, settlement, notices and evidence in ONE transaction, fenced by the attempt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, insert, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.ids import job_name
+from app.jobs import tables as t
+from app.jobs.states import EndStatus
+from app.quotas.budgets import Settlement, Spending, settle
+from app.quotas.tables import usage
+from app.webhooks.outbox import Notice, wants, write_notices
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens that an attempt computed. `cached_tokens` are those of the prompt that the prefix cache gave."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What becomes of one attempt. `billed` says whether `used` goes on the tenant's bill or is our waste."""
+
+    job_id: UUID
+    attempt: int
+    status: EndStatus
+    choices: list[dict[str, Any]] | None = None
+    error: dict[str, Any] | None = None
+    used: Used = Used()
+    billed: bool = True
+    outcome: str = "finished"  # of the attempt, for its row
+    detail: dict[str, Any] | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)  # kept with a dead letter
+
+
+_END_RUNNING = text("""
+    WITH ended AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:statuses AS text[]),
+                             CAST(:errors AS jsonb[])) AS e (id, attempt, status, error)),
+    held AS (
+        SELECT jobs.id, jobs.incarnation FROM jobs JOIN ended ON jobs.id = ended.id AND jobs.attempt = ended.attempt
+        WHERE jobs.status = 'running' ORDER BY jobs.id FOR UPDATE OF jobs)
+    UPDATE jobs SET status = ended.status, error = ended.error, finished_at = clock_timestamp(), incarnation = NULL
+    FROM ended JOIN held USING (id)
+    WHERE jobs.id = ended.id
+    RETURNING jobs.*, held.incarnation AS ran_under
+""")
+_END_QUEUED = text("""
+    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = clock_timestamp(), not_before = NULL
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
+    RETURNING jobs.*
+""")
+
+
+async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
+    """running(attempt) -> its end, with all that belongs to it, in the caller's transaction.
+
+    Returns:
+        The jobs that this ended. One that is missing was fenced: another attempt owns it, or it ended before.
+    """
+    if not endings:
+        return set()
+    by_id = {each.job_id: each for each in endings}
+    assert len(by_id) == len(endings), "one ending for each job"
+    rows = (
+        await conn.execute(
+            _END_RUNNING,
+            {
+                "ids": [each.job_id for each in endings],
+                "attempts": [each.attempt for each in endings],
+                "statuses": [each.status for each in endings],
+                "errors": [_json(each.error) for each in endings],
+            },
+        )
+    ).all()
+    ended = {row.id: by_id[row.id] for row in rows}
+    results = [
+        {"job_id": job_id, "attempt": each.attempt, "choices": each.choices}
+        for job_id, each in ended.items()
+        if each.choices is not None
+    ]
+    if results:
+        await conn.execute(insert(t.job_results), results)
+    if rows:
+        await conn.execute(insert(usage), [_usage_row(row, by_id[row.id]) for row in rows])
+        await conn.execute(
+            insert(t.attempts),
+            [
+                {
+                    "job_id": row.id, "attempt": row.attempt, "incarnation": row.ran_under,
+                    "outcome": by_id[row.id].outcome, "detail": by_id[row.id].detail,
+                }
+                for row in rows
+            ],
+        )  # fmt: skip
+    await _aftermath(conn, rows, ended)
+    return set(ended)
+
+
+async def end_queued(
+    conn: AsyncConnection, job_ids: Sequence[UUID], status: EndStatus, error: dict[str, Any] | None = None
+) -> list[tuple[UUID, int, str]]:
+    """queued -> cancelled or expired, with the refund, in the caller's transaction; return (job, gen, pool) of those ended."""
+    if not job_ids:
+        return []
+    rows = (await conn.execute(_END_QUEUED, {"ids": list(job_ids), "status": status, "error": _json(error)})).all()
+    await _aftermath(conn, rows, {})
+    return [(row.id, row.gen, row.pool) for row in rows]
+
+
+async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: dict[UUID, Ending]) -> None:
+    """What every end brings with it: the settlement, the notices, the dead letter."""
+    settlements, notices, dead = [], [], []
+    for row in rows:
+        ending = endings.get(row.id)
+        used = ending.used if ending and ending.billed else None
+        settlements.append(
+            Settlement(row.id, row.reservation, Spending(used.prompt_tokens, used.completion_tokens) if used else None)
+        )
+        event_type = f"job.{row.status}"
+        if wants(row.webhook, event_type):
+            notices.append(
+                Notice(
+                    row.tenant_id, row.id, event_type, row.webhook["url"], row.finished_at.isoformat(), _told(row, used)
+                )
+            )
+        if row.status == "dead":
+            dead.append(_dead_letter(row, ending))
+    await settle(conn, settlements)
+    await write_notices(conn, notices)
+    if dead:
+        await conn.execute(insert(t.dead_letters), dead)
+
+
+def _usage_row(row: Row[Any], ending: Ending) -> dict[str, Any]:
+    return {
+        "job_id": row.id,
+        "attempt": row.attempt,
+        "kind": "billed" if ending.billed else "wasted",
+        "tenant_id": row.tenant_id,
+        "api_key_id": row.api_key_id,
+        "model": row.model,
+        "tier": row.tier,
+        "prompt_tokens": ending.used.prompt_tokens,
+        "cached_tokens": ending.used.cached_tokens,
+        "completion_tokens": ending.used.completion_tokens,
+    }
+
+
+def _told(row: Row[Any], used: Used | None) -> dict[str, Any]:
+    """A notice says what happened and where to read it, never prompts or texts."""
+    return {
+        "id": job_name(row.id),
+        "object": "job",
+        "status": row.status,
+        "model": row.model,
+        "tier": row.tier,
+        "error": row.error,
+        "metadata": row.metadata,
+        "usage": {
+            "prompt_tokens": used.prompt_tokens if used else 0,
+            "completion_tokens": used.completion_tokens if used else 0,
+        },
+    }
+
+
+def _dead_letter(row: Row[Any], ending: Ending | None) -> dict[str, Any]:
+    error = row.error or {}
+    reason = str(error.get("code", "unknown"))
+    return {
+        "job_id": row.id,
+        "reservation": row.reservation,
+        "pool": row.pool,
+        "tenant_id": row.tenant_id,
+        "reason": reason,
+        "fingerprint": f"{row.pool}:{reason}",
+        "evidence": {
+            "error": error,
+            "attempt": row.attempt,
+            "failures": row.failures,
+            "worker_losses": row.worker_losses,
+            "engine_crashes": row.engine_crashes,
+            **(ending.evidence if ending else {}),
+        },
+    }
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    import json
+
+    return None if value is None else json.dumps(value).replace("\\u0000", "\\ufffd")  # jsonb holds no U+0000

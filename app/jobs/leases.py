@@ -1,0 +1,103 @@
+"""Which workers are alive? One lease an incarnation, by Postgres' clock."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.jobs import tables as t
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One start of one worker. A restart is another incarnation."""
+
+    id: UUID
+    pool: str
+    model: str
+    host: str
+    pid: int
+    device: str
+    model_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job that is running under an incarnation, as Postgres sees it."""
+
+    job_id: UUID
+    attempt: int
+    cancel_requested: bool
+
+
+_TTL = text("clock_timestamp() + make_interval(secs => :ttl)")
+
+
+async def register(conn: AsyncConnection, incarnation: Incarnation, *, ttl_s: float) -> None:
+    """Open the lease."""
+    await conn.execute(
+        insert(t.workers).values(
+            incarnation=incarnation.id,
+            pool=incarnation.pool,
+            model=incarnation.model,
+            host=incarnation.host,
+            pid=incarnation.pid,
+            device=incarnation.device,
+            model_hash=incarnation.model_hash,
+            state="ready",
+            expires_at=_TTL.bindparams(ttl=ttl_s),
+        )
+    )
+
+
+async def renew(
+    conn: AsyncConnection, incarnation: UUID, *, ttl_s: float, state: str, stats: dict[str, Any]
+) -> list[HeldJob] | None:
+    """Prolong the lease; return what runs under it, or None where others have buried it already."""
+    renewed = await conn.scalar(
+        update(t.workers)
+        .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
+        .values(renewed_at=text("clock_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats)
+        .returning(t.workers.c.incarnation)
+    )
+    if renewed is None:
+        return None
+    rows = await conn.execute(
+        text(
+            "SELECT id, attempt, cancel_requested_at IS NOT NULL FROM jobs "
+            "WHERE incarnation = :incarnation AND status = 'running'"
+        ),
+        {"incarnation": incarnation},
+    )
+    return [HeldJob(*row) for row in rows]
+
+
+async def end(conn: AsyncConnection, incarnation: UUID) -> None:
+    """Close the lease after a drain; nothing may run under it any more."""
+    await conn.execute(
+        update(t.workers)
+        .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
+        .values(state="ended", ended_at=text("clock_timestamp()"))
+    )
+
+
+async def bury_expired(conn: AsyncConnection, *, ttl_s: float, most: int = 16) -> list[UUID]:
+    """Mark incarnations whose lease ran out as lost, in the caller's transaction; their rows stay locked until it ends.
+
+    Right after a restart of Postgres no expiry is believed for one whole TTL: nobody could renew while it was away.
+    """
+    rows = await conn.execute(
+        text("""
+            UPDATE workers SET state = 'lost', ended_at = clock_timestamp()
+            WHERE incarnation IN (
+                SELECT incarnation FROM workers
+                WHERE ended_at IS NULL AND expires_at < clock_timestamp()
+                  AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => :ttl)
+                ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED)
+            RETURNING incarnation
+        """),
+        {"ttl": ttl_s, "most": most},
+    )
+    return [row.incarnation for row in rows]

@@ -1,0 +1,101 @@
+"""What is known of a job? Reads for its owner; tenant in every WHERE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.jobs import tables as t
+from app.quotas.tables import usage
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as its owner sees it. Token counts are those that were billed, 0 before the end."""
+
+    id: UUID
+    tenant_id: str
+    status: str
+    tier: str
+    model: str
+    pool: str
+    gen: int
+    attempt: int
+    n: int
+    prompt_tokens: int
+    max_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    metadata: dict[str, str]
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    cancel_requested_at: datetime | None
+    choices: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a page shows; None is any. `before` and `after` bound created_at, both exclusive."""
+
+    status: str | None = None
+    tier: str | None = None
+    model: str | None = None
+    metadata: dict[str, str] | None = None
+    before: datetime | None = None
+    after: datetime | None = None
+
+
+def _select(*, with_choices: bool) -> Select[Any]:
+    j, u = t.jobs.c, usage.c
+    columns = [
+        j.id, j.tenant_id, j.status, j.tier, j.model, j.pool, j.gen, j.attempt, j.n, j.prompt_tokens, j.max_tokens,
+        u.cached_tokens, u.completion_tokens, j.metadata, j.error, j.created_at, j.started_at, j.finished_at,
+        j.deadline_at, j.cancel_requested_at,
+    ]  # fmt: skip
+    joined = t.jobs.outerjoin(usage, and_(u.job_id == j.id, u.kind == "billed"))
+    if with_choices:
+        return select(*columns, t.job_results.c.choices).select_from(joined.outerjoin(t.job_results))
+    return select(*columns).select_from(joined)
+
+
+def _view(row: Row[Any]) -> JobView:
+    values = dict(row._mapping)
+    values["cached_tokens"] = values["cached_tokens"] or 0
+    values["completion_tokens"] = values["completion_tokens"] or 0
+    values.setdefault("choices", None)
+    return JobView(**values)
+
+
+async def get_job(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> JobView | None:
+    """The tenant's job with its result; None where the tenant has no such job."""
+    row = (
+        await conn.execute(_select(with_choices=True).where(t.jobs.c.id == job_id, t.jobs.c.tenant_id == tenant_id))
+    ).one_or_none()
+    return None if row is None else _view(row)
+
+
+async def list_jobs(
+    conn: AsyncConnection, tenant_id: str, wanted: JobFilter, *, limit: int, older_than: UUID | None = None
+) -> Sequence[JobView]:
+    """A page of the tenant's jobs without their texts, newest first, from the one before `older_than` on."""
+    j = t.jobs.c
+    query = _select(with_choices=False).where(j.tenant_id == tenant_id).order_by(j.id.desc()).limit(limit)
+    if older_than is not None:
+        query = query.where(j.id < older_than)
+    for column, value in ((j.status, wanted.status), (j.tier, wanted.tier), (j.model, wanted.model)):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.metadata:
+        query = query.where(j.metadata.contains(wanted.metadata))
+    if wanted.before is not None:
+        query = query.where(j.created_at < wanted.before)
+    if wanted.after is not None:
+        query = query.where(j.created_at > wanted.after)
+    return [_view(row) for row in await conn.execute(query)]

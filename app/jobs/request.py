@@ -1,0 +1,162 @@
+"""What may a job ask for? Validated here, at the edge, into a type that can't be wrong."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+
+from app.jobs.states import Tier
+from app.settings import Settings
+
+MAX_TOKENS_LIMIT = 1_000_000
+MAX_TOKEN_ID = 2**31 - 1
+MAX_SEED = 2**63 - 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain U+0000")
+    return value
+
+
+# Strict types: `"5"` isn't 5 and `true` isn't 1. Lone surrogates are refused by pydantic itself.
+Words = Annotated[StrictStr, AfterValidator(_storable)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Integer = StrictInt
+ModelName = Annotated[StrictStr, Field(pattern=NAME)]
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["system", "user", "assistant", "tool", "developer"]
+    content: Words
+
+
+class WebhookTarget(BaseModel):
+    """Where to tell what becomes of the job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[Words, Field(min_length=8, max_length=2048, description="https only.")]
+    events: Annotated[
+        list[Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired", "job.dead"]] | None,
+        Field(min_length=1, max_length=6, description="Which events; all ends if left out."),
+    ] = None
+
+
+class JobRequest(BaseModel):
+    """The body of POST /v1/jobs. Generation parameters bear OpenAI's names."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Once upon a time", "max_tokens": 64, "tier": "interactive"},
+                {
+                    "messages": [{"role": "user", "content": "Write a short story about a fox."}],
+                    "max_tokens": 200,
+                    "temperature": 0.8,
+                    "seed": 7,
+                    "tier": "batch",
+                    "metadata": {"project": "demo"},
+                },
+            ]
+        },
+    )
+
+    model: ModelName | None = Field(None, description="Name of a registered model; the default one if left out.")
+    prompt: Words | Annotated[list[Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]], Field(min_length=1)] | None = (
+        Field(None, description="Text to continue, or token ids. Exactly one of `prompt` and `messages`.")
+    )
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = Field(
+        None, description="A conversation, put through the model's chat template."
+    )
+
+    max_tokens: Annotated[Integer, Field(ge=1, le=MAX_TOKENS_LIMIT)] | None = Field(
+        None, description="Most tokens of each choice."
+    )
+    min_tokens: Annotated[Integer, Field(ge=0, le=MAX_TOKENS_LIMIT)] = Field(
+        0, description="No end of sequence before so many tokens."
+    )
+    temperature: Annotated[Number, Field(ge=0, le=2)] = Field(1.0, description="0 is greedy.")
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)] = Field(0, description="0 is no limit.")
+    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[Number, Field(gt=0, le=10)] = 1.0
+    logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
+        None, description="Token id (as a string) -> bias; at most 1024 entries.", max_length=1024
+    )
+    n: Annotated[Integer, Field(ge=1, le=128)] = Field(1, description="How many choices.")
+    seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None, description="Same seed, same job: same tokens."
+    )
+    stop: Words | list[Words] | None = Field(
+        None, description="Text at which a choice ends; it isn't part of the result."
+    )
+    logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = Field(
+        None, description="Log-probabilities of so many best tokens."
+    )
+    ignore_eos: StrictBool = Field(
+        False, description="Go on until max_tokens whatever the model says (for load tests)."
+    )
+
+    tier: Tier = "standard"
+    deadline_s: Annotated[Number, Field(gt=0, le=31_536_000)] | None = Field(
+        None, description="Seconds from now after which nobody wants the result."
+    )
+    webhook: WebhookTarget | None = None
+    metadata: dict[Words, Words] = Field(
+        default_factory=dict, description="Yours: at most 16 pairs of 64 / 512 characters."
+    )
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
+        return [] if self.stop is None else [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def logit_biases(self) -> dict[int, float]:
+        """`logit_bias` by token id."""
+        return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        if self.prompt == "":
+            raise ValueError("prompt: must not be empty")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens: must not be more than max_tokens ({self.max_tokens})")
+        for token in self.logit_bias or {}:
+            if not re.fullmatch(r"[0-9]{1,9}", token):
+                raise ValueError("logit_bias: keys are token ids")
+        for key, value in self.metadata.items():
+            if not 1 <= len(key) <= 64:
+                raise ValueError("metadata: keys have 1 to 64 characters")
+            if len(value) > 512:
+                raise ValueError("metadata: values have at most 512 characters")
+        return self
+
+    def check_limits(self, settings: Settings) -> list[tuple[str, str]]:
+        """Limits that are settings: (field, message) for each that is passed."""
+        found: list[tuple[str, str]] = []
+        if self.n > settings.max_n:
+            found.append(("n", f"must be at most {settings.max_n}"))
+        if len(self.stop_strings) > settings.max_stop:
+            found.append(("stop", f"must be at most {settings.max_stop} strings"))
+        if any(not 1 <= len(each) <= settings.max_stop_chars for each in self.stop_strings):
+            found.append(("stop", f"each string must have 1 to {settings.max_stop_chars} characters"))
+        if len(self.metadata) > settings.max_metadata_pairs:
+            found.append(("metadata", f"must be at most {settings.max_metadata_pairs} pairs"))
+        return found
+
+    def canonical(self) -> dict[str, Any]:
+        """What is stored: only what the caller said."""
+        return self.model_dump(mode="json", exclude_unset=True)

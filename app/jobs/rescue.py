@@ -1,0 +1,257 @@
+"""What happens to work that went astray? Attempts that ended badly, lost leases, lost enqueues, deadlines, retries that are due."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.jobs import leases, store
+from app.jobs import tables as t
+from app.jobs.finish import Ending, end_queued, finish
+from app.jobs.store import Fate, GivenBack, HeldRow
+from app.queue.streams import JobQueue, Nomination
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with full jitter.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    base_s: float
+    cap_s: float
+
+    def delay_s(self, attempt: int, draw: float) -> float:
+        """Seconds to wait after failed attempt `attempt` (counted from 1); `draw` is uniform in [0, 1)."""
+        return draw * min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 62))
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What became of attempts that were given back: nominations to enqueue by pool, and jobs that ended."""
+
+    nominations: dict[str, list[Nomination]]
+    ended: list[tuple[UUID, str]]
+
+
+async def give_back(conn: AsyncConnection, given_back: Sequence[GivenBack], fate: Fate, random: Random) -> Rescued:
+    """End these attempts without a result, in the caller's transaction: the jobs run again, or have used up their chances."""
+    held = await store.lock_attempts(conn, [(each.job_id, each.attempt) for each in given_back])
+    causes = {each.job_id: each for each in given_back}
+    return await _decide(conn, [(row, causes[row.job_id]) for row in held], fate, random)
+
+
+async def reap(conn: AsyncConnection, *, ttl_s: float, fate: Fate, random: Random) -> Rescued:
+    """Bury workers whose lease ran out and give back what they ran, in the caller's transaction."""
+    lost = await leases.bury_expired(conn, ttl_s=ttl_s)
+    return await _give_back_all(conn, lost, fate, random)
+
+
+async def reap_orphans(conn: AsyncConnection, *, fate: Fate, random: Random) -> Rescued:
+    """Give back jobs that run under an incarnation that has ended or never was: there should be none."""
+    rows = await conn.execute(
+        text("""
+            SELECT DISTINCT j.incarnation FROM jobs j LEFT JOIN workers w USING (incarnation)
+            WHERE j.status = 'running' AND (w.incarnation IS NULL OR w.ended_at IS NOT NULL)
+        """)
+    )
+    return await _give_back_all(conn, [row.incarnation for row in rows], fate, random)
+
+
+async def _give_back_all(conn: AsyncConnection, incarnations: list[UUID], fate: Fate, random: Random) -> Rescued:
+    held = await store.lock_incarnations(conn, incarnations) if incarnations else []
+    pairs = [(row, GivenBack(row.job_id, row.attempt, "worker_lost")) for row in held]
+    return await _decide(conn, pairs, fate, random)
+
+
+async def _decide(
+    conn: AsyncConnection, pairs: Sequence[tuple[HeldRow, GivenBack]], fate: Fate, random: Random
+) -> Rescued:
+    backoff = Backoff(fate.retry_base_s, fate.retry_cap_s)
+    again: list[tuple[HeldRow, GivenBack, float]] = []
+    endings: list[Ending] = []
+    for row, each in pairs:
+        ending = _last_end(row, each, fate)
+        if ending is not None:
+            endings.append(ending)
+            continue
+        delay = backoff.delay_s(row.failures + 1, random.random()) if each.cause == "transient_error" else 0.0
+        again.append((row, each, delay))
+    await finish(conn, endings)
+    nominations = await store.requeue(conn, again)
+    if again:
+        await conn.execute(
+            insert(t.attempts),
+            [
+                {
+                    "job_id": row.job_id, "attempt": row.attempt, "incarnation": row.incarnation,
+                    "outcome": each.cause, "detail": each.detail,
+                }
+                for row, each, _ in again
+            ],
+        )  # fmt: skip
+    pools = {row.job_id: row.pool for row, _, _ in again}
+    by_pool: dict[str, list[Nomination]] = {}
+    for nomination in nominations:
+        by_pool.setdefault(pools[nomination.job_id], []).append(nomination)
+    return Rescued(by_pool, [(each.job_id, each.status) for each in endings])
+
+
+def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
+    """The end that this attempt brings, where the job may not run again."""
+    if row.cancel_requested:
+        return Ending(row.job_id, row.attempt, "cancelled", billed=False, outcome=given.cause, detail=given.detail)
+    limits = {
+        "transient_error": (row.failures + 1, fate.max_attempts, "attempts_exhausted"),
+        "worker_lost": (row.worker_losses + 1, fate.max_worker_losses, "workers_lost"),
+        "engine_crash": (row.engine_crashes + 1, fate.max_engine_crashes, "engine_crashes"),
+    }
+    if given.cause == "drained":
+        return None
+    count, most, code = limits[given.cause]
+    if count < most:
+        return None
+    detail = given.detail or {}
+    error = {
+        "code": code,
+        "message": str(detail.get("message") or f"gave up after {count} of at most {most}: {given.cause}"),
+    }
+    return Ending(
+        row.job_id, row.attempt, "dead", error=error, billed=False, outcome=given.cause, detail=given.detail,
+        evidence={"last": detail},
+    )  # fmt: skip
+
+
+# --- Postgres -> Redis ---------------------------------------------------------------------------------------------
+
+_QUEUED = """
+    SELECT id, gen, tier, tenant_id, prompt_tokens + n * max_tokens, eligible_at FROM jobs
+    WHERE status = 'queued' AND not_before IS NULL AND pool = :pool
+"""
+_SWEEP = text(
+    _QUEUED + "AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) "
+    "AND eligible_at < clock_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"
+)
+_FIRST_ID = UUID(int=0)
+
+
+@dataclass(slots=True)
+class SweepCursor:
+    """How far the sweep has come: each queued job is compared once, after its grace, and again by the audit."""
+
+    since: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    after: UUID = _FIRST_ID
+
+
+async def sweep(
+    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False
+) -> int:
+    """Nominate what is queued in Postgres for longer than `grace_s` and isn't known to Redis; move the cursor to the end.
+
+    Run it with a fresh cursor and `force` to rebuild a Redis that lost its memory: jobs come in the order in which they
+    became eligible, so that the order within a tenant is kept.
+
+    Returns:
+        How many jobs were nominated.
+    """
+    found = 0
+    while True:
+        async with engine.connect() as conn:
+            rows = (
+                await conn.execute(
+                    _SWEEP,
+                    {
+                        "pool": queue.keys.pool,
+                        "since": cursor.since,
+                        "after": cursor.after,
+                        "grace": grace_s,
+                        "page": page,
+                    },
+                )
+            ).all()
+        if not rows:
+            return found
+        known = await queue.known_gens([row.id for row in rows])
+        lost = [Nomination(*row[:5]) for row, gen in zip(rows, known, strict=True) if gen is None or gen < row.gen]
+        found += await queue.enqueue(lost, force=force) or 0
+        cursor.since, cursor.after = rows[-1].eligible_at, rows[-1].id
+        if len(rows) < page:
+            return found
+
+
+async def drop_stale(engine: AsyncEngine, queue: JobQueue, *, page: int = 1000) -> int:
+    """Take out nominations of jobs that don't wait (any more): the other direction of the deep audit."""
+    nominated = await queue.scan()
+    dropped = 0
+    for i in range(0, len(nominated), page):
+        part = nominated[i : i + page]
+        async with engine.connect() as conn:
+            rows = await conn.execute(
+                text("""
+                    SELECT nominated.id, nominated.gen
+                    FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
+                    LEFT JOIN jobs ON jobs.id = nominated.id AND jobs.gen <= nominated.gen AND jobs.status = 'queued'
+                    WHERE jobs.id IS NULL
+                """),
+                {"ids": [job_id for job_id, _ in part], "gens": [gen for _, gen in part]},
+            )
+            stale = [(row.id, row.gen) for row in rows]
+        dropped += await queue.ack(stale)
+    return dropped
+
+
+# --- the timekeeper ------------------------------------------------------------------------------------------------
+
+
+async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
+    """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
+    rows = await conn.execute(
+        text("""
+            UPDATE jobs SET not_before = NULL, eligible_at = clock_timestamp() WHERE id IN (
+                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= clock_timestamp()
+                ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
+            RETURNING pool, id, gen, tier, tenant_id, prompt_tokens + n * max_tokens
+        """),
+        {"most": most},
+    )
+    by_pool: dict[str, list[Nomination]] = {}
+    for row in rows:
+        by_pool.setdefault(row.pool, []).append(Nomination(*row[1:]))
+    return by_pool
+
+
+async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tuple[UUID, int, str]]:
+    """End waiting jobs whose deadline has passed, in the caller's transaction; return (job, gen, pool)."""
+    rows = await conn.execute(
+        text("""
+            SELECT id FROM jobs WHERE status = 'queued' AND deadline_at <= clock_timestamp()
+            ORDER BY deadline_at LIMIT :most FOR UPDATE SKIP LOCKED
+        """),
+        {"most": most},
+    )
+    error: dict[str, Any] = {
+        "code": "deadline_passed",
+        "message": "the deadline passed before a worker could start the job",
+    }
+    return await end_queued(conn, [row.id for row in rows], "expired", error)
+
+
+async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:
+    """Delete Idempotency-Keys whose job ended longer than `ttl_s` ago."""
+    result = await conn.execute(
+        text("""
+            DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
+                SELECT k.tenant_id, k.key FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
+                WHERE k.created_at < clock_timestamp() - make_interval(secs => :ttl)
+                  AND j.finished_at < clock_timestamp() - make_interval(secs => :ttl)
+                ORDER BY k.created_at LIMIT :most)
+        """),
+        {"ttl": ttl_s, "most": most},
+    )
+    return int(result.rowcount)

@@ -1,0 +1,219 @@
+"""Every compare-and-set on a job row but the last one (finish): start, give back, cancel. Postgres decides here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import numpy as np
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import LeaseLost
+from app.queue.streams import Nomination
+
+Cause = Literal["drained", "worker_lost", "engine_crash", "transient_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class StartedJob:
+    """A job that this worker runs now, with all that it needs. `attempt` is the fence of every later write."""
+
+    job_id: UUID
+    attempt: int
+    gen: int
+    tenant_id: str
+    tier: str
+    n: int
+    prompt_ids: list[int]
+    tokenizer_hash: str
+    request: dict[str, Any]
+    sampling: dict[str, Any]
+    deadline_in_s: float | None  # from now, by Postgres' clock
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How many crashes and losses a job survives, and how long a failed attempt waits before the next."""
+
+    max_attempts: int
+    max_worker_losses: int
+    max_engine_crashes: int
+    retry_base_s: float
+    retry_cap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """An attempt that ended without a result, and why."""
+
+    job_id: UUID
+    attempt: int
+    cause: Cause
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A running job's row, locked: what has to be known to decide how it goes on."""
+
+    job_id: UUID
+    attempt: int
+    gen: int
+    tenant_id: str
+    tier: str
+    pool: str
+    incarnation: UUID
+    cost: int
+    failures: int
+    worker_losses: int
+    engine_crashes: int
+    cancel_requested: bool
+
+
+_START = text("""
+    UPDATE jobs SET status = 'running', attempt = attempt + 1, incarnation = :incarnation,
+        started_at = coalesce(started_at, clock_timestamp())
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
+    WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
+      AND (jobs.not_before IS NULL OR jobs.not_before <= clock_timestamp())
+      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > clock_timestamp())
+    RETURNING jobs.id
+""")
+_LEASE = text("""
+    SELECT 1 FROM workers
+    WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > clock_timestamp() FOR KEY SHARE
+""")
+_LOAD = text("""
+    SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
+           extract(epoch FROM j.deadline_at - clock_timestamp())::float8 AS deadline_in_s,
+           j.cancel_requested_at IS NOT NULL AS cancel_requested
+    FROM jobs j JOIN job_inputs i ON i.job_id = j.id
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.incarnation = :incarnation AND j.status = 'running'
+""")
+
+
+async def start(conn: AsyncConnection, incarnation: UUID, nominated: Sequence[Nomination]) -> list[StartedJob]:
+    """queued(gen) -> running(attempt + 1) for every nomination that still holds; the others are stale.
+
+    The worker's lease is locked against its burial meanwhile, so that nothing starts under a dead incarnation.
+
+    Raises:
+        LeaseLost: this incarnation's lease has ended.
+    """
+    if not nominated:
+        return []
+    if await conn.scalar(_LEASE, {"incarnation": incarnation}) is None:
+        raise LeaseLost(f"worker {incarnation}: its lease has ended; it starts nothing more")
+    ids = {"ids": [each.job_id for each in nominated], "gens": [each.gen for each in nominated]}
+    started = [row.id for row in await conn.execute(_START, {**ids, "incarnation": incarnation})]
+    return await load(conn, incarnation, started)
+
+
+async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]) -> list[StartedJob]:
+    """What these jobs need to run, of those that run under `incarnation`."""
+    if not job_ids:
+        return []
+    rows = await conn.execute(_LOAD, {"ids": list(job_ids), "incarnation": incarnation})
+    return [
+        StartedJob(
+            row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.n,
+            np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
+            row.deadline_in_s, row.cancel_requested,
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def lock_attempts(conn: AsyncConnection, attempts: Sequence[tuple[UUID, int]]) -> list[HeldRow]:
+    """The rows of those attempts that still run, locked in the order of their ids."""
+    rows = await conn.execute(
+        text(_HELD + "JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS held (id, attempt) "
+             "ON jobs.id = held.id AND jobs.attempt = held.attempt WHERE jobs.status = 'running' "
+             "ORDER BY jobs.id FOR UPDATE OF jobs"),
+        {"ids": [job_id for job_id, _ in attempts], "attempts": [attempt for _, attempt in attempts]},
+    )  # fmt: skip
+    return [HeldRow(*row) for row in rows]
+
+
+async def lock_incarnations(conn: AsyncConnection, incarnations: Sequence[UUID]) -> list[HeldRow]:
+    """The rows of all jobs that run under these incarnations, locked in the order of their ids."""
+    rows = await conn.execute(
+        text(_HELD + "WHERE jobs.status = 'running' AND jobs.incarnation = ANY(CAST(:incarnations AS uuid[])) "
+             "ORDER BY jobs.id FOR UPDATE OF jobs"),
+        {"incarnations": list(incarnations)},
+    )  # fmt: skip
+    return [HeldRow(*row) for row in rows]
+
+
+_HELD = """
+    SELECT jobs.id, jobs.attempt, jobs.gen, jobs.tenant_id, jobs.tier, jobs.pool, jobs.incarnation,
+           jobs.prompt_tokens + jobs.n * jobs.max_tokens, jobs.failures, jobs.worker_losses, jobs.engine_crashes,
+           jobs.cancel_requested_at IS NOT NULL
+    FROM jobs
+"""
+_REQUEUE = text("""
+    UPDATE jobs SET status = 'queued', gen = jobs.gen + 1, incarnation = NULL, eligible_at = clock_timestamp(),
+        not_before = CASE WHEN r.delay_s > 0 THEN clock_timestamp() + make_interval(secs => r.delay_s) END,
+        failures = jobs.failures + (r.cause = 'transient_error')::int,
+        worker_losses = jobs.worker_losses + (r.cause = 'worker_lost')::int,
+        engine_crashes = jobs.engine_crashes + (r.cause = 'engine_crash')::int
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:causes AS text[]), CAST(:delays AS float8[]))
+        AS r (id, attempt, cause, delay_s)
+    WHERE jobs.id = r.id AND jobs.attempt = r.attempt AND jobs.status = 'running'
+    RETURNING jobs.id, jobs.gen, jobs.tier, jobs.tenant_id, jobs.prompt_tokens + jobs.n * jobs.max_tokens,
+        jobs.not_before IS NULL
+""")
+
+
+async def requeue(conn: AsyncConnection, given_back: Sequence[tuple[HeldRow, GivenBack, float]]) -> list[Nomination]:
+    """running(attempt) -> queued(gen + 1), each after its delay in seconds; return what may be nominated at once."""
+    if not given_back:
+        return []
+    rows = await conn.execute(
+        _REQUEUE,
+        {
+            "ids": [row.job_id for row, _, _ in given_back],
+            "attempts": [row.attempt for row, _, _ in given_back],
+            "causes": [each.cause for _, each, _ in given_back],
+            "delays": [delay for _, _, delay in given_back],
+        },
+    )
+    return [Nomination(*row[:5]) for row in rows if row[5]]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTarget:
+    """A job that somebody wants to stop, its row locked."""
+
+    job_id: UUID
+    status: str
+    gen: int
+    pool: str
+    finished_at: datetime | None
+
+
+async def lock_for_cancel(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> CancelTarget | None:
+    """The tenant's job, locked; None where the tenant has no such job."""
+    row = (
+        await conn.execute(
+            text(
+                "SELECT id, status, gen, pool, finished_at FROM jobs WHERE id = :id AND tenant_id = :tenant FOR UPDATE"
+            ),
+            {"id": job_id, "tenant": tenant_id},
+        )
+    ).one_or_none()
+    return None if row is None else CancelTarget(*row)
+
+
+async def request_cancel(conn: AsyncConnection, job_id: UUID) -> None:
+    """Note on a running job that it is no longer wanted; its worker learns by event and at its next lease renewal."""
+    await conn.execute(
+        text(
+            "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()) "
+            "WHERE id = :id AND status = 'running'"
+        ),
+        {"id": job_id},
+    )

@@ -1,0 +1,251 @@
+"""How does a request become a job? Prepare (count tokens, check limits), accept (one transaction), nominate (Redis, after the commit)."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from sqlalchemy import insert, select, text
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import IdempotencyMismatch, InvalidRequest, PromptTooLong
+from app.ids import new_id
+from app.jobs import tables as t
+from app.jobs.models import Model
+from app.jobs.request import MAX_SEED, JobRequest
+from app.jobs.tokenizing import PromptEncoder
+from app.queue.streams import JobQueue, Nomination
+from app.quotas.budgets import Reservation, Spending, reserve
+from app.redis import RedisError
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: taken from the API key, never from the request."""
+
+    tenant_id: str
+    api_key_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A request that was checked against its model: nothing but a budget or a race can refuse it now."""
+
+    id: UUID
+    request: JobRequest
+    model: Model
+    prompt_ids: list[int]
+    max_tokens: int
+    sampling: dict[str, Any]
+
+    @property
+    def cost(self) -> int:
+        """Most tokens that it can need: prompt and all choices' output."""
+        return len(self.prompt_ids) + self.request.n * self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The promise that a 202 gives. `replayed`: it was given before, under the same Idempotency-Key."""
+
+    job_id: UUID
+    replayed: bool
+    nomination: Nomination | None
+    pool: str
+
+
+def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings: Settings) -> PreparedJob:
+    """Count the tokens and check all that the model limits. Runs for long on long prompts: call it in a thread.
+
+    Raises:
+        InvalidRequest: a limit is passed; `param` names the field.
+        PromptTooLong: prompt and output don't fit into the model's context.
+    """
+    for field, message in request.check_limits(settings):
+        raise InvalidRequest(f"{field}: {message}", param=field)
+    ids = _encode(request, encoder)
+    if not ids:
+        raise InvalidRequest("prompt: holds no token", param="prompt")
+    for field, tokens in (("prompt", ids), ("logit_bias", list(request.logit_biases))):
+        if tokens and max(tokens) >= model.vocab_size:
+            raise InvalidRequest(
+                f"{field}: token ids must be below {model.vocab_size}, the model's vocabulary", param=field
+            )
+    room = model.max_model_len - len(ids)
+    if room < 1:
+        raise PromptTooLong(
+            f"prompt: {len(ids)} tokens leave no room for output: the model's context is {model.max_model_len} tokens",
+            param="messages" if request.messages else "prompt",
+            limit=model.max_model_len,
+        )
+    if request.max_tokens is not None and request.max_tokens > room:
+        raise PromptTooLong(
+            f"max_tokens: must be at most {room}: the prompt has {len(ids)} of the model's {model.max_model_len} tokens",
+            param="max_tokens",
+            limit=room,
+        )
+    max_tokens = request.max_tokens or min(settings.default_max_tokens, room)
+    if request.min_tokens > max_tokens:
+        raise InvalidRequest(f"min_tokens: must not be more than max_tokens ({max_tokens})", param="min_tokens")
+    return PreparedJob(new_id(), request, model, ids, max_tokens, _sampling(request, max_tokens))
+
+
+async def accept(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], *, idempotency_key: str | None = None
+) -> list[Accepted]:
+    """Reserve the budget and write the rows, in the caller's transaction; the jobs exist when it commits.
+
+    With `idempotency_key`, `prepared` is one job, and a key that was used before gives the first job.
+
+    Raises:
+        BudgetExhausted: a budget can't hold them; roll back.
+        IdempotencyMismatch: the key came with another body before.
+    """
+    assert idempotency_key is None or len(prepared) == 1
+    await _insert_jobs(conn, caller, prepared)
+    if idempotency_key is not None:
+        first = await _claim_key(conn, caller, idempotency_key, prepared[0])
+        if first is not None:
+            return [first]
+    await reserve(
+        conn,
+        [
+            Reservation(
+                each.id, 1, caller.tenant_id, caller.api_key_id,
+                Spending(len(each.prompt_ids), each.request.n * each.max_tokens),
+            )
+            for each in prepared
+        ],
+    )  # fmt: skip
+    return [
+        Accepted(
+            each.id, False, Nomination(each.id, 1, each.request.tier, caller.tenant_id, each.cost), each.model.pool
+        )
+        for each in prepared
+    ]
+
+
+async def find_replay(conn: AsyncConnection, caller: Caller, key: str, request: JobRequest) -> Accepted | None:
+    """The job that this Idempotency-Key made before, if it did.
+
+    Raises:
+        IdempotencyMismatch: it was made of another body.
+    """
+    keys = t.idempotency_keys
+    row = (
+        await conn.execute(
+            select(keys.c.body_hash, keys.c.job_id).where(keys.c.tenant_id == caller.tenant_id, keys.c.key == key)
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.body_hash != _body_hash(request):
+        raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key for a new job")
+    return Accepted(row.job_id, True, None, "")
+
+
+async def nominate(queue: JobQueue, accepted: Sequence[Accepted]) -> bool:
+    """Tell the workers, after the commit. Best effort: a job that this loses is found by the sweeper.
+
+    Returns:
+        Whether Redis has them now.
+    """
+    nominations = [each.nomination for each in accepted if each.nomination is not None]
+    try:
+        return await queue.enqueue(nominations) is not None
+    except RedisError:
+        return False
+
+
+def _encode(request: JobRequest, encoder: PromptEncoder) -> list[int]:
+    if request.messages is not None:
+        return encoder.encode_messages([message.model_dump() for message in request.messages])
+    return encoder.encode_text(request.prompt) if isinstance(request.prompt, str) else list(request.prompt or [])
+
+
+def _sampling(request: JobRequest, max_tokens: int) -> dict[str, Any]:
+    """The parameters as the engine takes them, all of them, with the seed drawn: a retry repeats the same tokens."""
+    same = (
+        "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+        "repetition_penalty", "logprobs", "ignore_eos",
+    )  # fmt: skip
+    return {
+        **{name: getattr(request, name) for name in same},
+        "max_tokens": max_tokens,
+        "seed": request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
+        "logit_bias": {str(token): bias for token, bias in request.logit_biases.items()},
+        "stop": request.stop_strings,
+    }
+
+
+def _body_hash(request: JobRequest) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(request.canonical(), order="sorted")).digest()
+
+
+async def _claim_key(conn: AsyncConnection, caller: Caller, key: str, job: PreparedJob) -> Accepted | None:
+    """Bind the key to the job. If another request has it (we wait for its commit), undo our row and return its job."""
+    keys = t.idempotency_keys
+    bound = await conn.scalar(
+        upsert(keys)
+        .values(tenant_id=caller.tenant_id, key=key, body_hash=_body_hash(job.request), job_id=job.id)
+        .on_conflict_do_nothing()
+        .returning(keys.c.job_id)
+    )
+    if bound is not None:
+        return None
+    await conn.execute(t.jobs.delete().where(t.jobs.c.id == job.id))
+    first = await find_replay(conn, caller, key, job.request)
+    assert first is not None, "the conflicting key can't vanish: it is deleted only after its job ended"
+    return first
+
+
+async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob]) -> None:
+    deadlines = [each.request.deadline_s for each in prepared]
+    rows = [
+        {
+            "id": each.id,
+            "tenant_id": caller.tenant_id,
+            "api_key_id": caller.api_key_id,
+            "pool": each.model.pool,
+            "model": each.model.name,
+            "tier": each.request.tier,
+            "prompt_tokens": len(each.prompt_ids),
+            "max_tokens": each.max_tokens,
+            "n": each.request.n,
+            "metadata": each.request.metadata,
+            "webhook": each.request.webhook.model_dump(exclude_none=True) if each.request.webhook else None,
+        }
+        for each in prepared
+    ]
+    await conn.execute(insert(t.jobs), rows)
+    if any(deadline is not None for deadline in deadlines):
+        # Deadlines are facts of Postgres' clock.
+        timed = [
+            (each.id, deadline) for each, deadline in zip(prepared, deadlines, strict=True) if deadline is not None
+        ]
+        await conn.execute(
+            text(
+                "UPDATE jobs SET deadline_at = jobs.created_at + make_interval(secs => d.seconds) "
+                "FROM unnest(CAST(:ids AS uuid[]), CAST(:seconds AS float8[])) AS d (id, seconds) WHERE jobs.id = d.id"
+            ),
+            {"ids": [job_id for job_id, _ in timed], "seconds": [seconds for _, seconds in timed]},
+        )
+    await conn.execute(
+        insert(t.job_inputs),
+        [
+            {
+                "job_id": each.id,
+                "request": each.request.canonical(),
+                "sampling": each.sampling,
+                "prompt_ids": np.asarray(each.prompt_ids, dtype="<i4").tobytes(),
+                "tokenizer_hash": each.model.tokenizer_hash,
+            }
+            for each in prepared
+        ],
+    )

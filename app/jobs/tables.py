@@ -1,0 +1,175 @@
+"""Where is a job written? Small hot row, cold input, result, attempts; and who runs what under which lease."""
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from app.db import Timestamp, metadata
+
+# A tokenizer is stored once by the worker that first served it, so that the API counts with the model's own and needs no model files.
+tokenizers = Table(
+    "tokenizers",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("tokenizer_json", LargeBinary, nullable=False),
+    Column("chat_template", Text),
+    Column("special_tokens", JSONB, nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("pool", Text, nullable=False),
+    Column("tokenizer_hash", ForeignKey("tokenizers.hash"), nullable=False),
+    Column("model_hash", Text, nullable=False),
+    Column("max_model_len", Integer, nullable=False),
+    Column("vocab_size", Integer, nullable=False),
+    Column("registered_at", Timestamp, nullable=False, server_default=func.now()),
+)
+
+# One row a worker incarnation: N running jobs cost one UPDATE to keep alive, not N.
+workers = Table(
+    "workers",
+    metadata,
+    Column("incarnation", Uuid, primary_key=True),
+    Column("pool", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("model_hash", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("stats", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("started_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("renewed_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("expires_at", Timestamp, nullable=False),
+    Column("ended_at", Timestamp),
+    CheckConstraint("state IN ('ready', 'draining', 'ended', 'lost')", name="state_known"),
+    Index("ix_workers_live", "expires_at", postgresql_where=text("ended_at IS NULL")),
+)
+
+# gen, attempt and lane do all the fencing: docs/protocol.md.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("api_key_id", Uuid),
+    Column("pool", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="queued"),
+    Column("gen", Integer, nullable=False, server_default="1"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("lane", Text, nullable=False, server_default="normal"),
+    Column("reservation", SmallInteger, nullable=False, server_default="1"),
+    Column("incarnation", Uuid),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("n", SmallInteger, nullable=False, server_default="1"),
+    Column("failures", SmallInteger, nullable=False, server_default="0"),
+    Column("worker_losses", SmallInteger, nullable=False, server_default="0"),
+    Column("engine_crashes", SmallInteger, nullable=False, server_default="0"),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("webhook", JSONB(none_as_null=True)),
+    Column("error", JSONB(none_as_null=True)),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("eligible_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("not_before", Timestamp),
+    Column("deadline_at", Timestamp),
+    Column("cancel_requested_at", Timestamp),
+    Column("started_at", Timestamp),
+    Column("finished_at", Timestamp),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'dead')", name="status_known"
+    ),
+    CheckConstraint("tier IN ('interactive', 'standard', 'batch')", name="tier_known"),
+    CheckConstraint("lane IN ('normal', 'bisect', 'solo')", name="lane_known"),
+    CheckConstraint("(status = 'running') = (incarnation IS NOT NULL)", name="only_running_has_worker"),
+    CheckConstraint("(finished_at IS NULL) = (status IN ('queued', 'running'))", name="only_ended_is_finished"),
+    # A tenant's page of jobs, newest first (ids are time-ordered).
+    Index("ix_jobs_tenant_page", "tenant_id", text("id DESC")),
+    # The sweeper and the rebuild: what must be known to Redis.
+    Index(
+        "ix_jobs_queued", "pool", "eligible_at", "id", postgresql_where=text("status = 'queued' AND not_before IS NULL")
+    ),
+    # The timekeeper: retries that are due, deadlines that passed.
+    Index("ix_jobs_due", "not_before", postgresql_where=text("status = 'queued' AND not_before IS NOT NULL")),
+    Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("status = 'queued' AND deadline_at IS NOT NULL")),
+    # The lease and the reaper: who runs what.
+    Index("ix_jobs_running", "incarnation", postgresql_where=text("status = 'running'")),
+)
+
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("request", JSON, nullable=False),
+    Column("sampling", JSON, nullable=False),
+    Column("prompt_ids", LargeBinary, nullable=False),  # int32, little endian
+    Column("tokenizer_hash", Text, nullable=False),
+)
+
+# The primary key is the database's own guard for "exactly one result". JSON, not JSONB: a text may hold U+0000.
+job_results = Table(
+    "job_results",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("choices", JSON, nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+)
+
+# One row an attempt that ended, however it ended.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("incarnation", Uuid, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("detail", JSONB(none_as_null=True)),
+    Column("ended_at", Timestamp, nullable=False, server_default=func.now()),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("reservation", SmallInteger, primary_key=True),
+    Column("pool", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("at", Timestamp, nullable=False, server_default=func.now()),
+    Column("resolved_at", Timestamp),
+    Index("ix_dead_letters_open", "pool", text("at DESC"), postgresql_where=text("resolved_at IS NULL")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Index(None, "job_id"),
+    Index(None, "created_at"),
+)

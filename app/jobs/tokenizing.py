@@ -1,0 +1,76 @@
+"""How many tokens is this? The model's own tokenizer and chat template, without transformers."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from app.errors import InvalidRequest
+
+
+def tokenizer_digest(tokenizer_json: bytes, chat_template: str | None) -> str:
+    """Names a tokenizer with its template, hex of SHA-256."""
+    digest = hashlib.sha256(tokenizer_json)
+    digest.update(b"\x00" + (chat_template or "").encode())
+    return digest.hexdigest()
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+class PromptEncoder:
+    """Turns a prompt or a conversation into token ids. Thread-safe; encoding releases the GIL."""
+
+    def __init__(self, tokenizer_json: bytes, chat_template: str | None, special_tokens: dict[str, str]) -> None:
+        self.tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        # A stored tokenizer may ask to cut or pad: neither may happen to a prompt behind its sender's back.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.special_tokens = special_tokens
+        self._template = None
+        if chat_template:
+            env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+            env.filters["tojson"] = _tojson
+            env.globals["raise_exception"] = _refuse
+            env.globals["strftime_now"] = lambda fmt: datetime.now(UTC).strftime(fmt)
+            self._template = env.from_string(chat_template)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a plain prompt, with the special tokens that the tokenizer itself puts around a text."""
+        return list(self.tokenizer.encode(text, add_special_tokens=True).ids)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The conversation as the model was taught to see it, up to where its answer begins.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or the template refuses these messages.
+        """
+        if self._template is None:
+            raise InvalidRequest("messages: this model has no chat template; send `prompt` instead", param="messages")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self.special_tokens
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
+            raise InvalidRequest(
+                f"messages: the model's chat template refuses them: {error}", param="messages"
+            ) from error
+
+    def encode_messages(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Ids of a conversation; the template has put in the special tokens.
+
+        Raises:
+            InvalidRequest: as `render`.
+        """
+        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids)

@@ -1,0 +1,67 @@
+"""What are Redis' keys called? All keys of a pool share the hash tag {pool}, so that a pool lives on one cluster node."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """The keys of one pool; docs/protocol.md says what each holds."""
+
+    pool: str
+
+    @property
+    def prefix(self) -> str:
+        """The hash tag, from which the scripts build the keys of streams and tenants."""
+        return f"{{{self.pool}}}"
+
+    @property
+    def idx(self) -> str:
+        """Hash: job -> gen:tier:tenant:cost:entry. Makes enqueue idempotent and cancel cheap."""
+        return f"idx:{self.prefix}"
+
+    @property
+    def depth(self) -> str:
+        """Hash: `<tier>:jobs` and `<tier>:tokens` that wait."""
+        return f"depth:{self.prefix}"
+
+    @property
+    def tiers(self) -> str:
+        """Hash: tier -> weighted tokens served, for the deficit between tiers."""
+        return f"tiers:{self.prefix}"
+
+    @property
+    def bell(self) -> str:
+        """List: wakes blocked workers; short, capped."""
+        return f"bell:{self.prefix}"
+
+    @property
+    def epoch(self) -> str:
+        """String: missing = this Redis lost its memory, rebuild from Postgres."""
+        return f"epoch:{self.prefix}"
+
+    @property
+    def pend(self) -> str:
+        """Sorted set: streams with claimed entries -> when the last was claimed."""
+        return f"pend:{self.prefix}"
+
+    def stream(self, tier: str, tenant: str) -> str:
+        """Stream of one tenant's waiting jobs in one tier."""
+        return f"q:{self.prefix}:{tier}:{tenant}"
+
+    def active(self, tier: str) -> str:
+        """Sorted set: tenants with work -> virtual token counter."""
+        return f"act:{self.prefix}:{tier}"
+
+    def remembered(self, tier: str) -> str:
+        """Hash: idle tenants -> the counter that they had."""
+        return f"vtc:{self.prefix}:{tier}"
+
+
+def events_key(job_id: UUID) -> str:
+    """Stream of one job's token events."""
+    return f"ev:{job_id.hex}"
+
+
+ENDED_CHANNEL = "jobs:ended"  # job id and status, when a job reached its end
+CANCEL_CHANNEL = "jobs:cancel"  # job id, when somebody wants a running job to stop

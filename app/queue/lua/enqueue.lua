@@ -1,0 +1,65 @@
+-- enqueue: nominate jobs, each (job, gen) at most once; an older gen of the same job is taken out.
+-- KEYS  idx depth bell epoch tiers
+-- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), then 5 for each job: job gen tier tenant cost
+-- Returns the number of jobs added, or -1 where the epoch is missing: this Redis lost its memory, and the rebuild will bring the
+-- job in its order.
+local idx, depth, bell, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, force = ARGV[1], ARGV[2]
+if (#ARGV - 2) % 5 ~= 0 then return redis.error_reply('ERR enqueue wants 5 arguments for each job') end
+for i = 3, #ARGV, 5 do
+  if not tonumber(ARGV[i + 1]) or not tonumber(ARGV[i + 4]) then return redis.error_reply('ERR enqueue: gen and cost are numbers') end
+end
+if force ~= '1' and redis.call('EXISTS', epoch) == 0 then return -1 end
+
+-- A tier or tenant that returns from idle is lifted to the least counter of the active ones, so that idling saves no credit
+-- (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2).
+local function activate(tier, tenant)
+  local act, vtc = 'act:' .. prefix .. ':' .. tier, 'vtc:' .. prefix .. ':' .. tier
+  if redis.call('ZSCORE', act, tenant) then return end
+  local counter = tonumber(redis.call('HGET', vtc, tenant) or '0')
+  local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')
+  if least[2] then
+    counter = math.max(counter, tonumber(least[2]))
+  else
+    local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
+    for _, other in ipairs({'interactive', 'standard', 'batch'}) do
+      if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other) == 1 then
+        local value = tonumber(redis.call('HGET', tiers, other) or '0')
+        if not floor or value < floor then floor = value end
+      end
+    end
+    if floor and floor > own then redis.call('HSET', tiers, tier, tostring(floor)) end
+  end
+  redis.call('ZADD', act, tostring(counter), tenant)
+  redis.call('HDEL', vtc, tenant)
+end
+
+local added = 0
+for i = 3, #ARGV, 5 do
+  local job, gen, tier, tenant, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local known = redis.call('HGET', idx, job)
+  local old_gen, old_tier, old_tenant, old_cost, old_entry
+  if known then old_gen, old_tier, old_tenant, old_cost, old_entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(.+)$') end
+  if not old_gen or tonumber(old_gen) < tonumber(gen) then
+    if old_gen then
+      local old = 'q:' .. prefix .. ':' .. old_tier .. ':' .. old_tenant
+      redis.pcall('XACK', old, 'workers', old_entry)
+      redis.call('XDEL', old, old_entry)
+      redis.call('HINCRBY', depth, old_tier .. ':jobs', -1)
+      redis.call('HINCRBY', depth, old_tier .. ':tokens', -tonumber(old_cost))
+    end
+    local q = 'q:' .. prefix .. ':' .. tier .. ':' .. tenant
+    if redis.call('EXISTS', q) == 0 then redis.call('XGROUP', 'CREATE', q, 'workers', '0', 'MKSTREAM') end
+    local entry = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
+    redis.call('HSET', idx, job, gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':' .. entry)
+    redis.call('HINCRBY', depth, tier .. ':jobs', 1)
+    redis.call('HINCRBY', depth, tier .. ':tokens', tonumber(cost))
+    activate(tier, tenant)
+    added = added + 1
+  end
+end
+if added > 0 then
+  for _ = 1, math.min(added, 64) do redis.call('LPUSH', bell, '1') end
+  redis.call('LTRIM', bell, 0, 63)
+end
+return added

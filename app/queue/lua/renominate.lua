@@ -1,0 +1,40 @@
+-- renominate: nominations that were claimed and not decided for `idle_ms` (their worker died in between) are put back, same gen.
+-- KEYS  idx pend bell
+-- ARGV  prefix, idle_ms, most streams to look at
+-- Returns the number put back. They go to the end of their tenant's stream.
+local idx, pend, bell = KEYS[1], KEYS[2], KEYS[3]
+local prefix, idle_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+if not idle_ms or not most then return redis.error_reply('ERR renominate: idle_ms and most are numbers') end
+local now = tonumber(redis.call('TIME')[1])
+local put_back = 0
+for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 1000, 'LIMIT', 0, most)) do
+  local left = 0
+  if redis.call('EXISTS', q) == 1 then
+    for _, item in ipairs(redis.call('XAUTOCLAIM', q, 'workers', 'renominate', idle_ms, '0', 'COUNT', 100)[2]) do
+      if item then
+        local entry, fields = item[1], item[2]
+        local job, gen, cost = fields[2], fields[4], fields[6]
+        local tier, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
+        local wanted = gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':'
+        if redis.call('HGET', idx, job) == wanted .. entry then
+          local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
+          redis.call('HSET', idx, job, wanted .. again)
+          local act = 'act:' .. prefix .. ':' .. tier
+          if not redis.call('ZSCORE', act, tenant) then
+            local vtc = 'vtc:' .. prefix .. ':' .. tier
+            redis.call('ZADD', act, redis.call('HGET', vtc, tenant) or '0', tenant)
+            redis.call('HDEL', vtc, tenant)
+          end
+          redis.call('LPUSH', bell, '1')
+          put_back = put_back + 1
+        end
+        redis.call('XACK', q, 'workers', entry)
+        redis.call('XDEL', q, entry)
+      end
+    end
+    left = redis.call('XLEN', q) > 0 and redis.call('XPENDING', q, 'workers')[1] or 0
+  end
+  if left == 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now, q) end
+end
+redis.call('LTRIM', bell, 0, 63)
+return put_back

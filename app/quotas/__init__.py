@@ -1,0 +1,1 @@
+"""Who may ask for how much: tenants, API keys, budgets and their ledger, usage."""

@@ -1,0 +1,156 @@
+"""Whose key is this? API keys: a prefix for the look-up, a peppered hash at rest, the secret shown once."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import InvalidRequest, Unauthenticated
+from app.ids import new_id
+from app.quotas.tables import api_keys, audit_log, tenants
+
+SCOPES = ("jobs:read", "jobs:write", "admin")
+_PREFIX_HEX = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it may be shown: without its secret."""
+
+    id: UUID
+    tenant_id: str
+    name: str
+    prefix: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+def _digest(token: str, pepper: str) -> bytes:
+    return hmac.new(pepper.encode(), token.encode(), hashlib.sha256).digest()
+
+
+async def ensure_tenant(conn: AsyncConnection, tenant_id: str) -> bool:
+    """Make the tenant if there is none of this id; return whether it is new.
+
+    Raises:
+        InvalidRequest: the id is no slug.
+    """
+    import re
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", tenant_id):
+        raise InvalidRequest("tenant: use 1 to 63 of a-z, 0-9 and -, not beginning with -", param="tenant")
+    made = await conn.scalar(
+        upsert(tenants)
+        .values(id=tenant_id, webhook_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+        .on_conflict_do_nothing()
+        .returning(tenants.c.id)
+    )
+    return made is not None
+
+
+async def create_key(
+    conn: AsyncConnection,
+    tenant_id: str,
+    *,
+    pepper: str,
+    name: str = "",
+    scopes: Sequence[str] = ("jobs:read", "jobs:write"),
+    expires_in_s: float | None = None,
+    actor: str,
+) -> tuple[UUID, str]:
+    """Make a key for the tenant; return its id and the token, which can't be read again.
+
+    Raises:
+        InvalidRequest: an unknown scope.
+    """
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InvalidRequest(f"scopes: {scope!r} is unknown; there are {', '.join(SCOPES)}", param="scopes")
+    prefix = secrets.token_hex(_PREFIX_HEX // 2)
+    token = f"pk_{prefix}_{secrets.token_urlsafe(32)}"
+    key_id = new_id()
+    expiry = text("clock_timestamp() + make_interval(secs => :seconds)").bindparams(seconds=expires_in_s)
+    await conn.execute(
+        insert(api_keys).values(
+            id=key_id,
+            tenant_id=tenant_id,
+            name=name,
+            prefix=prefix,
+            hash=_digest(token, pepper),
+            scopes=list(scopes),
+            expires_at=None if expires_in_s is None else expiry,
+        )
+    )
+    await _audit(conn, actor, "key.create", f"{tenant_id}/{prefix}", {"scopes": list(scopes), "name": name})
+    return key_id, token
+
+
+async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> bool:
+    """Make the key with this prefix invalid from now on; False where there is none, or it is revoked already."""
+    revoked = await conn.scalar(
+        update(api_keys)
+        .where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=text("clock_timestamp()"))
+        .returning(api_keys.c.tenant_id)
+    )
+    if revoked is not None:
+        await _audit(conn, actor, "key.revoke", f"{revoked}/{prefix}", {})
+    return revoked is not None
+
+
+async def list_keys(conn: AsyncConnection, tenant_id: str | None = None) -> list[ApiKey]:
+    """All keys, or those of one tenant, oldest first."""
+    query = select(*_COLUMNS).order_by(api_keys.c.id)
+    if tenant_id is not None:
+        query = query.where(api_keys.c.tenant_id == tenant_id)
+    return [_key(row) for row in await conn.execute(query)]
+
+
+async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> ApiKey:
+    """The key behind a token.
+
+    Raises:
+        Unauthenticated: it is malformed, unknown, expired or revoked; the message doesn't say which, but for expiry.
+    """
+    parts = token.split("_", 2)
+    refused = Unauthenticated("the API key isn't valid: check it, or have a new one made")
+    if len(parts) != 3 or parts[0] != "pk" or len(parts[1]) != _PREFIX_HEX or not token.isascii():
+        raise refused
+    row = (
+        await conn.execute(
+            select(
+                *_COLUMNS, api_keys.c.hash, (api_keys.c.expires_at <= text("clock_timestamp()")).label("expired")
+            ).where(api_keys.c.prefix == parts[1])
+        )
+    ).one_or_none()
+    if row is None or not hmac.compare_digest(row.hash, _digest(token, pepper)) or row.revoked_at is not None:
+        raise refused
+    if row.expired:
+        raise Unauthenticated("the API key has expired: have a new one made")
+    return _key(row[: len(_COLUMNS)])
+
+
+_COLUMNS = [
+    api_keys.c[name]
+    for name in ("id", "tenant_id", "name", "prefix", "scopes", "created_at", "expires_at", "revoked_at")
+]
+
+
+def _key(row: Sequence[object]) -> ApiKey:
+    values = list(row)
+    values[4] = tuple(values[4])  # type: ignore[arg-type]
+    return ApiKey(*values)  # type: ignore[arg-type]
+
+
+async def _audit(conn: AsyncConnection, actor: str, action: str, target: str, detail: dict[str, object]) -> None:
+    await conn.execute(insert(audit_log).values(actor=actor, action=action, target=target, detail=detail))

@@ -1,0 +1,129 @@
+"""Where is it written who may ask for how much, and who used what?"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from app.db import Timestamp, metadata
+
+# A tenant's id is a slug: it stands readable in Redis keys, logs and URLs, and never changes.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("display_name", Text, nullable=False, server_default=""),
+    Column("weight", Integer, nullable=False, server_default="1"),
+    Column("webhook_secret", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="id_is_slug"),
+    CheckConstraint("weight BETWEEN 1 AND 1000", name="weight_in_range"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("prefix", Text, nullable=False, unique=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("expires_at", Timestamp),
+    Column("revoked_at", Timestamp),
+    Index(None, "tenant_id"),
+)
+
+# What a tenant or one of its keys may use in each window of a period.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
+    Column("api_key_id", ForeignKey("api_keys.id", ondelete="CASCADE")),
+    Column("metric", Text, nullable=False),
+    Column("period", Text, nullable=False),
+    Column("hard_limit", BigInteger, nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("metric IN ('input_tokens', 'output_tokens', 'total_tokens', 'requests')", name="metric_known"),
+    CheckConstraint("period IN ('minute', 'hour', 'day', 'month', 'total')", name="period_known"),
+    CheckConstraint("hard_limit >= 0", name="limit_not_negative"),
+    UniqueConstraint("tenant_id", "api_key_id", "metric", "period", postgresql_nulls_not_distinct=True),
+)
+
+# A new window is a new row: nothing is ever zeroed. The CHECK is the database's own guard against an overdraft.
+budget_windows = Table(
+    "budget_windows",
+    metadata,
+    Column("budget_id", ForeignKey("budgets.id", ondelete="CASCADE"), primary_key=True),
+    Column("window_start", Timestamp, primary_key=True),
+    Column("hard_limit", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False, server_default="0"),
+    Column("reserved", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("used >= 0 AND reserved >= 0", name="not_negative"),
+    CheckConstraint("used + reserved <= hard_limit", name="never_over"),
+)
+
+# Append-only. `reservation` counts how often a job reserved: 1 at submission, one more for each requeue from the dead letters.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("budget_id", Uuid, nullable=False),
+    Column("window_start", Timestamp, nullable=False),
+    Column("job_id", Uuid, nullable=False),
+    Column("reservation", SmallInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("at", Timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("kind IN ('reserve', 'settle', 'release')", name="kind_known"),
+    CheckConstraint("amount >= 0", name="amount_not_negative"),
+    UniqueConstraint("job_id", "reservation", "budget_id", "kind"),
+)
+
+# What was really computed. At most one billed row a job; wasted attempts are rows too, never billed.
+usage = Table(
+    "usage",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("api_key_id", Uuid),
+    Column("model", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("at", Timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("kind IN ('billed', 'wasted')", name="kind_known"),
+    Index("uq_usage_one_billed_row", "job_id", unique=True, postgresql_where=text("kind = 'billed'")),
+    Index(None, "tenant_id", "at"),
+)
+
+# Every act of an operator, whoever and by whatever face.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("at", Timestamp, nullable=False, server_default=func.now()),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Index(None, "at"),
+)

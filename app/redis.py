@@ -1,0 +1,50 @@
+"""How do we talk to Redis? One client a process, scripts loaded by digest."""
+
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.settings import Settings
+
+__all__ = ["Redis", "RedisError", "ResponseError", "Scripts", "create_redis"]
+
+
+def create_redis(settings: Settings) -> Redis:
+    """The process's client. Replies are bytes; a command that fails on a stale connection is tried once more.
+
+    Raises:
+        Misconfigured: no Redis is configured.
+    """
+    return Redis.from_url(
+        settings.required_redis_url,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        socket_keepalive=True,
+        health_check_interval=15,
+        # Every script is idempotent, so that a reply that got lost may be asked for again.
+        retry=Retry(NoBackoff(), 1),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        protocol=2,
+    )
+
+
+class Scripts:
+    """Lua scripts of one package, by name. NOSCRIPT is handled by loading again (redis-py does it once a call)."""
+
+    def __init__(self, redis: Redis, package: str) -> None:
+        self._scripts: dict[str, AsyncScript] = {
+            path.name.removesuffix(".lua"): redis.register_script(path.read_text(encoding="utf-8"))
+            for path in files(package).iterdir()
+            if path.name.endswith(".lua")
+        }
+
+    async def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        """Run the script `name`; its reply as redis-py gives it."""
+        return await self._scripts[name](keys=keys, args=args)

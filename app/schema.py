@@ -1,0 +1,60 @@
+"""Is the schema the one that this code wants, and how does it get there? Alembic's migrations are the only way."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, create_engine, text
+
+import app.jobs.tables
+import app.quotas.tables
+import app.webhooks.tables
+from app.db import metadata
+from app.settings import Settings
+
+ALL_TABLES: tuple[object, ...] = (app.jobs.tables, app.quotas.tables, app.webhooks.tables)
+MIGRATION_LOCK = 0x70656E73  # "pens": two processes that migrate at once take turns
+
+
+def full_metadata() -> MetaData:
+    """The metadata with every room's tables in it."""
+    assert ALL_TABLES
+    return metadata
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration; with `connection` the migrations run on it."""
+    config = Config(str(Path(str(files("migrations"))) / "alembic.ini"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def migrate(settings: Settings, revision: str = "head") -> str | None:
+    """Bring the database to `revision`, one process at a time; return the revision that it has then.
+
+    Raises:
+        Misconfigured: no database is configured.
+    """
+    engine = create_engine(settings.sqlalchemy_url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            connection.commit()
+            try:
+                command.upgrade(alembic_config(connection), revision)
+                connection.commit()
+                return MigrationContext.configure(connection).get_current_revision()
+            finally:
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+                connection.commit()
+    finally:
+        engine.dispose()
+
+
+def head_revision() -> str | None:
+    """The revision that this code wants."""
+    return ScriptDirectory.from_config(alembic_config()).get_current_head()

@@ -1,0 +1,171 @@
+"""Which settings are there? Each one once: name with unit, default, bounds. docs/configuration.md documents them all."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+
+
+class Settings(BaseSettings):
+    """Read from the environment: PENSTOCK_<NAME>; the servers' addresses also from DATABASE_URL and REDIS_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="ignore", frozen=True, populate_by_name=True)
+
+    # Servers
+    database_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_DATABASE_URL", "DATABASE_URL"),
+        description="Postgres, as postgresql://user:password@host:port/database. Unset: `penstock up` starts an embedded one.",
+    )
+    redis_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_REDIS_URL", "REDIS_URL"),
+        description="Redis >= 6.2, as redis://host:port/db or unix:///path. Unset: `penstock up` starts an embedded one.",
+    )
+    data_dir: Path = Field(Path(".penstock"), description="Where embedded servers, logs and generated secrets live.")
+    database_pool_size: int = Field(10, ge=1, le=1000, description="Postgres connections that one process may hold.")
+    database_timeout_s: Seconds = Field(
+        10.0, description="How long to wait for a connection from the pool, and for one to open."
+    )
+    redis_timeout_s: Seconds = Field(5.0, description="How long one Redis command may take.")
+
+    # API
+    api_host: str = Field("127.0.0.1", description="Address that the API binds to.")
+    api_port: Port = Field(8000, description="Port that the API binds to; 0 takes a free one.")
+    key_pepper: SecretStr = Field(
+        SecretStr("development-only"),
+        description="Secret mixed into the hash of each API key. Changing it makes all keys invalid.",
+    )
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30, description="Largest request body; more is a 413.")
+    max_wait_s: Seconds = Field(60.0, description="Longest `Prefer: wait` that is honoured.")
+    max_n: int = Field(16, ge=1, le=128, description="Most choices (`n`) of one job.")
+    max_stop: int = Field(16, ge=1, le=64, description="Most stop strings of one job.")
+    max_stop_chars: int = Field(64, ge=1, le=1024, description="Longest stop string, in characters.")
+    max_metadata_pairs: int = Field(16, ge=0, le=256, description="Most metadata pairs of one job.")
+    default_max_tokens: int = Field(
+        256, ge=1, le=1_000_000, description="Output tokens where a job doesn't say `max_tokens`."
+    )
+    default_model: str | None = Field(
+        None, description="Model for jobs that don't name one. Unset: the only one there is, else an error."
+    )
+    page_size: int = Field(
+        20, ge=1, le=100, description="Jobs a page where the caller doesn't say `limit` (at most 100)."
+    )
+    tokenize_threads: int = Field(2, ge=1, le=64, description="Threads of one API process that count tokens.")
+    idempotency_ttl_s: Seconds = Field(86_400.0, description="How long an Idempotency-Key is kept after its job ended.")
+
+    # Jobs
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="Attempts that may fail by a transient error before a job is dead."
+    )
+    max_worker_losses: int = Field(10, ge=1, le=1000, description="Lost workers that a job survives before it is dead.")
+    max_engine_crashes: int = Field(
+        3, ge=1, le=100, description="Engine crashes that a job may be part of before it is dead."
+    )
+    retry_base_s: Seconds = Field(
+        1.0, description="Backoff after the first failed attempt (full jitter, doubled each time)."
+    )
+    retry_cap_s: Seconds = Field(300.0, description="Longest backoff between attempts.")
+    event_ttl_s: Seconds = Field(3600.0, description="How long a job's token events stay in Redis after the last one.")
+    event_max_entries: int = Field(10_000, ge=100, le=1_000_000, description="Most entries of one job's event stream.")
+    event_interval_s: Seconds = Field(0.05, description="Tokens of one job are published at most this often.")
+
+    # Leases and repair
+    lease_ttl_s: Seconds = Field(15.0, description="A worker that hasn't renewed for so long is dead to the others.")
+    lease_renew_s: Seconds = Field(3.0, description="How often a worker renews its lease.")
+    lease_fence_s: Seconds = Field(
+        12.0, description="A worker that couldn't renew for so long stops its engine by itself."
+    )
+    reap_every_s: Seconds = Field(2.0, description="How often expired leases are looked for.")
+    sweep_every_s: Seconds = Field(2.0, description="How often lost enqueues are looked for.")
+    sweep_after_s: Seconds = Field(10.0, description="A job that is queued this long must be known to Redis.")
+    audit_every_s: Seconds = Field(60.0, description="How often all queued jobs are compared with Redis.")
+    expire_every_s: Seconds = Field(1.0, description="How often deadlines and due retries are looked for.")
+    renominate_after_s: Seconds = Field(
+        30.0, description="A nomination that was claimed and not decided for so long is put back."
+    )
+
+    # Generation worker
+    model: str | None = Field(
+        None, description="Hugging Face id or folder of the model that a worker serves. Unset: the bundled one."
+    )
+    model_name: str | None = Field(
+        None, description="Name that jobs use for it. Unset: the folder's or id's last part."
+    )
+    engine: Literal["paged", "null"] = Field(
+        "paged", description="Engine: ours, or `null` (fake tokens, for tests and benchmarks)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device that the engine runs on.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Type of weights and KV; auto: the checkpoint's."
+    )
+    kv_cache_mib: int | None = Field(
+        None, ge=1, le=2**20, description="Memory for KV pages. Unset: a sane part of what is free."
+    )
+    max_model_len: int | None = Field(
+        None, ge=8, le=2**24, description="Longest prompt + output in tokens. Unset: the model's own."
+    )
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
+    max_batch_tokens: int = Field(2048, ge=16, le=2**20, description="Most tokens in one forward pass.")
+    engine_threads: int | None = Field(
+        None, ge=1, le=512, description="CPU threads of the engine. Unset: all cores that it may use."
+    )
+    null_tokens_per_s: float | None = Field(
+        None, gt=0, le=1e9, description="Speed of each sequence of the null engine. Unset: at once."
+    )
+    engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")
+    engine_hang_s: Seconds = Field(30.0, description="An engine with work that makes no step for so long is killed.")
+    drain_grace_s: Seconds = Field(
+        30.0, description="After SIGTERM: how long running jobs may go on before they are given back."
+    )
+
+    # Webhooks
+    webhook_allow_local: bool = Field(
+        False, description="Allow http and loopback addresses as webhook targets (development)."
+    )
+    webhook_timeout_s: Seconds = Field(20.0, description="How long one delivery may take.")
+
+    # Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """`database_url` with the psycopg driver named, as SQLAlchemy wants it.
+
+        Raises:
+            Misconfigured: no database is configured.
+        """
+        from app.errors import Misconfigured
+
+        if not self.database_url:
+            raise Misconfigured(
+                "DATABASE_URL isn't set: set it, or use `penstock up`, which starts an embedded Postgres"
+            )
+        scheme, separator, rest = self.database_url.partition("://")
+        if not separator or scheme.split("+")[0] not in {"postgresql", "postgres"}:
+            raise Misconfigured("DATABASE_URL must look like postgresql://user:password@host:port/database")
+        return f"postgresql+psycopg://{rest}"
+
+    @property
+    def required_redis_url(self) -> str:
+        """`redis_url`, or an error that says what to do.
+
+        Raises:
+            Misconfigured: no Redis is configured.
+        """
+        from app.errors import Misconfigured
+
+        if not self.redis_url:
+            raise Misconfigured("REDIS_URL isn't set: set it, or use `penstock up`, which starts an embedded Redis")
+        return self.redis_url
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

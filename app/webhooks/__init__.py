@@ -1,0 +1,1 @@
+"""Telling others: endpoints, signing, safe addresses, delivery rows."""

@@ -1,0 +1,145 @@
+"""Which servers and settings may a test ask for? Real ones: started once a session, with a fresh state for each test."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis as sync_redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db import create_engine
+from app.embedded import EmbeddedPostgres, EmbeddedRedis
+from app.redis import Redis, create_redis
+from app.schema import migrate
+from app.settings import Settings
+from tests.support.databases import temporary_database, with_database
+
+# What the caller's shell has configured is none of the tests' business.
+for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
+    del os.environ[_name]
+
+TEMPLATE = "penstock_template"
+_redis_databases = cycle(range(16))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """`async def` tests and fixtures run under asyncio (anyio's pytest plugin, mode auto)."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """A folder for servers' data. pytest's own temporary folders are closed to the account that Postgres runs under."""
+    with tempfile.TemporaryDirectory(prefix="penstock-tests-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's Postgres. Don't stop it: `private_postgres` is for that."""
+    with EmbeddedPostgres(server_dir / "postgres", fast=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_dir: Path) -> Iterator[EmbeddedRedis]:
+    """The session's Redis. Don't stop or FLUSHALL it: `private_redis` is for that."""
+    with EmbeddedRedis(server_dir / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a database that is migrated to head and that nobody is connected to."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    migrate(Settings(database_url=with_database(postgres_server.url, TEMPLATE)))
+    return TEMPLATE
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """A database of the test's own with nothing in it."""
+    with temporary_database(postgres_server.url) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with temporary_database(postgres_server.url, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
+    """An empty Redis database of the test's own."""
+    url = redis_server.url.removesuffix("/0") + f"/{next(_redis_databases)}"
+    with sync_redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+        client.flushdb()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Defaults, on the test's own database and Redis. Another value: `settings.model_copy(update={...})`."""
+    return Settings(database_url=database_url, redis_url=redis_url, data_dir=tmp_path)
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    """What a child process needs to have the same `settings`."""
+    assert settings.database_url
+    assert settings.redis_url
+    return os.environ | {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "PENSTOCK_DATA_DIR": str(settings.data_dir),
+    }
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """A connection pool on `database_url`."""
+    engine = create_engine(settings, application_name="penstock-tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client of `redis_url`."""
+    async with create_redis(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def private_dir() -> Iterator[Path]:
+    """A folder for the data of servers of the test's own."""
+    path = Path(tempfile.mkdtemp(prefix="penstock-tests-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def private_redis(private_dir: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, started: stop, kill, pause, restart and FLUSHALL as you like."""
+    with EmbeddedRedis(private_dir / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def private_postgres(private_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A Postgres of the test's own, started, with no schema: stop, kill, pause and restart it as you like."""
+    with EmbeddedPostgres(private_dir / "postgres", fast=True) as server:
+        yield server

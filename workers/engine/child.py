@@ -1,0 +1,86 @@
+"""The engine's own process: `python -m workers.engine.child <socket descriptor> <parent's pid>`.
+
+It takes commands from its parent and gives back one frame a step. It never writes to stdout, logs to stderr, leaves
+Ctrl-C to its parent, and doesn't outlive it.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+
+import msgspec
+
+from workers.engine import wire
+from workers.engine.channel import PARENT_GONE_STATUS, Channel, ParentGone, die_with_parent
+from workers.engine.errors import EngineError
+from workers.engine.protocol import Engine
+
+logger = logging.getLogger("workers.engine.child")
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to stop (0), until the start fails (1), or until the parent is gone (3)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Loaders print progress and advice. Nobody reads it here, and a log's tail should show what went wrong.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    connection = socket.socket(fileno=int(argv[1]))
+    die_with_parent(connection, parent_pid=int(argv[2]))
+    channel = Channel(connection)
+    try:
+        return _serve(channel)
+    except ParentGone:
+        return PARENT_GONE_STATUS
+
+
+def _serve(channel: Channel) -> int:
+    first, *bodies = channel.receive(block=True)
+    if first == wire.STOP_BODY:
+        return 0
+    hello, engine = _load(first)
+    channel.send(wire.frame(hello))
+    if engine is None:
+        return 1
+    while True:
+        for body in bodies:
+            command = wire.decode_command(body)
+            if isinstance(command, wire.Stop):
+                return 0
+            if isinstance(command, wire.Add):
+                engine.add(command.request)
+            else:
+                engine.abort(command.request_id, command.choice)
+        if engine.has_work():
+            channel.send(wire.frame(engine.step()))
+        bodies = channel.receive(block=not engine.has_work())
+
+
+def _load(body: bytes) -> tuple[wire.Hello, Engine | None]:
+    """The answer to the first frame. Broad: whatever went wrong, the parent is told, and the log has the traceback."""
+    from workers.engine.load import load_engine
+
+    try:
+        config = wire.decode_config(body)
+        loaded = load_engine(config)
+    except EngineError as error:
+        return wire.Failed(error.code, str(error)), None
+    except msgspec.ValidationError as error:
+        return wire.Failed("engine_config_invalid", f"the engine's settings are wrong: {error}"), None
+    except MemoryError as error:
+        return wire.Failed("model_not_loadable", f"not enough memory to load {config.model}: {error}"), None
+    except Exception as error:  # noqa: BLE001
+        logger.exception("loading failed")
+        return wire.Failed("engine_error", f"{type(error).__name__}: {error}"), None
+    return wire.Ready(loaded.engine.info, loaded.tokenizer), loaded.engine
+
+
+if __name__ == "__main__":
+    status = main(sys.argv)
+    logging.shutdown()
+    # No teardown: a library's thread that hangs at exit must not keep the parent waiting.
+    sys.stderr.flush()
+    os._exit(status)

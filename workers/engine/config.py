@@ -1,0 +1,53 @@
+"""Which settings does an engine have? One struct: it is also the first thing that the engine's process is told."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MIN_BLOCKS = 2
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one engine. 0 means "choose for me" where the comment says so.
+
+    Bounds are checked when the struct is decoded (msgspec) and, for one built in Python, by `validated`.
+    """
+
+    engine: Literal["paged", "null"] = "paged"  # "null" makes up tokens: for tests and control plane benchmarks
+    model: str = ""  # a folder or a Hugging Face id; for "null" a folder whose tokenizer is used, or "" for bytes
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = cuda where there is one
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what the checkpoint was saved in
+
+    # The KV pool. Wins over bytes where it isn't 0: num_blocks.
+    kv_cache_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30  # bytes; never more than max_num_seqs could fill
+    num_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # pages; 0 = as many as kv_cache_bytes holds; else >= 2
+    block_size: Annotated[int, Meta(ge=1, le=256)] = 16  # tokens a page
+    watermark_ratio: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.01  # share of the pages that admission leaves free
+
+    # The batch.
+    max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] = 64  # sequences that run at once
+    max_batch_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512  # tokens of one forward pass; >= max_num_seqs
+    max_model_len: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # tokens, prompt + output; 0 = the model's own limit
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0  # CPU threads of the forward pass; 0 = PyTorch's default
+
+    # The null engine only.
+    null_vocab_size: Annotated[int, Meta(ge=257, le=1 << 20)] = 512  # tokens; ignored where `model` is given
+    null_step_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0  # seconds that each step takes
+    null_tokens_per_s: Annotated[float, Meta(ge=0.0)] = 0.0  # tokens per second over the whole batch; 0 = no limit
+    null_stop_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0  # chance that a token is EOS; 0 = run to max_tokens
+
+    def __post_init__(self) -> None:
+        if self.max_batch_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs ({self.max_num_seqs}): "
+                "a step feeds one token to every running sequence"
+            )
+        if 0 < self.num_blocks < MIN_BLOCKS:
+            raise ValueError(f"num_blocks must be 0 (choose for me) or at least {MIN_BLOCKS}")
+        if self.engine == "paged" and not self.model:
+            raise ValueError("model is empty: name a folder or a Hugging Face model id")
+
+    def validated(self) -> "EngineConfig":
+        """This config, with every bound checked; raises msgspec.ValidationError, which names the field."""
+        return msgspec.convert(msgspec.to_builtins(self), EngineConfig)

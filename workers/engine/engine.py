@@ -1,0 +1,199 @@
+"""How do requests become tokens? The engine's loop: schedule, run the model, settle. No torch in it."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Protocol
+
+from workers.engine.protocol import (
+    EngineInfo,
+    EngineStats,
+    Logprob,
+    Request,
+    RequestFailed,
+    StepOutput,
+    TierLoad,
+    TokenDelta,
+)
+from workers.engine.scheduler import Chunk, Scheduler, StepPlan
+from workers.engine.sequence import Sequence, sequences_of
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token that a sampling chunk brought forth."""
+
+    token_id: int
+    logprob: Logprob | None = None
+
+
+class TokenModel(Protocol):
+    """What the loop needs of a model."""
+
+    def run(self, plan: StepPlan) -> Items[Sampled]:
+        """Feed all chunks of a plan; one `Sampled` for each chunk that samples, in the chunks' order."""
+        ...
+
+
+class PagedEngine:
+    """The `Engine` protocol over a scheduler and a model."""
+
+    def __init__(self, info: EngineInfo, scheduler: Scheduler, model: TokenModel) -> None:
+        self._info = info
+        self._scheduler = scheduler
+        self._model = model
+        self._eos_token_ids = frozenset(info.eos_token_ids)
+        self._requests: dict[str, list[Sequence]] = {}  # only what hasn't finished
+        self._deltas: list[TokenDelta] = []  # to be reported by the next step
+        self._failed: list[RequestFailed] = []
+        self._num_arrived = 0
+        self._num_steps = 0
+        self._generated_tokens = 0
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._output_ratio = 1.0  # of what requests may generate, the share that they do: a moving average
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        return self._info
+
+    def add(self, request: Request) -> None:
+        """Take a request in; its faults are reported by the next `step`."""
+        fault = self._fault_of(request)
+        if fault is not None:
+            self._failed.append(fault)
+            return
+        sequences = sequences_of(request, self._num_arrived, self._info.max_model_len)
+        self._num_arrived += len(sequences)
+        unfinished = []
+        for sequence in sequences:
+            reason = sequence.finish_reason(self._eos_token_ids)
+            if reason is None:
+                self._scheduler.add(sequence)
+                unfinished.append(sequence)
+            else:  # it was resumed after its last token
+                offset = sequence.num_generated
+                self._deltas.append(TokenDelta(request.id, sequence.choice, offset, [], finish_reason=reason))
+        if unfinished:
+            self._requests[request.id] = unfinished
+
+    def abort(self, request_id: str, choice: int | None = None) -> None:
+        """Forget a request or one of its choices, free its blocks, report nothing more of it."""
+        for sequence in list(self._requests.get(request_id, ())):
+            if choice is None or sequence.choice == choice:
+                self._leave(sequence)
+        self._deltas = [
+            delta
+            for delta in self._deltas
+            if delta.request_id != request_id or (choice is not None and delta.choice != choice)
+        ]
+
+    def has_work(self) -> bool:
+        """Whether `step` would do or report anything."""
+        return bool(self._deltas or self._failed) or self._scheduler.has_work()
+
+    def step(self) -> StepOutput:
+        """Schedule, run, settle."""
+        deltas, self._deltas = self._deltas, []
+        failed, self._failed = self._failed, []
+        plan = self._scheduler.plan()
+        if plan.chunks or plan.left:
+            deltas += self._settle(plan, self._model.run(plan))
+        self._num_steps += 1
+        return StepOutput(deltas=deltas, failed=failed, stats=self.stats())
+
+    def stats(self) -> EngineStats:
+        """The state now."""
+        pool, scheduler = self._scheduler.pool, self._scheduler
+        sequences: dict[int, int] = {}
+        tokens: dict[int, int] = {}
+        for source in (scheduler.running, scheduler.waiting):
+            for sequence in source:
+                tier = sequence.priority
+                expected = len(sequence.token_ids) + round(sequence.num_remaining * self._output_ratio)
+                sequences[tier] = sequences.get(tier, 0) + 1
+                tokens[tier] = tokens.get(tier, 0) + expected
+        num_seqs, num_tokens = sum(sequences.values()), sum(tokens.values())
+        # A few may wait, so that a slot that falls free is filled in the same step.
+        sequence_capacity = scheduler.max_num_seqs + max(1, scheduler.max_num_seqs // 8)
+        token_capacity = max(0, pool.num_blocks - scheduler.watermark) * pool.block_size
+        return EngineStats(
+            step=self._num_steps,
+            running=len(scheduler.running),
+            waiting=num_seqs - len(scheduler.running),
+            kv_blocks_used=pool.num_used,
+            kv_blocks_total=pool.num_blocks,
+            token_room=max(0, token_capacity - num_tokens) if num_seqs < sequence_capacity else 0,
+            preemptions=scheduler.num_preemptions,
+            generated_tokens=self._generated_tokens,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            token_capacity=token_capacity,
+            sequence_capacity=sequence_capacity,
+            load={tier: TierLoad(sequences[tier], tokens[tier]) for tier in sequences},
+        )
+
+    def _settle(self, plan: StepPlan, sampled: Items[Sampled]) -> list[TokenDelta]:
+        """Advance the sequences, append what was sampled, let the finished go."""
+        deltas = []
+        results = iter(sampled)
+        for chunk in plan.chunks:
+            chunk.sequence.num_computed += chunk.count
+            if chunk.samples:
+                deltas.append(self._append(chunk, next(results)))
+        return deltas
+
+    def _append(self, chunk: Chunk, result: Sampled) -> TokenDelta:
+        sequence = chunk.sequence
+        is_first = not sequence.has_reported
+        sequence.has_reported = True
+        offset = sequence.num_generated
+        sequence.token_ids.append(result.token_id)
+        self._generated_tokens += 1
+        if is_first:
+            self._prompt_tokens += sequence.num_prompt_tokens
+            self._cached_tokens += sequence.num_cached_tokens
+        reason = sequence.finish_reason(self._eos_token_ids)
+        if reason is not None:
+            share = sequence.num_generated / max(1, sequence.max_len - sequence.num_prompt_tokens)
+            self._output_ratio += 0.05 * (share - self._output_ratio)
+            self._leave(sequence)
+        return TokenDelta(
+            sequence.request_id,
+            sequence.choice,
+            offset,
+            [result.token_id],
+            finish_reason=reason,
+            cached_tokens=sequence.num_cached_tokens if is_first else 0,
+            logprobs=[result.logprob] if result.logprob is not None else [],
+        )
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        rest = self._requests[sequence.request_id]
+        rest.remove(sequence)
+        if not rest:
+            del self._requests[sequence.request_id]
+
+    def _fault_of(self, request: Request) -> RequestFailed | None:
+        """Why a request can never be served, or None."""
+        info = self._info
+        length = len(request.prompt_ids)
+        tokens = [request.prompt_ids, *request.resume, list(request.sampling.logit_bias)]
+        if request.id in self._requests:
+            code, message = "duplicate_request", f"request {request.id} is in the engine already"
+        elif length == 0:
+            code, message = "prompt_empty", "the prompt has no tokens; send at least one"
+        elif length >= info.max_model_len:
+            code = "prompt_too_long"
+            message = (
+                f"the prompt has {length} tokens, but prompt and output together may have {info.max_model_len} here "
+                f"(the model's limit, or what {info.num_blocks} KV blocks of {info.block_size} tokens hold)"
+            )
+        elif any(ids and (min(ids) < 0 or max(ids) >= info.vocab_size) for ids in tokens):
+            code, message = "token_id_invalid", f"token ids must be from 0 to {info.vocab_size - 1}"
+        elif request.n < 1 or request.sampling.max_tokens < 1 or len(request.resume) > request.n:
+            code, message = "request_invalid", "n and max_tokens must be at least 1, and resume have at most n entries"
+        else:
+            return None
+        return RequestFailed(request.id, code, message)

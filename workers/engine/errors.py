@@ -1,0 +1,48 @@
+"""What can go wrong with an engine as a whole? (What goes wrong with one request is a `RequestFailed`, not an exception.)"""
+
+
+class EngineError(Exception):
+    """The engine can't be used. `code` is public and documented; `retryable` says whether trying again may help."""
+
+    code = "engine_error"
+    retryable = False
+
+
+class EngineConfigError(EngineError):
+    """The settings don't fit together, or don't fit the model or the machine."""
+
+    code = "engine_config_invalid"
+
+
+class ModelNotLoadable(EngineError):
+    """There is no such model, its files are broken, or it doesn't fit."""
+
+    code = "model_not_loadable"
+
+
+class ModelUnsupported(EngineError):
+    """The model loads, but doesn't do its attention through transformers' AttentionInterface."""
+
+    code = "model_unsupported"
+
+
+class EngineStartFailed(EngineError):
+    """The engine's process ended, or said no, before it was ready. `log_tail` is the end of its log."""
+
+    code = "engine_start_failed"
+
+    def __init__(self, message: str, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.log_tail = log_tail
+
+
+class EngineDied(EngineError):
+    """The engine's process ended without being asked to. Its requests are lost; another process may resume them."""
+
+    code = "engine_died"
+    retryable = True
+
+    def __init__(self, returncode: int | None, log_tail: str) -> None:
+        super().__init__(f"the engine's process died with exit status {returncode}; the end of its log:\n{log_tail}")
+        self.returncode = returncode
+        self.log_tail = log_tail

@@ -1,0 +1,158 @@
+"""What does an engine take, what does it give back? The contract that every engine keeps.
+
+An engine knows requests and tokens, never jobs or text. One engine serves one model. It isn't thread-safe: one loop calls
+`add`, `abort` and `step`.
+"""
+
+from typing import Literal, Protocol
+
+import msgspec
+
+FinishReason = Literal["stop", "length"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request's tokens are chosen. All values were validated at the edge (app.jobs); the names are OpenAI's."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = no limit
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None  # None = none; k = the chosen token's and the k best ones'
+    seed: int = 0  # unsigned 63 bits; with (choice, position, token id) it fixes all randomness
+    ignore_eos: bool = False
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One job as the engine sees it: a prompt and `n` choices to generate from it."""
+
+    id: str
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    n: int = 1
+    priority: int = 0  # the tier's rank; lower runs first
+    cache_salt: str = ""  # prefix blocks are shared only under the same salt (the tenant)
+    resume: list[list[int]] = []  # tokens already generated, by choice: positions go on from there
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of a generated token and of the best alternatives, natural log, before temperature and filters."""
+
+    chosen: float
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one choice. `offset` counts generated tokens from 0, resumed ones included."""
+
+    request_id: str
+    choice: int
+    offset: int
+    token_ids: list[int]  # a final EOS token is included and counted
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0  # prompt tokens that came from the prefix cache; set on a choice's first delta
+    logprobs: list[Logprob] = []
+
+
+class RequestFailed(msgspec.Struct, frozen=True, array_like=True):
+    """A request that can't be served, through its own fault; its batch mates go on."""
+
+    request_id: str
+    code: str  # a public error code, e.g. "prompt_too_long"
+    message: str
+
+
+class TierLoad(msgspec.Struct, frozen=True, array_like=True):
+    """What one tier has in the engine, running and waiting."""
+
+    sequences: int = 0
+    tokens: int = 0  # prompt and output so far, and the output that is still expected
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's state after a step."""
+
+    step: int = 0
+    running: int = 0  # sequences in the batch
+    waiting: int = 0  # sequences admitted to the engine, not in the batch
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    token_room: int = 0  # tokens (prompt + expected output) of new work, of the lowest tier, that it could take in now
+    preemptions: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    token_capacity: int = 0  # tokens that the pool holds above the admission watermark
+    sequence_capacity: int = 0  # sequences that may be in the engine, running or waiting, before it takes no more
+    load: dict[int, TierLoad] = {}  # by priority
+
+    def room_for(self, priority: int) -> int:
+        """Tokens of new work at `priority` that it could take in now: what lower tiers hold can be taken from them."""
+        above = [load for rank, load in self.load.items() if rank <= priority]
+        if sum(load.sequences for load in above) >= self.sequence_capacity:
+            return 0
+        return max(0, self.token_capacity - sum(load.tokens for load in above))
+
+
+class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one step brought forth."""
+
+    deltas: list[TokenDelta] = []
+    failed: list[RequestFailed] = []
+    stats: EngineStats = EngineStats()
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is loaded: sent once, when the engine is ready."""
+
+    model: str  # the path or id it was loaded from
+    model_hash: str  # of config and weights' names, sizes and bytes
+    tokenizer_hash: str
+    settings_hash: str  # of whatever else decides tokens: dtype, quantisation, backend
+    architecture: str
+    device: str
+    dtype: str
+    num_parameters: int
+    vocab_size: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    eos_token_ids: list[int]
+    max_batch_tokens: int = 0
+
+
+class Engine(Protocol):
+    """Tokens in, tokens out."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        ...
+
+    def add(self, request: Request) -> None:
+        """Take a request in. One that can never be served is reported by the next `step` as failed, not raised."""
+        ...
+
+    def abort(self, request_id: str, choice: int | None = None) -> None:
+        """Forget a request (or one of its choices) at once and free its blocks; unknown ids are ignored."""
+        ...
+
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        ...
+
+    def step(self) -> StepOutput:
+        """Run one forward pass over what the scheduler picked; return what came of it."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """The state now."""
+        ...
