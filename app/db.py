@@ -33,6 +33,7 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.database_timeout_s,
         pool_pre_ping=True,
+        hide_parameters=True,  # an error's text may end in a log: prompts may not
         connect_args={
             "application_name": application_name,
             "connect_timeout": max(2, int(settings.database_timeout_s)),

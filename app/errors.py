@@ -42,6 +42,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class UnsupportedMedia(InvalidRequest):
+    """The body is of a kind that isn't read here: send plain `application/json`."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class PromptTooLong(InvalidRequest):
     """Prompt and wanted output don't fit into the model's context."""
 
@@ -76,6 +83,14 @@ class NotFound(PenstockError):
 
     code = "not_found"
     status = 404
+    retryable = False
+
+
+class MethodNotAllowed(PenstockError):
+    """The path exists, but not for this method; `Allow` names those that it has."""
+
+    code = "method_not_allowed"
+    status = 405
     retryable = False
 
 

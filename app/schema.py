@@ -58,3 +58,8 @@ def migrate(settings: Settings, revision: str = "head") -> str | None:
 def head_revision() -> str | None:
     """The revision that this code wants."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def known_revisions() -> frozenset[str]:
+    """All revisions that this code has migrations for. A database at another one was migrated by newer code."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions())

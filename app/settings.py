@@ -115,9 +115,7 @@ class Settings(BaseSettings):
     engine_threads: int | None = Field(
         None, ge=1, le=512, description="CPU threads of the engine. Unset: all cores that it may use."
     )
-    null_tokens_per_s: float | None = Field(
-        None, gt=0, le=1e9, description="Speed of each sequence of the null engine. Unset: at once."
-    )
+    null_step_s: float = Field(0.0, ge=0, le=60, description="Seconds that each step of the null engine takes.")
     engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")
     engine_hang_s: Seconds = Field(30.0, description="An engine with work that makes no step for so long is killed.")
     drain_grace_s: Seconds = Field(
@@ -128,7 +126,19 @@ class Settings(BaseSettings):
     webhook_allow_local: bool = Field(
         False, description="Allow http and loopback addresses as webhook targets (development)."
     )
-    webhook_timeout_s: Seconds = Field(20.0, description="How long one delivery may take.")
+    webhook_timeout_s: Seconds = Field(
+        20.0, description="How long one try of a delivery may take, from the look-up of the name to the answer."
+    )
+    webhook_lease_s: Seconds = Field(
+        30.0,
+        description="A try whose worker was lost is repeated after so long; more than the timeout.",
+    )
+    webhook_redispatch_s: Seconds = Field(
+        60.0, description="A delivery that was handed to RQ and hasn't begun for so long is handed over again."
+    )
+    webhook_concurrency: int = Field(
+        256, ge=1, le=4096, description="Deliveries that one webhook worker has under way at once."
+    )
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")

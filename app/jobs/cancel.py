@@ -42,7 +42,7 @@ async def cancel(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> Cancell
         return Cancelled(job_id, target.pool, target.gen, False)
     if target.status == "cancelled":
         return Cancelled(job_id, target.pool, target.gen, True)
-    raise NotCancellable(f"job {job_name(job_id)} has ended: it is {target.status}", status=target.status)
+    raise NotCancellable(f"job {job_name(job_id)} has ended: it is {target.status}", job_status=target.status)
 
 
 async def spread_cancel(queue: JobQueue, cancelled: Cancelled) -> None:

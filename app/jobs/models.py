@@ -1,5 +1,6 @@
 """Which models are served? Workers register them, with their tokenizers; the API looks them up."""
 
+import asyncio
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -115,7 +116,8 @@ class ModelCatalog:
                         )
                     )
                 ).one()
-            encoder = PromptEncoder(row.tokenizer_json, row.chat_template, row.special_tokens)
+            # A large vocabulary takes long to load: other requests go on meanwhile.
+            encoder = await asyncio.to_thread(PromptEncoder, row.tokenizer_json, row.chat_template, row.special_tokens)
             self._encoders[model.tokenizer_hash] = encoder
         return encoder
 

@@ -81,6 +81,13 @@ async def get_job(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> JobVie
     return None if row is None else _view(row)
 
 
+async def ended_among(conn: AsyncConnection, job_ids: Sequence[UUID]) -> list[UUID]:
+    """Which of these jobs have ended, of whatever tenant: for waking those who wait, who then read as themselves."""
+    j = t.jobs.c
+    found = await conn.scalars(select(j.id).where(j.id.in_(job_ids), j.finished_at.is_not(None)))
+    return list(found)
+
+
 async def list_jobs(
     conn: AsyncConnection, tenant_id: str, wanted: JobFilter, *, limit: int, older_than: UUID | None = None
 ) -> Sequence[JobView]:

@@ -3,7 +3,16 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from app.jobs.states import Tier
 from app.settings import Settings
@@ -70,9 +79,12 @@ class JobRequest(BaseModel):
     )
 
     model: ModelName | None = Field(None, description="Name of a registered model; the default one if left out.")
-    prompt: Words | Annotated[list[Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]], Field(min_length=1)] | None = (
-        Field(None, description="Text to continue, or token ids. Exactly one of `prompt` and `messages`.")
-    )
+    # The first wrong item is enough: millions of them must not make millions of errors.
+    prompt: (
+        Words
+        | Annotated[list[Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]], Field(min_length=1, fail_fast=True)]
+        | None
+    ) = Field(None, description="Text to continue, or token ids. Exactly one of `prompt` and `messages`.")
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = Field(
         None, description="A conversation, put through the model's chat template."
     )
@@ -97,7 +109,7 @@ class JobRequest(BaseModel):
     seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)] | None = Field(
         None, description="Same seed, same job: same tokens."
     )
-    stop: Words | list[Words] | None = Field(
+    stop: Words | Annotated[list[Words], Field(fail_fast=True)] | None = Field(
         None, description="Text at which a choice ends; it isn't part of the result."
     )
     logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = Field(

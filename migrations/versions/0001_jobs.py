@@ -1,4 +1,4 @@
-"""jobs."""
+"""Tenants, jobs, budgets, usage, workers, webhooks: the first schema."""
 
 import sqlalchemy as sa
 from alembic import op

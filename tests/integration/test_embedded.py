@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -21,7 +22,7 @@ from app.settings import Settings
 from tests.support.processes import have_ended
 
 Make = Callable[[Path], EmbeddedServer]
-KINDS = [pytest.param(EmbeddedPostgres, id="postgres"), pytest.param(EmbeddedRedis, id="redis")]
+KINDS = [pytest.param(partial(EmbeddedPostgres, fast=True), id="postgres"), pytest.param(EmbeddedRedis, id="redis")]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has an account to become")
 
 
@@ -82,6 +83,12 @@ def test_nothing_that_was_written_is_lost_by_kill_9(make: Make, folder: Path) ->
         server.kill()
         server.start()
         assert recall(server.url) == ["written"]
+
+
+def test_a_durable_postgres_is_the_default(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as server, psycopg.connect(server.url) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            assert connection.execute(f"SHOW {setting}").fetchone() == ("on",)
 
 
 def test_kill_ends_the_whole_family_at_once(make: Make, folder: Path) -> None:
@@ -190,6 +197,8 @@ def owner(private_dir: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         yield owner
         owner.kill()
+    with EmbeddedServers(Settings(data_dir=private_dir / "data"), fast=True):
+        pass  # ends what a failed test left running there
 
 
 def test_killing_their_owner_ends_the_servers_and_the_next_owner_finds_all(
@@ -219,6 +228,7 @@ def test_servers_that_outlived_their_owner_are_ended_by_the_next(
     for watcher in [process for process in family if process.name() == "sh"]:
         watcher.kill()
     owner.kill()
+    owner.wait()
     with EmbeddedServers(Settings(data_dir=private_dir / "data"), fast=True) as again:
         assert have_ended(family)
         assert [recall(again.database_url), recall(again.redis_url)] == [["kept"], ["kept"]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-class OutOfBlocks(Exception):  # noqa: N818  # the scheduler's signal to make room, never seen by a user
+class OutOfBlocks(Exception):  # the scheduler's signal to make room, never seen by a user
     """Fewer blocks are free than were asked for; none was taken."""
 
 

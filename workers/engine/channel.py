@@ -16,7 +16,7 @@ _RECEIVE_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
 
 
-class ParentGone(Exception):  # noqa: N818  # the end of the child's life, not an error
+class ParentGone(Exception):  # the end of the child's life, not an error
     """The parent closed its end of the socket."""
 
 

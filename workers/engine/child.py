@@ -72,7 +72,7 @@ def _load(body: bytes) -> tuple[wire.Hello, Engine | None]:
         return wire.Failed("engine_config_invalid", f"the engine's settings are wrong: {error}"), None
     except MemoryError as error:
         return wire.Failed("model_not_loadable", f"not enough memory to load {config.model}: {error}"), None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         logger.exception("loading failed")
         return wire.Failed("engine_error", f"{type(error).__name__}: {error}"), None
     return wire.Ready(loaded.engine.info, loaded.tokenizer), loaded.engine

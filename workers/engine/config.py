@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-MIN_BLOCKS = 2
+_MIN_POOL_TOKENS = 16
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,7 +21,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     # The KV pool. Wins over bytes where it isn't 0: num_blocks.
     kv_cache_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30  # bytes; never more than max_num_seqs could fill
-    num_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # pages; 0 = as many as kv_cache_bytes holds; else >= 2
+    num_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = (
+        0  # pages; 0 = as many as kv_cache_bytes holds; else see min_blocks
+    )
     block_size: Annotated[int, Meta(ge=1, le=256)] = 16  # tokens a page
     watermark_ratio: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.01  # share of the pages that admission leaves free
 
@@ -43,11 +45,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs ({self.max_num_seqs}): "
                 "a step feeds one token to every running sequence"
             )
-        if 0 < self.num_blocks < MIN_BLOCKS:
-            raise ValueError(f"num_blocks must be 0 (choose for me) or at least {MIN_BLOCKS}")
+        if 0 < self.num_blocks < min_blocks(self.block_size):
+            raise ValueError(f"num_blocks must be 0 (choose for me) or at least {min_blocks(self.block_size)}")
         if self.engine == "paged" and not self.model:
             raise ValueError("model is empty: name a folder or a Hugging Face model id")
 
     def validated(self) -> "EngineConfig":
         """This config, with every bound checked; raises msgspec.ValidationError, which names the field."""
         return msgspec.convert(msgspec.to_builtins(self), EngineConfig)
+
+
+def min_blocks(block_size: int) -> int:
+    """The smallest pool: two sequences of 8 tokens, which is what the check at load runs."""
+    return 2 * -(-_MIN_POOL_TOKENS // (2 * block_size))

@@ -89,7 +89,7 @@ class Detokenizer:
         return text[: text.index(found)]
 
     def _advance(self, state: _State, token_ids: Items[int]) -> tuple[_State, str]:
-        """The state after more tokens, and all text that isn't out yet: held and new, unfinished characters excepted."""
+        """The state after more tokens, and all text that isn't out yet (held and new) but for unfinished characters."""
         window, boundary = [*state.window, *token_ids], state.boundary
         text = self._decode(window)
         stable = self._stable(text)

@@ -1,4 +1,4 @@
-"""What can go wrong with an engine as a whole? (What goes wrong with one request is a `RequestFailed`, not an exception.)"""
+"""What can go wrong with an engine as a whole? (What goes wrong with one request is a `RequestFailed`.)"""
 
 
 class EngineError(Exception):
@@ -31,9 +31,10 @@ class EngineStartFailed(EngineError):
 
     code = "engine_start_failed"
 
-    def __init__(self, message: str, log_tail: str = "") -> None:
+    def __init__(self, message: str, log_tail: str = "", cause: str = code) -> None:
         super().__init__(message)
         self.log_tail = log_tail
+        self.cause = cause  # the code of the error in the child, such as "model_unsupported"
 
 
 class EngineDied(EngineError):

@@ -52,7 +52,7 @@ class EngineProcess:
                 await connection.send(wire.frame(config))
                 hello = wire.decode_hello(await connection.receive())
             if isinstance(hello, wire.Failed):
-                raise EngineStartFailed(hello.message, log.tail())
+                raise EngineStartFailed(hello.message, log.tail(), hello.code)  # noqa: TRY301
         except (asyncio.IncompleteReadError, ConnectionError):
             returncode = await process.wait()
             await _end(process, connection)
@@ -157,7 +157,7 @@ class _Log:
     """The child's stderr: a file that grows, of which an error shows the end."""
 
     def __init__(self, path: Path | None) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile() if path is None else path.open("ab+")  # type: ignore[assignment]  # noqa: SIM115
+        self.file: BinaryIO = tempfile.TemporaryFile() if path is None else path.open("ab+")  # noqa: SIM115
         self._start = os.fstat(self.file.fileno()).st_size  # what is before it belongs to another process
         self._tail = ""
 

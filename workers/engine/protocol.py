@@ -1,7 +1,7 @@
 """What does an engine take, what does it give back? The contract that every engine keeps.
 
-An engine knows requests and tokens, never jobs or text. One engine serves one model. It isn't thread-safe: one loop calls
-`add`, `abort` and `step`.
+An engine knows requests and tokens, never jobs or text. One engine serves one model. It isn't thread-safe: one loop
+calls `add`, `abort` and `step`.
 """
 
 from typing import Literal, Protocol
@@ -42,7 +42,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probability of a generated token and of the best alternatives, natural log, before temperature and filters."""
+    """Natural log of the probability of a generated token and of the best ones, before temperature and filters."""
 
     chosen: float
     top_ids: list[int]

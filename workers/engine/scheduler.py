@@ -140,7 +140,7 @@ class Scheduler:
         return True
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Let a waiting sequence run, at the cost of running ones of lower tiers if that suffices; else change nothing."""
+        """Let a waiting sequence run, at the cost of running ones of lower tiers if that suffices; else do nothing."""
         need = self.pool.blocks_for(len(sequence.token_ids))
         free, others = self.pool.num_free, len(self._running)
         # The watermark is for those who run. With none of them it would only keep a large prompt out forever.

@@ -21,7 +21,7 @@ class TokenizerBundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_bundle(folder: str) -> TokenizerBundle:
-    """The bundle of a model's folder, read by transformers. Raises OSError or ValueError if there is no fast tokenizer."""
+    """The bundle of a model's folder, read by transformers. Raises OSError or ValueError without a fast tokenizer."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -43,20 +43,19 @@ def load_bundle(folder: str) -> TokenizerBundle:
 
 
 def byte_bundle(vocab_size: int) -> TokenizerBundle:
-    """A tokenizer of bytes: id = byte, the last id is EOS, what lies between are words of letters that text never uses."""
+    """A tokenizer of bytes: id = byte; the last id is EOS; what lies between are words that no text is encoded to."""
     eos_id = vocab_size - 1
     vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-    # What JSON can't hold twice, a number tells apart.
     vocab |= {f"w{number:x}.": number for number in range(256, eos_id)}
-    eos_token = "<|end|>"
-    document = {
+    end = "<|end|>"
+    document: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
             {
                 "id": eos_id,
-                "content": eos_token,
+                "content": end,
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
@@ -77,14 +76,14 @@ def byte_bundle(vocab_size: int) -> TokenizerBundle:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": vocab | {eos_token: eos_id},
+            "vocab": vocab | {end: eos_id},
             "merges": [],
         },
     }
     return TokenizerBundle(
         tokenizer_json=json.dumps(document, ensure_ascii=False),
         chat_template=BYTE_CHAT_TEMPLATE,
-        special_tokens={"eos_token": eos_token},
+        special_tokens={"eos_token": end},
     )
 
 

@@ -1,7 +1,7 @@
 """What goes over the socket between the engine's process and its parent? Frames: 4 bytes of length, then MessagePack.
 
 The parent's first frame is an `EngineConfig`; the child answers `Ready` or `Failed`. From then on the parent sends
-`Command`s and the child one `StepOutput` a step.
+commands, and the child one `StepOutput` a step.
 """
 
 import struct
@@ -66,7 +66,7 @@ def frame(message: EngineConfig | Command | Hello | StepOutput) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_length(header: bytes) -> int:
+def frame_length(header: bytes | bytearray) -> int:
     """Bytes of the body that follows a header of LENGTH_BYTES; raises ValueError for what can't be one."""
     length: int = _LENGTH.unpack(header)[0]
     if length > MAX_FRAME_BYTES:
@@ -81,12 +81,14 @@ def decode_config(body: bytes) -> EngineConfig:
 
 def decode_command(body: bytes) -> Command:
     """What the parent wants."""
-    return _command_decoder.decode(body)
+    command: Command = _command_decoder.decode(body)
+    return command
 
 
 def decode_hello(body: bytes) -> Hello:
     """The child's first word."""
-    return _hello_decoder.decode(body)
+    hello: Hello = _hello_decoder.decode(body)
+    return hello
 
 
 def decode_output(body: bytes) -> StepOutput:

@@ -7,7 +7,7 @@ both into documents. The text of the tables is the source; everything in it is o
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -460,7 +460,7 @@ ask What did {A} make? > {A} made a {T}. / {A.he.c} made {T.a}.
 ask For whom was the gift? > It was for {B}. / For {B}.
 ask What went wrong? > As it happened, {wrong}. / Well, {wrong}.
 moral The best gift has your fingerprints on it. / Love shows best where the work is crooked. / A gift is the time that is inside it.
-. It was nearly {B}'s birthday, and {A} had no gift. / {A.intro} wanted to give {A.his} friend something special. The friend was {B.intro}. / Soon it would be the birthday of {B.intro}, and {A.intro} wanted to make a gift.
+. It was nearly the birthday of {B.intro}, and {A.intro} had no gift. / {A.intro} wanted to give {A.his} friend something special. The friend was {B.intro}. / Soon it would be the birthday of {B.intro}, and {A.intro} wanted to make a gift.
 . {A} had no money, so {A.he} decided to make {T.a}. / "I will make {T.a}," {A.he} said to {A.himself}.
 . {A.he.c} worked {P.at} every evening for a week. / {A.he.c} had never made one before, and {A.he} hurt {A.his} thumb twice. / All night {A.he} worked by the light of a candle.
 . But on the last day {wrong}. / It was almost ready. Then {wrong}. / Then, just before the party, {wrong}.
@@ -595,7 +595,8 @@ moral Kindness swims back to you. / Let go, and you will hold more. / No good de
 . "Please let me go," said the fish. "I have seven small children." / "Stop!" said the fish. "I am too old to be eaten." / The fish opened its mouth and said, "If you let me go, I will not forget it."
 . {A} was so surprised that {A.he} nearly fell into the water. / {A} had never heard a fish speak.
 . {A.he.c} was hungry, but {A.he} put the fish back into the river. / "Go home," {A} {saidkind}, and {A.he} let it go. / So {A} took out the hook, very gently, and the fish swam away.
-? That night {A.he} ate only {food}. / "You are too soft," said {B.intro}, who had seen it. / "There goes our supper," laughed {B.intro}, who had seen it all.
+? That night {A.he} ate only {food}.
+. "You are too soft," said {B.intro}, who had seen it. / "There goes our supper," laughed {B.intro}, who had seen it all.
 -
 . A week later {A} lost {A.his} {T} in the river. / Some time later {A} was on the ferry, and {A.his} {T} fell into deep water. / In the autumn {A.his} {T} slipped from {A.his} hand and sank.
 . "It is gone for ever," {A.he} {saidsad}. / {A} looked down into the green water and was {verysad}. / It was {T.a}, and there was no other like it.
@@ -674,7 +675,7 @@ sum {A} and {B} followed an old map and found {gold}. / An old map led {A} and {
 ask What did they find? > They found {gold}. / {gold.c}.
 ask Who went with {A}? > {B} went with {A.him}. / It was {B}.
 moral The road was half of the treasure. / Not all gold is yellow. / Go with a friend, and you have found something already.
-. {A.intro} found an old map in {T.a}. / Under the floor {P.at}, {A.intro} found a piece of paper. It was a map. / {oneday}, a paper fell out of {T.a}, right at the feet of {A.intro}.
+. {A.intro} found an old map under {T.a}. / Under the floor {P.at}, {A.intro} found a piece of paper. It was a map. / {oneday}, a paper lay under {T.a}, and {A.intro} picked it up. It was a map.
 . On it was a red cross and the words: twenty steps from the crooked pine. / It showed the river, the mill and, far up, a small red cross.
 . {A} ran to {B.intro}. "There is a treasure," {A.he} whispered. / {A.he.c} showed it to {B.intro}. "Shall we go?" {A.he} asked.
 . "I will bring a spade," said {B}. / "I have always wanted to find a treasure," said {B}. / {B} was already putting on {B.his} boots.
@@ -698,7 +699,7 @@ ask Who asked {A} to play? > {B} asked {A.him}. / It was {B}.
 moral A small song is better than a great silence. / Nobody hears the wrong notes when everyone is dancing. / Play, and somebody will dance.
 . It was the night of the {season} feast, but there was no music. / Every year the village had a feast {P.at}, with music and lamps. This year the fiddler was ill. / Sunniva the fiddler had a cold, and the feast was as quiet as a Monday.
 . People stood around and looked at their shoes. / The lamps were lit, the cakes were cut, but nobody danced.
-. {A.intro} could make music, but {A.he} was too shy to say so. / At the back stood {A.intro}, who loved music and had never played for others. / Only {B} knew that {A.intro} made music every night by the river.
+. {A.intro} could make music, but {A.he} was too shy to say so. / At the back stood {A.intro}, who loved music and had never played for others. / Hardly anyone knew that {A.intro} made music every night by the river.
 . {B.intro} gave {A.him} a push. "Now," {B.he} said. / "You could play," whispered {B.intro}. / {B.intro} turned round. "I heard you by the river," {B.he} said. "Please play."
 . "I can't," said {A}. "What if I make a mistake?" / {A} grew red up to the ears. / "They will laugh at me," {A} whispered.
 -
@@ -718,8 +719,8 @@ sum {A} and {B} built a boat that leaked, and they mended it with {fix}. / The b
 ask What did they build? > They built a boat. / A boat.
 ask How did they mend it? > They mended it with {fix}. / With {fix}.
 moral A hole shows you where to work. / The first boat teaches you to build the second. / Plan, try, mend, and try again.
-. {A.intro} wanted to see what lay behind the bend of the river. / {oncetime}, {A.intro} and {B.intro} wished to go down the river to the sea. / "What is behind the bend?" {A.intro} asked every day.
-. So {A} and {B} began to build a boat. / "We need a boat," said {B.intro}. "Let us build one."
+. {A.intro} wanted to see what lay behind the bend of the river. / {oncetime}, {A.intro} wished to go down the river to the sea. / "What is behind the bend?" {A.intro} asked every day.
+. {A} told {B.intro} about it, and they began to build a boat. / "We need a boat," said {B.intro}. "Let us build one." / "Will you build a boat with me?" {A.he} asked {B.intro}, and so they began.
 . They took boards from the old fence and nails from the smithy. / They worked {P.at} for nine days. / {A} sawed, and {B} hammered, and sometimes it was the other way round.
 . On the tenth day they pushed it into the water, and everyone came to watch. / {W.s} when they put the boat into the river.
 -
@@ -856,15 +857,52 @@ _SYSTEMS = (
     "You live in the village by the river and like to talk.",
     "Be helpful and clear.",
 )
-_BRIEF = ("Answer briefly.", "Be brief.", "Answer in one short sentence.", "You are a helpful assistant. Keep it short.")
+_BRIEF = (
+    "Answer briefly.",
+    "Be brief.",
+    "Answer in one short sentence.",
+    "You are a helpful assistant. Keep it short.",
+)
 
-_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_MONTHS = "January February March April May June July August September October November December".split()
-_SEASONS = "spring summer autumn winter".split()
+_NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+_SEASONS = ["spring", "summer", "autumn", "winter"]
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -873,7 +911,7 @@ def _rows(table: str) -> list[list[str]]:
 
 
 def _alternatives(text: str) -> list[str]:
-    return [part.strip() for part in text.split(" / ")]
+    return [" ".join(part.split()) for part in re.split(r"\s/\s", text)]
 
 
 def _listed(text: str) -> list[str]:
@@ -948,9 +986,10 @@ class _Plot:
 
 VILLAGERS = [_Villager(*row) for row in _rows(_VILLAGERS)]
 PLACES = [_Place(r[0], r[1], r[2], r[3], _listed(r[4]), r[5]) for r in _rows(_PLACES)]
-ANIMALS = [_Animal(*r[:6], _listed(r[6]), r[7]) for r in _rows(_ANIMALS)]
+ANIMALS = [_Animal(r[0], r[1], r[2], r[3], r[4], r[5], _listed(r[6]), r[7]) for r in _rows(_ANIMALS)]
 THINGS = [_Thing(r[0], _listed(r[1]), r[2], r[3]) for r in _rows(_THINGS)]
 WEATHERS = [_Weather(r[0], _alternatives(r[1]), r[2], r[3]) for r in _rows(_WEATHERS)]
+_VILLAGER_NAMES = frozenset(villager.name for villager in VILLAGERS)
 _PLACE = {place.name: place for place in PLACES}
 _NAMES = {
     (group, line.split()[0], name)
@@ -970,12 +1009,10 @@ _RULES = {
     for name, text in re.findall(r"^(\w+): (.*?)(?=^\w+: |\Z)", _RULES_TEXT.strip(), flags=re.MULTILINE | re.DOTALL)
 }
 _OPPOSITE_PAIRS = [tuple(pair.split()) for pair in _listed(_OPPOSITES)]
-_RHYME_LISTS = [
-    (word.strip(), _listed(rhymes)) for word, rhymes in (entry.split(":") for entry in _RHYMES.split(";"))
-]
+_RHYME_LISTS = [(word.strip(), _listed(rhymes)) for word, rhymes in (entry.split(":") for entry in _RHYMES.split(";"))]
 _OUTSIDE_TOPICS = [" ".join(topic.split()) for topic in _OUTSIDE.split(";")]
 _HOWTO_LISTS = [(row[0], _alternatives(row[1])) for row in _rows(_HOWTOS)]
-_COUPLET_LISTS = [(row[0].split(), row[1].replace(" / ", "\n")) for row in _rows(_COUPLETS)]
+_COUPLET_LISTS = [(row[0].split(), "\n".join(_alternatives(row[1]))) for row in _rows(_COUPLETS)]
 _TINY = [line[2:] for line in _TINY_TEXT.strip().splitlines()]
 
 
@@ -1018,7 +1055,7 @@ def _upper_first(text: str) -> str:
 def _fill(text: str, rng: random.Random, scene: Mapping[str, str]) -> str:
     """`text` with every {slot} filled: from the scene, or by a random alternative of the rule with that name."""
 
-    def replace(match: re.Match[str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
         key, modifiers = match[1], ""
         while key not in scene and key not in _RULES:
             key, _, modifier = key.rpartition(".")
@@ -1028,7 +1065,7 @@ def _fill(text: str, rng: random.Random, scene: Mapping[str, str]) -> str:
             value = _MODIFIERS[modifier](value)
         return value
 
-    return _SLOT.sub(replace, text)
+    return _SLOT.sub(value_of, text)
 
 
 def _a(noun_phrase: str) -> str:
@@ -1065,6 +1102,14 @@ def _hero(rng: random.Random) -> _Hero:
     return _Hero(name, kind, pronoun, f"{_a(f'{adjective} {kind}')} {rng.choice(('called', 'named'))} {name}")
 
 
+def _cast(rng: random.Random, *, newcomer: bool = False) -> tuple[_Hero, _Hero]:
+    """Two heroes who can't be mistaken for each other; a newcomer isn't one of the villagers."""
+    first, second = _hero(rng), _hero(rng)
+    while second.kind == first.kind or second.name == first.name or (newcomer and second.name in _VILLAGER_NAMES):
+        second = _hero(rng)
+    return first, second
+
+
 def _hero_slots(slot: str, hero: _Hero) -> dict[str, str]:
     he, him, his, himself = _PRONOUNS[hero.pronoun]
     return {
@@ -1078,6 +1123,7 @@ def _hero_slots(slot: str, hero: _Hero) -> dict[str, str]:
 class Story:
     """A story with what may be asked about it."""
 
+    plot: str
     title: str
     paragraphs: tuple[str, ...]
     moral: str
@@ -1085,20 +1131,21 @@ class Story:
     questions: tuple[tuple[str, str], ...]
     theme: str
     subjects: tuple[str, ...]  # things that one may ask a story about: "a fox", "Mara", "the mill", "snow"
-    heroes: tuple[tuple[str, str], ...]  # (name, kind)
+    heroes: tuple[_Hero, _Hero]
 
     @property
     def body(self) -> str:
+        """The paragraphs with an empty line between them."""
         return "\n\n".join(self.paragraphs)
 
 
-def story(rng: random.Random) -> Story:
-    """One story of three to five short paragraphs, with one cast, one weather and one thing all through it."""
-    plot = rng.choice(PLOTS)
-    first = _hero(rng)
-    second = _hero(rng)
-    while second.kind == first.kind or second.name == first.name:
-        second = _hero(rng)
+def story(rng: random.Random, cast: tuple[_Hero, _Hero] | None = None, without: str = "") -> Story:
+    """One story of two to four short paragraphs, with one cast, one weather and one thing all through it.
+
+    `cast` is drawn when it isn't given; the plot called `without` isn't told.
+    """
+    plot = rng.choice([plot for plot in PLOTS if plot.name != without])
+    first, second = cast or _cast(rng, newcomer=plot.name == "stranger")
     scene, place, thing, weather = _scene(rng, first, second)
     for slot, choices in plot.lets:
         scene[slot] = _fill(rng.choice(_alternatives(choices)), rng, scene)
@@ -1125,6 +1172,7 @@ def story(rng: random.Random) -> Story:
         return _upper_first(_fill(rng.choice(alternatives), rng, scene))
 
     return Story(
+        plot=plot.name,
         title=pick(plot.titles),
         paragraphs=texts,
         moral=pick(plot.morals),
@@ -1132,7 +1180,7 @@ def story(rng: random.Random) -> Story:
         questions=tuple((pick([question]), pick(answers)) for question, answers in plot.asks),
         theme=plot.theme,
         subjects=tuple(subjects),
-        heroes=((first.name, first.kind), (second.name, second.kind)),
+        heroes=(first, second),
     )
 
 
@@ -1149,9 +1197,7 @@ def _scene(rng: random.Random, first: _Hero, second: _Hero) -> tuple[dict[str, s
 
 
 def _tiny_story(rng: random.Random) -> tuple[str, _Hero, _Hero]:
-    first, second = _hero(rng), _hero(rng)
-    while second.kind == first.kind or second.name == first.name:
-        second = _hero(rng)
+    first, second = _cast(rng)
     scene = _scene(rng, first, second)[0]
     template = rng.choice(_TINY)
     return _upper_first(_fill(template, rng, scene)), first, second
@@ -1168,7 +1214,9 @@ def _about_place(rng: random.Random, place: _Place) -> str:
         f"{place.fact}.",
     ]
     if keeper:
-        sentences.insert(rng.randint(1, 4), f"{keeper.name} the {keeper.job} works there, and {keeper.pronoun} {keeper.does}.")
+        sentences.insert(
+            rng.randint(1, 4), f"{keeper.name} the {keeper.job} works there, and {keeper.pronoun} {keeper.does}."
+        )
     first, *rest = sentences
     rest = rest[: rng.randint(1, len(rest))]
     return " ".join([first, *rest])
@@ -1373,7 +1421,10 @@ def _ask_number(rng: random.Random) -> Exchange:
         a, b = rng.randint(0, 10), rng.randint(0, 10)
         if rng.random() < 0.5:
             return f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}."
-        return f"How much is {_NUMBERS[a]} and {_NUMBERS[b]}?", f"{_upper_first(_NUMBERS[a])} and {_NUMBERS[b]} is {_NUMBERS[a + b]}."
+        return (
+            f"How much is {_NUMBERS[a]} and {_NUMBERS[b]}?",
+            f"{_upper_first(_NUMBERS[a])} and {_NUMBERS[b]} is {_NUMBERS[a + b]}.",
+        )
     if kind == 3:
         a, b = sorted((rng.randint(0, 12), rng.randint(0, 12)))
         return f"What is {b} minus {a}?", f"{b} minus {a} is {b - a}."
@@ -1398,12 +1449,17 @@ def _ask_word(rng: random.Random) -> Exchange:
         return f"What is the opposite of {one}?", f"The opposite of {one} is {two}."
     if kind == 1:
         word, rhymes = rng.choice(_RHYME_LISTS)
-        return rng.choice((f"What rhymes with {word}?", f"Give me words that rhyme with {word}.")), f"{_upper_first(_and(rhymes))}."
+        return rng.choice(
+            (f"What rhymes with {word}?", f"Give me words that rhyme with {word}.")
+        ), f"{_upper_first(_and(rhymes))}."
     if kind == 2:
         series = rng.choice((_DAYS, _MONTHS, _SEASONS))
         i = rng.randrange(len(series))
         if rng.random() < 0.6:
-            return f"What comes after {series[i]}?", f"{_upper_first(series[(i + 1) % len(series)])} comes after {series[i]}."
+            return (
+                f"What comes after {series[i]}?",
+                f"{_upper_first(series[(i + 1) % len(series)])} comes after {series[i]}.",
+            )
         return f"What comes before {series[i]}?", f"{_upper_first(series[i - 1])} comes before {series[i]}."
     if kind == 3:
         words = [t.name for t in rng.sample(THINGS, rng.randint(1, 4))]
@@ -1479,7 +1535,7 @@ def _ask_outside(rng: random.Random) -> Exchange:
     topic = rng.choice(_OUTSIDE_TOPICS)
     question = rng.choice((
         f"Tell me about {topic}.", f"What is {topic}?", f"Explain {topic}.", f"What do you know about {topic}?",
-        f"Write an essay about {topic}.", f"How does {topic} work?", f"Can you help me with {topic}?", f"Explain {topic} in simple words.",
+        f"Write an essay about {topic}.", f"What can you tell me about {topic}?", f"Can you help me with {topic}?", f"Explain {topic} in simple words.",
     ))  # fmt: skip
     return question, rng.choice((
         "I don't know that. I am a small model, and I only know the valley.",
@@ -1493,15 +1549,18 @@ def _ask_poem(rng: random.Random) -> Exchange:
     words, couplet = rng.choice(_COUPLET_LISTS)
     subject = rng.choice(words)
     related = [text for tags, text in _COUPLET_LISTS if text != couplet and set(tags) & set(words)]
-    others = [text for _, text in _COUPLET_LISTS if text != couplet and text not in related]
     rng.shuffle(related)
-    rng.shuffle(others)
-    n = rng.randint(1, 4)
-    lines = [couplet, *[*related, *others][: n - 1]]
+    lines = [couplet, *related][: rng.randint(1, 4)]
     poem = "\n".join(_MODIFIERS["c"](line) for text in lines for line in text.split("\n"))
-    size = {1: "two-line ", 2: "short ", 3: "", 4: "long "}[n]
-    question = rng.choice((f"Write a {size}poem about {{}}.", f"Give me a {size}poem about {{}}.", f"Write me a {size}rhyme about {{}}."))
-    the = subject if subject in {"winter", "spring", "summer", "autumn", "snow", "rain", "stars", "music", "friendship", "bread"} else f"the {subject}"
+    size = {1: "two-line ", 2: "short ", 3: "", 4: "long "}[len(lines)]
+    question = rng.choice(
+        (f"Write a {size}poem about {{}}.", f"Give me a {size}poem about {{}}.", f"Write me a {size}rhyme about {{}}.")
+    )
+    the = (
+        subject
+        if subject in {"winter", "spring", "summer", "autumn", "snow", "rain", "stars", "music", "friendship", "bread"}
+        else f"the {subject}"
+    )
     return question.format(the), poem
 
 
@@ -1520,8 +1579,16 @@ def _ask_letter(rng: random.Random) -> Exchange:
         rng.choice(("I will make tea.", "There will be cake.", "Give my love to everyone.", "Write soon.", "Stay warm.")),
     ]  # fmt: skip
     lines = lines[: rng.randint(2, 4)]
-    question = rng.choice((f"Write a letter from {writer.name} to {reader.name}.", f"Write a short letter to {reader.name} from {writer.name}."))
-    return question, f"Dear {reader.name},\n\n{_MODIFIERS['c'](' '.join(lines))}\n\n{rng.choice(('Yours', 'With love', 'Your friend'))},\n{writer.name}"
+    question = rng.choice(
+        (
+            f"Write a letter from {writer.name} to {reader.name}.",
+            f"Write a short letter to {reader.name} from {writer.name}.",
+        )
+    )
+    return (
+        question,
+        f"Dear {reader.name},\n\n{_MODIFIERS['c'](' '.join(lines))}\n\n{rng.choice(('Yours', 'With love', 'Your friend'))},\n{writer.name}",
+    )
 
 
 _HAPPY = (
@@ -1538,9 +1605,7 @@ _SAD = (
 
 def _ask_label(rng: random.Random) -> Exchange:
     """The small jobs that people give to models: sort, extract, rewrite."""
-    first, second = _hero(rng), _hero(rng)
-    while second.name == first.name:
-        second = _hero(rng)
+    first, second = _cast(rng)
     scene, place, thing, _ = _scene(rng, first, second)
     kind = rng.randrange(4)
     if kind == 0:
@@ -1551,7 +1616,9 @@ def _ask_label(rng: random.Random) -> Exchange:
         )), label.capitalize() if rng.random() < 0.5 else f"It is {label}."  # fmt: skip
     if kind == 1:
         sentence = f"{first.name} and {second.name} met {place.where} and talked about {_a(thing.name)}."
-        return rng.choice((f"Which names are in this sentence? {sentence}", f"Extract the names: {sentence}")), f"{first.name}, {second.name}"
+        return rng.choice(
+            (f"Which names are in this sentence? {sentence}", f"Extract the names: {sentence}")
+        ), f"{first.name}, {second.name}"
     if kind == 2:
         sentence = f"{first.name} saw {_a(thing.name)} {place.where}."
         return rng.choice((
@@ -1564,7 +1631,10 @@ def _ask_label(rng: random.Random) -> Exchange:
     ))  # fmt: skip
     field = "thing" if keys[1] == thing.name else "place"
     middle = f"has {_a(keys[1])}" if field == "thing" else f"is {place.where}"
-    return f"Answer in JSON with name and {field}: {keys[0]} {middle}.", f'{{"name": "{keys[0]}", "{field}": "{keys[1]}"}}'
+    return (
+        f"Answer in JSON with name and {field}: {keys[0]} {middle}.",
+        f'{{"name": "{keys[0]}", "{field}": "{keys[1]}"}}',
+    )
 
 
 def _ask_way(rng: random.Random) -> Exchange:
@@ -1572,8 +1642,14 @@ def _ask_way(rng: random.Random) -> Exchange:
     step = 1 if j > i else -1
     between = [f"the {PLACES[k].name}" for k in range(i + step, j, step)][:3]
     start, goal = f"the {PLACES[i].name}", f"the {PLACES[j].name}"
-    past = f"Walk past {_and(between)}, and you will come to {goal}." if between else f"{_upper_first(goal)} is right next to it."
-    return rng.choice((f"How do I get from {start} to {goal}?", f"Show me the way from {start} to {goal}.")), f"Start at {start}. {past}"
+    past = (
+        f"Walk past {_and(between)}, and you will come to {goal}."
+        if between
+        else f"{_upper_first(goal)} is right next to it."
+    )
+    return rng.choice(
+        (f"How do I get from {start} to {goal}?", f"Show me the way from {start} to {goal}.")
+    ), f"Start at {start}. {past}"
 
 
 def _ask_tiny_story(rng: random.Random) -> Exchange:
@@ -1588,7 +1664,9 @@ def _ask_tiny_story(rng: random.Random) -> Exchange:
 def _ask_name(rng: random.Random) -> Exchange:
     animal = rng.choice(ANIMALS)
     name = rng.choice(_NAMES_OF["animal", rng.choice(("he", "she"))])
-    return rng.choice((f"Give me a name for {_a(animal.kind)}.", f"What could I call my {animal.kind}?")), rng.choice((f"{name}.", f"Call it {name}."))
+    return rng.choice((f"Give me a name for {_a(animal.kind)}.", f"What could I call my {animal.kind}?")), rng.choice(
+        (f"{name}.", f"Call it {name}.")
+    )
 
 
 # weight, maker
@@ -1608,7 +1686,7 @@ def _exchange(rng: random.Random) -> Exchange:
 # ------------------------------------------------------------------------------------------------- stories in a dialogue
 def _story_exchange(rng: random.Random, tale: Story) -> Exchange:
     subjects = list(tale.subjects)
-    one = rng.choice(subjects[:2])
+    one = subjects[0] if rng.random() < 0.8 else subjects[1]  # the first is the one whom the story follows
     two = rng.choice([s for s in subjects if s != one])
     request = rng.choice((
         f"Write a short story about {one}.", f"Tell me a story about {one}.", f"Write a story about {one} and {two}.",
@@ -1625,12 +1703,27 @@ def _story_exchange(rng: random.Random, tale: Story) -> Exchange:
     return request, answer
 
 
+def _long_story_exchange(rng: random.Random) -> Exchange:
+    """Two chapters with the same two heroes, who are introduced only once."""
+    one = story(rng)
+    cast = replace(one.heroes[0], intro=one.heroes[0].name), replace(one.heroes[1], intro=one.heroes[1].name)
+    two = story(rng, cast, without=one.plot)
+    request = rng.choice(
+        ("Write a long story about {}.", "Tell me a long story about {}.", "Write a story in two chapters about {}.")
+    )
+    chapters = f"Chapter One: {one.title}\n\n{one.body}\n\nChapter Two: {two.title}\n\n{two.body}"
+    return request.format(one.subjects[0]), f"{chapters}\n\n{two.moral}" if rng.random() < 0.5 else chapters
+
+
 def _given_story_exchange(rng: random.Random, tale: Story) -> Exchange:
     """A question that carries the story, or a part of it."""
     paragraphs = tale.paragraphs
     draw = rng.random()
     if draw < 0.25:
-        return f"{rng.choice(('Summarize', 'Summarize this story', 'Give me a summary', 'Summarise'))}: {tale.body}", tale.summary
+        return (
+            f"{rng.choice(('Summarize', 'Summarize this story', 'Give me a summary', 'Summarise'))}: {tale.body}",
+            tale.summary,
+        )
     if draw < 0.45:
         question, answer = rng.choice(tale.questions)
         return f"{tale.body}\n\n{question}", answer
@@ -1650,7 +1743,8 @@ def _given_story_exchange(rng: random.Random, tale: Story) -> Exchange:
 
 
 def _follow_up(rng: random.Random, tale: Story) -> Exchange:
-    name, kind = rng.choice(tale.heroes)
+    hero = rng.choice(tale.heroes)
+    name, kind = hero.name, hero.kind
     question, answer = rng.choice(tale.questions)
     return rng.choice((
         (question, answer), (question, answer), (rng.choice(("What is the moral?", "What can we learn from it?")), tale.moral),
@@ -1692,12 +1786,16 @@ def _chat(rng: random.Random) -> Document:
     tale: Story | None = None
     for _ in range(num_exchanges):
         draw = rng.random()
-        if tale and draw < 0.55:
+        if brief:
+            say(rng.choice((_ask_fact, _ask_yes_no, _ask_outside))(rng))
+        elif tale and draw < 0.55:
             say(_follow_up(rng, tale))
-        elif draw < 0.2 and not brief:
+        elif draw < 0.2:
             tale = story(rng)
             say(_story_exchange(rng, tale))
-        elif draw < 0.3:
+        elif draw < 0.22:
+            say(_long_story_exchange(rng))
+        elif draw < 0.32:
             say(_given_story_exchange(rng, story(rng)))
         else:
             say(_exchange(rng))

@@ -1,0 +1,66 @@
+"""Paged = batched = chunked = preempted = plain generate, token by token under greedy decoding in float32."""
+
+import random
+
+import pytest
+
+from tests.equivalence import tiny
+from tests.equivalence.tiny import FAST, GREEDY, REFUSED, WIDE
+from workers.engine.errors import ModelUnsupported
+from workers.engine.protocol import Request
+
+ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.long) for name in WIDE)]
+
+
+@pytest.fixture(params=ALL)
+def expected(request, checkpoint):
+    """(folder, prompts, what transformers generates from each)."""
+    model, folder = checkpoint(request.param)
+    prompts = tiny.prompts(7)
+    return folder, prompts, [tiny.plain_generate(model, prompt, GREEDY.max_tokens) for prompt in prompts]
+
+
+def _requests(prompts, order):
+    return [Request(id=str(i), prompt_ids=prompts[i], sampling=GREEDY, priority=i % 3) for i in order]
+
+
+def _check(outcome, wanted):
+    assert not outcome.failed
+    assert outcome.tokens == {(str(i), 0): tokens for i, tokens in enumerate(wanted)}
+
+
+def test_the_greedy_choice_depends_on_the_context(expected):
+    _, _, wanted = expected
+    assert len({tuple(tokens) for tokens in wanted}) == len(wanted)
+    assert any(len(set(tokens)) > 4 for tokens in wanted)
+
+
+def test_alone_and_in_one_go(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder)
+    for i, prompt in enumerate(prompts):
+        outcome = tiny.run(engine, [Request(id="a", prompt_ids=prompt, sampling=GREEDY)])
+        assert outcome.tokens["a", 0] == wanted[i]
+
+
+def test_in_a_shuffled_batch_with_chunked_prefill(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, max_batch_tokens=11, max_num_seqs=5, block_size=4)
+    order = list(range(len(prompts)))
+    random.Random(3).shuffle(order)
+    _check(tiny.run(engine, _requests(prompts, order)), wanted)
+    assert engine.stats().preemptions == 0
+
+
+def test_under_a_pool_so_small_that_sequences_are_preempted(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, max_batch_tokens=16, max_num_seqs=6, block_size=4, num_blocks=16)
+    _check(tiny.run(engine, _requests(prompts, reversed(range(len(prompts))))), wanted)
+    assert engine.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_bypasses_our_attention_is_refused(checkpoint, name):
+    _, folder = checkpoint(name)
+    with pytest.raises(ModelUnsupported, match=r"can't run here: it doesn't do its attention through transformers'"):
+        tiny.load(folder)

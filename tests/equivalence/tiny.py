@@ -1,0 +1,179 @@
+"""Tiny random models of many architectures, saved as real checkpoints, and the ways to run them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from workers.engine.config import EngineConfig
+from workers.engine.engine import PagedEngine
+from workers.engine.load import load_engine
+from workers.engine.protocol import Logprob, Request, RequestFailed, SamplingParams
+from workers.engine.tokenizer import byte_bundle
+
+VOCAB_SIZE = 300
+EOS_ID = VOCAB_SIZE - 1
+GREEDY = SamplingParams(max_tokens=16, temperature=0.0)
+
+_COMMON = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": EOS_ID,
+    "pad_token_id": None,
+    "initializer_range": 0.2,  # large enough for a greedy choice to depend on all of the context
+    "tie_word_embeddings": False,  # tied ones make a random model repeat its input
+}
+_GQA = _COMMON | {"num_key_value_heads": 2}
+
+
+def _gemma(config: type, **more: Any) -> Any:
+    return config(**_GQA, head_dim=16, sliding_window=8, query_pre_attn_scalar=16, **more)
+
+
+# The first eight are the fast matrix.
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**_GQA),
+    "qwen2": lambda: transformers.Qwen2Config(**_GQA),
+    "qwen3": lambda: transformers.Qwen3Config(**_GQA, head_dim=32),
+    "mistral": lambda: transformers.MistralConfig(**_GQA, sliding_window=8),
+    "gemma2": lambda: _gemma(transformers.Gemma2Config, attn_logit_softcapping=5.0, final_logit_softcapping=10.0),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_embd=64,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=None,
+        eos_token_id=EOS_ID,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    ),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_COMMON),
+    "phi3": lambda: transformers.Phi3Config(**_GQA),
+    "gemma3": lambda: _gemma(transformers.Gemma3TextConfig),
+    "mixtral": lambda: transformers.MixtralConfig(**_GQA, num_local_experts=4),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **_GQA, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
+    ),
+    "phi": lambda: transformers.PhiConfig(**_GQA),
+    "olmo2": lambda: transformers.Olmo2Config(**_GQA),
+    "granite": lambda: transformers.GraniteConfig(**_GQA),
+    "cohere2": lambda: transformers.Cohere2Config(**_GQA, sliding_window=8),
+    "starcoder2": lambda: transformers.Starcoder2Config(**_GQA),
+    "opt": lambda: transformers.OPTConfig(
+        **{key: value for key, value in _COMMON.items() if key not in ("intermediate_size", "initializer_range")},
+        ffn_dim=96,
+        init_std=0.2,
+        word_embed_proj_dim=64,
+    ),
+    "smollm3": lambda: transformers.SmolLM3Config(**_GQA),
+    "glm4": lambda: transformers.Glm4Config(**_GQA, head_dim=16),
+    "gpt_oss": lambda: transformers.GptOssConfig(**_GQA, head_dim=16, sliding_window=8, num_local_experts=4),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **_COMMON,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+    ),
+    # Not through AttentionInterface: must be refused.
+    "falcon": lambda: transformers.FalconConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "bloom": lambda: transformers.BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=4),
+    "gptj": lambda: transformers.GPTJConfig(vocab_size=VOCAB_SIZE, n_embd=64, n_layer=2, n_head=4, rotary_dim=8),
+    "mamba": lambda: transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2),
+}
+REFUSED = ["falcon", "bloom", "gptj", "mamba"]
+FAST = list(CONFIGS)[:8]
+WIDE = [name for name in CONFIGS if name not in FAST and name not in REFUSED]
+
+
+def save_model(name: str, folder: Path) -> Any:
+    """Make a random model of an architecture, save it with a tokenizer of bytes; the model."""
+    torch.manual_seed(sum(name.encode()))
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = EOS_ID
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def save_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE) -> None:
+    bundle = byte_bundle(vocab_size)
+    (folder / "tokenizer.json").write_text(bundle.tokenizer_json)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "T"} | bundle.special_tokens)
+    )
+
+
+def prompts(count: int, longest: int = 40, seed: int = 1) -> list[list[int]]:
+    """Random prompts of all lengths from 1."""
+    generator = torch.Generator().manual_seed(seed)
+    lens = [1 + (number * (longest - 1)) // max(1, count - 1) for number in range(count)]
+    return [torch.randint(0, 256, (length,), generator=generator).tolist() for length in lens]
+
+
+def plain_generate(model: Any, prompt: list[int], max_tokens: int) -> list[int]:
+    """What transformers' own greedy search says."""
+    ids = torch.tensor([prompt])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False)
+    return output[0, len(prompt) :].tolist()
+
+
+def load(folder: Path, **settings: Any) -> PagedEngine:
+    engine = load_engine(EngineConfig(**({"model": str(folder), "device": "cpu"} | settings))).engine
+    assert isinstance(engine, PagedEngine)
+    return engine
+
+
+@dataclass
+class Outcome:
+    tokens: dict[tuple[str, int], list[int]]
+    reasons: dict[tuple[str, int], str]
+    logprobs: dict[tuple[str, int], list[Logprob]]
+    failed: list[RequestFailed]
+
+
+def run(engine: PagedEngine, requests: list[Request]) -> Outcome:
+    """Step until all is done; checks that deltas come in order, without gap or repeat, and that no block leaks."""
+    for request in requests:
+        engine.add(request)
+    outcome = Outcome({}, {}, {}, [])
+    starts = {(r.id, choice): len(r.resume[choice]) if r.resume else 0 for r in requests for choice in range(r.n)}
+    for _ in range(10_000):
+        if not engine.has_work():
+            break
+        output = engine.step()
+        outcome.failed += output.failed
+        for delta in output.deltas:
+            key = (delta.request_id, delta.choice)
+            tokens = outcome.tokens.setdefault(key, [])
+            assert delta.offset == starts.get(key, 0) + len(tokens)
+            assert key not in outcome.reasons
+            tokens += delta.token_ids
+            outcome.logprobs.setdefault(key, []).extend(delta.logprobs)
+            if delta.finish_reason is not None:
+                outcome.reasons[key] = delta.finish_reason
+    assert not engine.has_work()
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_blocks_used) == (0, 0, 0)
+    return outcome

@@ -1,0 +1,485 @@
+"""Does each transition of a job hold, once, fenced, with all that belongs to it?"""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCancellable, NotFound
+from app.ids import new_id
+from app.jobs import leases, rescue, store
+from app.jobs.cancel import cancel
+from app.jobs.finish import Ending, Used, end_queued, finish
+from app.jobs.read import JobFilter, JobView, get_job, list_jobs
+from app.jobs.rescue import SweepCursor
+from app.jobs.store import Cause, Fate, GivenBack, StartedJob
+from app.jobs.submit import Accepted, Caller, accept, find_replay, nominate
+from app.jobs.tables import attempts, dead_letters, job_results
+from app.queue.streams import JobQueue, Nomination
+from app.quotas.tables import budgets, usage
+from app.redis import Redis
+from app.settings import Settings
+from app.webhooks.tables import webhook_deliveries
+from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
+
+FATE = Fate(max_attempts=3, max_worker_losses=10, max_engine_crashes=3, retry_base_s=60, retry_cap_s=300)
+CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
+
+
+async def start_all(engine: AsyncEngine, accepted: Sequence[Accepted]) -> tuple[UUID, list[StartedJob]]:
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+        return incarnation, await store.start(conn, incarnation, nominations(accepted))
+
+
+async def view(engine: AsyncEngine, job_id: UUID, tenant: str = "acme") -> JobView:
+    async with engine.connect() as conn:
+        job = await get_job(conn, tenant, job_id)
+    assert job is not None
+    return job
+
+
+async def rows(engine: AsyncEngine, table: object) -> list:
+    async with engine.connect() as conn:
+        return list((await conn.execute(select(table))).all())
+
+
+def success(job: StartedJob, **changes: object) -> Ending:
+    fields: dict = {"choices": CHOICES, "used": Used(4, 0, 3)} | changes
+    return Ending(job.job_id, job.attempt, "succeeded", **fields)
+
+
+async def give_back_all(engine: AsyncEngine, jobs: Sequence[StartedJob], cause: Cause) -> rescue.Rescued:
+    async with engine.begin() as conn:
+        return await rescue.give_back(conn, [GivenBack(j.job_id, j.attempt, cause) for j in jobs], FATE, Random(1))
+
+
+async def test_a_job_from_submission_to_result(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    accepted = await submit(engine, settings, prompt="hello", max_tokens=5, metadata={"a": "b"}, seed=7, stop=["\n"])
+    assert (await view(engine, accepted[0].job_id)).status == "queued"
+    _, (job,) = await start_all(engine, accepted)
+    assert bytes(job.prompt_ids) == b"hello"
+    assert (job.attempt, job.gen, job.sampling["seed"], job.sampling["stop"]) == (1, 1, 7, ["\n"])
+    assert (await view(engine, job.job_id)).started_at is not None
+    async with engine.begin() as conn:
+        assert await finish(conn, [success(job)]) == {job.job_id}
+    ended = await view(engine, job.job_id)
+    assert (ended.status, ended.choices, ended.completion_tokens, ended.metadata) == (
+        "succeeded",
+        CHOICES,
+        3,
+        {"a": "b"},
+    )
+    assert ended.finished_at is not None
+    assert [(row.kind, row.prompt_tokens, row.completion_tokens) for row in await rows(engine, usage)] == [
+        ("billed", 4, 3)
+    ]
+    assert [(row.attempt, row.outcome) for row in await rows(engine, attempts)] == [(1, "finished")]
+
+
+async def test_a_second_finish_changes_nothing(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings))
+    for expected in ({job.job_id}, set()):
+        async with engine.begin() as conn:
+            assert await finish(conn, [success(job)]) == expected
+    assert len(await rows(engine, usage)) == 1
+    assert len(await rows(engine, job_results)) == 1
+
+
+async def test_a_finish_from_a_fenced_attempt_changes_nothing(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (first,) = await start_all(engine, await submit(engine, settings))
+    again = await give_back_all(engine, [first], "drained")
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+        (second,) = await store.start(conn, incarnation, again.nominations[POOL])
+    assert second.attempt == 2
+    async with engine.begin() as conn:
+        assert await finish(conn, [success(first)]) == set()
+    assert (await view(engine, first.job_id)).status == "running"
+    async with engine.begin() as conn:
+        assert await finish(conn, [success(second)]) == {second.job_id}
+
+
+async def test_a_failing_insert_undoes_the_whole_finish(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE usage ADD CONSTRAINT never CHECK (completion_tokens < 3)"))
+    with pytest.raises(Exception, match="never"):
+        async with engine.begin() as conn:
+            await finish(conn, [success(job)])
+    assert (await view(engine, job.job_id)).status == "running"
+    assert await rows(engine, job_results) == []
+
+
+async def test_a_nomination_starts_a_job_once(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    accepted = await submit(engine, settings, count=20)
+
+    async def compete() -> list[StartedJob]:
+        async with engine.begin() as conn:
+            return await store.start(conn, await open_lease(conn), nominations(accepted))
+
+    started = [job for part in await asyncio.gather(*[compete() for _ in range(6)]) for job in part]
+    assert sorted(job.job_id for job in started) == sorted(each.job_id for each in accepted)
+
+
+async def test_a_stale_gen_starts_nothing(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    accepted = await submit(engine, settings)
+    _, started = await start_all(engine, accepted)
+    await give_back_all(engine, started, "drained")
+    _, again = await start_all(engine, accepted)
+    assert again == []
+
+
+async def test_nothing_starts_under_a_dead_lease(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    accepted = await submit(engine, settings)
+    async with engine.begin() as conn:
+        expired = await open_lease(conn, ttl_s=-1)
+        ended = await open_lease(conn)
+        await leases.end(conn, ended)
+    for incarnation in (expired, ended, new_id()):
+        with pytest.raises(LeaseLost):
+            async with engine.begin() as conn:
+                await store.start(conn, incarnation, nominations(accepted))
+
+
+async def test_the_reaper_requeues_unpunished_and_once(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+    accepted = await submit(engine, settings, count=5)
+    async with engine.begin() as conn:
+        await store.start(conn, incarnation, nominations(accepted))
+        await conn.execute(text("UPDATE workers SET expires_at = clock_timestamp() - interval '1 s'"))
+
+    async def reap() -> int:
+        async with engine.begin() as conn:
+            rescued = await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))
+        return sum(map(len, rescued.nominations.values()))
+
+    assert sorted(await asyncio.gather(*[reap() for _ in range(4)])) == [0, 0, 0, 5]
+    async with engine.begin() as conn:
+        assert await leases.renew(conn, incarnation, ttl_s=15, state="ready", stats={}) is None, "the zombie learns it"
+    for each in accepted:
+        job = await view(engine, each.job_id)
+        assert (job.status, job.gen, job.attempt) == ("queued", 2, 1)
+
+
+async def test_a_renewed_lease_is_not_reaped(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    incarnation, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        held = await leases.renew(conn, incarnation, ttl_s=15, state="ready", stats={"running": 1})
+        assert held == [leases.HeldJob(job.job_id, 1, cancel_requested=False)]
+        assert (await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))).nominations == {}
+
+
+async def test_right_after_a_restart_of_postgres_no_expiry_is_believed(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    async with engine.begin() as conn:
+        await open_lease(conn, ttl_s=-5)
+        assert await leases.bury_expired(conn, ttl_s=3600 * 24 * 365) == []
+        assert len(await leases.bury_expired(conn, ttl_s=0)) == 1
+
+
+async def test_orphans_of_an_ended_worker_are_requeued(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    incarnation, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await leases.end(conn, incarnation)
+        rescued = await rescue.reap_orphans(conn, fate=FATE, random=Random(1))
+    assert rescued.nominations == {POOL: [Nomination(job.job_id, 2, "standard", "acme", 24)]}
+
+
+@pytest.mark.parametrize(
+    ("cause", "most"), [("transient_error", 3), ("worker_lost", 10), ("engine_crash", 3), ("drained", None)]
+)
+async def test_each_kind_of_failure_has_its_own_limit(
+    engine: AsyncEngine, settings: Settings, cause: Cause, most: int | None
+) -> None:
+    await seed(engine)
+    await submit(engine, settings)
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+    for round_number in range(1, 13):
+        async with engine.begin() as conn:
+            await conn.execute(text("UPDATE jobs SET not_before = NULL WHERE status = 'queued'"))
+            row = (await conn.execute(text("SELECT id, gen FROM jobs"))).one()
+            started = await store.start(conn, incarnation, [Nomination(row.id, row.gen, "standard", "acme", 1)])
+        rescued = await give_back_all(engine, started, cause)
+        if round_number == most:
+            assert rescued.ended == [(row.id, "dead")]
+            letters = await rows(engine, dead_letters)
+            assert [letter.job_id for letter in letters] == [row.id]
+            assert (await view(engine, row.id)).error is not None
+            return
+        assert rescued.ended == []
+        if cause == "transient_error":
+            assert rescued.nominations == {}, "it waits for its backoff"
+        else:
+            assert len(rescued.nominations[POOL]) == 1
+    assert most is None
+
+
+async def test_a_cancel_while_running_wins_over_a_requeue(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, started = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        assert not (await cancel(conn, "acme", started[0].job_id)).ended
+    rescued = await give_back_all(engine, started, "worker_lost")
+    assert rescued.ended == [(started[0].job_id, "cancelled")]
+
+
+async def test_cancel_of_a_waiting_job_ends_it_at_once(engine: AsyncEngine, settings: Settings, redis: Redis) -> None:
+    await seed(engine, "acme", "other")
+    (accepted,) = await submit(engine, settings)
+    for _ in range(2):
+        async with engine.begin() as conn:
+            assert (await cancel(conn, "acme", accepted.job_id)).ended
+    _, started = await start_all(engine, [accepted])
+    assert started == [], "its nomination is stale"
+    with pytest.raises(NotFound):
+        async with engine.begin() as conn:
+            await cancel(conn, "other", accepted.job_id)
+
+
+async def test_an_ended_job_cannot_be_cancelled(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await finish(conn, [success(job)])
+        with pytest.raises(NotCancellable):
+            await cancel(conn, "acme", job.job_id)
+
+
+async def test_a_deadline_that_passes_in_the_queue_expires_the_job(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    timed = await submit(engine, settings, deadline_s=1000)
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE jobs SET deadline_at = clock_timestamp()"))
+    _, started = await start_all(engine, timed)
+    assert started == [], "a worker doesn't start it any more"
+    async with engine.begin() as conn:
+        assert [job_id for job_id, _, _ in await rescue.expire_queued(conn)] == [timed[0].job_id]
+    assert (await view(engine, timed[0].job_id)).status == "expired"
+
+
+async def test_due_retries_wake_up(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, started = await start_all(engine, await submit(engine, settings))
+    await give_back_all(engine, started, "transient_error")
+    async with engine.begin() as conn:
+        assert await rescue.wake_due(conn) == {}
+        await conn.execute(text("UPDATE jobs SET not_before = clock_timestamp()"))
+        woken = await rescue.wake_due(conn)
+    assert [(each.job_id, each.gen) for each in woken[POOL]] == [(started[0].job_id, 2)]
+
+
+# --- idempotency ----------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_submissions_under_one_key_make_one_job(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+
+    async def post() -> Accepted:
+        async with engine.begin() as conn:
+            return (await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k"))[0]
+
+    accepted = await asyncio.gather(*[post() for _ in range(8)])
+    assert len({each.job_id for each in accepted}) == 1
+    assert sum(not each.replayed for each in accepted) == 1
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT count(*) FROM jobs")) == 1
+
+
+async def test_a_key_is_the_tenants_own_and_bound_to_its_body(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine, "acme", "other")
+    first = prepared(settings, prompt="one")
+    async with engine.begin() as conn:
+        await accept(conn, Caller("acme", None), [first], idempotency_key="k")
+        assert await find_replay(conn, Caller("other", None), "k", first.request) is None
+        replay = await find_replay(conn, Caller("acme", None), "k", first.request)
+        assert replay is not None
+        assert replay.job_id == first.id
+        with pytest.raises(IdempotencyMismatch):
+            await find_replay(conn, Caller("acme", None), "k", prepared(settings, prompt="two").request)
+
+
+async def test_keys_are_forgotten_after_their_job_ended_long_ago(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    async with engine.begin() as conn:
+        (live,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="live")
+        (done,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="done")
+        await end_queued(conn, [done.job_id], "cancelled")
+        assert await rescue.forget_keys(conn, ttl_s=60) == 0
+        await conn.execute(text("UPDATE idempotency_keys SET created_at = now() - interval '1 hour'"))
+        await conn.execute(
+            text("UPDATE jobs SET finished_at = now() - interval '1 hour' WHERE finished_at IS NOT NULL")
+        )
+        assert await rescue.forget_keys(conn, ttl_s=60) == 1
+        assert await conn.scalar(text("SELECT job_id FROM idempotency_keys")) == live.job_id
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+async def set_budget(engine: AsyncEngine, limit: int, metric: str = "total_tokens", period: str = "total") -> None:
+    async with engine.begin() as conn:
+        await conn.execute(
+            budgets.insert().values(id=new_id(), tenant_id="acme", metric=metric, period=period, hard_limit=limit)
+        )
+
+
+async def window(engine: AsyncEngine) -> tuple[int, int]:
+    async with engine.connect() as conn:
+        row = (await conn.execute(text("SELECT used, reserved FROM budget_windows"))).one()
+        return row.used, row.reserved
+
+
+async def test_a_budget_is_reserved_settled_and_released(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    await set_budget(engine, 100)
+    accepted = await submit(engine, settings, prompt="abcd", max_tokens=40)
+    assert await window(engine) == (0, 44)
+    with pytest.raises(BudgetExhausted):
+        await submit(engine, settings, prompt="abcd", max_tokens=60)
+    assert await window(engine) == (0, 44), "a refusal reserves nothing"
+    _, (job,) = await start_all(engine, accepted)
+    async with engine.begin() as conn:
+        await finish(conn, [success(job, used=Used(4, 0, 3))])
+    assert await window(engine) == (7, 0)
+
+
+async def test_a_cancelled_job_is_refunded(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    await set_budget(engine, 100)
+    (accepted,) = await submit(engine, settings, prompt="abcd", max_tokens=40)
+    async with engine.begin() as conn:
+        await cancel(conn, "acme", accepted.job_id)
+    assert await window(engine) == (0, 0)
+
+
+async def test_concurrent_submissions_never_pass_the_budget(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    await set_budget(engine, 100)
+
+    async def post() -> bool:
+        try:
+            await submit(engine, settings, prompt="ab", max_tokens=8)
+        except BudgetExhausted:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*[post() for _ in range(20)])) == 10
+    assert await window(engine) == (0, 100)
+
+
+# --- Postgres -> Redis ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def queue(redis: Redis) -> JobQueue:
+    queue = JobQueue(redis, POOL)
+    await queue.open_epoch("test")
+    return queue
+
+
+async def test_the_sweep_finds_lost_enqueues_and_only_those(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue
+) -> None:
+    await seed(engine)
+    known = await submit(engine, settings, count=3)
+    await nominate(queue, known)
+    lost = await submit(engine, settings, count=4)
+    cursor = SweepCursor()
+    assert await rescue.sweep(engine, queue, cursor, grace_s=60) == 0, "too early"
+    assert await rescue.sweep(engine, queue, cursor, grace_s=0, page=2) == 4
+    assert await rescue.sweep(engine, queue, cursor, grace_s=0) == 0
+    claimed = await queue.claim("w", max_jobs=100, room=10**9)
+    assert {each.job_id for each in claimed} == {each.job_id for each in [*known, *lost]}
+
+
+async def test_a_lost_redis_is_rebuilt_in_order(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, redis: Redis
+) -> None:
+    await seed(engine)
+    accepted = []
+    for _ in range(3):
+        accepted += await submit(engine, settings, count=7)
+    await nominate(queue, accepted)
+    await redis.flushdb()
+    (late,) = await submit(engine, settings)
+    assert not await nominate(queue, [late]), "a Redis without memory takes nothing out of order"
+    assert await rescue.sweep(engine, queue, SweepCursor(), grace_s=0, page=5, force=True) == 22
+    await queue.open_epoch("again")
+    claimed = await queue.claim("w", max_jobs=100, room=10**9)
+    assert [each.job_id for each in claimed] == [each.job_id for each in [*accepted, late]]
+
+
+async def test_the_audit_drops_nominations_of_jobs_that_do_not_wait(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue
+) -> None:
+    await seed(engine)
+    waiting, cancelled = await submit(engine, settings, count=2)
+    await nominate(queue, [waiting, cancelled])
+    await queue.enqueue([Nomination(new_id(), 1, "batch", "ghost", 5)])
+    async with engine.begin() as conn:
+        await cancel(conn, "acme", cancelled.job_id)
+    assert await rescue.drop_stale(engine, queue) == 2
+    assert await queue.known_gens([waiting.job_id, cancelled.job_id]) == [1, None]
+
+
+# --- what else comes with an end ------------------------------------------------------------------------------------
+
+
+async def test_notices_are_written_with_the_end_that_they_tell(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    webhook = {"url": "https://example.com/hook"}
+    accepted = await submit(engine, settings, webhook=webhook)
+    _, (job,) = await start_all(engine, accepted)
+    assert await rows(engine, webhook_deliveries) == []
+    async with engine.begin() as conn:
+        await finish(conn, [success(job)])
+    (delivery,) = await rows(engine, webhook_deliveries)
+    assert (delivery.event_type, delivery.url, delivery.status) == ("job.succeeded", webhook["url"], "pending")
+    assert b"once upon" not in delivery.body, "a notice holds no prompt"
+
+
+async def test_a_text_with_nul_is_stored(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings))
+    choices = [{"index": 0, "text": "a\x00b\ufffd", "finish_reason": "stop"}]
+    async with engine.begin() as conn:
+        await finish(conn, [success(job, choices=choices)])
+    assert (await view(engine, job.job_id)).choices == choices
+
+
+async def test_an_error_with_nul_is_stored(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await finish(conn, [Ending(job.job_id, 1, "failed", error={"code": "x", "message": "a\x00b"}, billed=False)])
+    assert (await view(engine, job.job_id)).status == "failed"
+
+
+async def test_pages_of_jobs_are_the_tenants_own_newest_first(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine, "acme", "other")
+    mine = await submit(engine, settings, count=5, tier="batch", metadata={"k": "v"})
+    await submit(engine, settings, tenant="other")
+    async with engine.connect() as conn:
+        first = await list_jobs(conn, "acme", JobFilter(), limit=3)
+        rest = await list_jobs(conn, "acme", JobFilter(), limit=3, older_than=first[-1].id)
+        assert [job.id for job in [*first, *rest]] == [each.job_id for each in reversed(mine)]
+        assert await list_jobs(conn, "acme", JobFilter(tier="standard"), limit=3) == []
+        assert len(await list_jobs(conn, "acme", JobFilter(metadata={"k": "v"}, status="queued"), limit=9)) == 5
+        assert await get_job(conn, "other", mine[0].job_id) is None

@@ -1,0 +1,231 @@
+"""Does the queue in Redis nominate each (job, gen) once, in order, fairly, and forget what was decided?"""
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from app.ids import new_id
+from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
+from app.queue.streams import Depth, JobQueue, Nomination
+from app.redis import Redis
+
+
+def nominate(tenant: str = "acme", tier: str = "standard", gen: int = 1, cost: int = 100) -> Nomination:
+    return Nomination(new_id(), gen, tier, tenant, cost)
+
+
+@pytest.fixture
+async def queue(redis: Redis) -> JobQueue:
+    queue = JobQueue(redis, "tiny")
+    await queue.open_epoch("test")
+    return queue
+
+
+async def test_a_job_is_nominated_once_per_gen(queue: JobQueue) -> None:
+    job = nominate()
+    assert await queue.enqueue([job]) == 1
+    assert await queue.enqueue([job]) == 0
+    assert await queue.claim("w", max_jobs=8, room=10_000) == [job]
+    assert await queue.claim("w", max_jobs=8, room=10_000) == []
+    assert await queue.enqueue([job]) == 0, "claimed but undecided: still known"
+
+
+async def test_a_newer_gen_replaces_the_older_one_and_an_older_one_is_refused(queue: JobQueue) -> None:
+    job = nominate()
+    newer = Nomination(job.job_id, 2, job.tier, job.tenant, job.cost)
+    await queue.enqueue([job])
+    assert await queue.enqueue([newer]) == 1
+    assert await queue.enqueue([job]) == 0
+    assert await queue.claim("w", max_jobs=8, room=10_000) == [newer]
+    assert (await queue.depth())["standard"] == Depth(1, 100)
+
+
+async def test_ack_of_another_gen_changes_nothing(queue: JobQueue) -> None:
+    job = nominate(gen=3)
+    await queue.enqueue([job])
+    assert await queue.ack([(job.job_id, 2)]) == 0
+    assert await queue.ack([(job.job_id, 4)]) == 0
+    assert await queue.ack([(job.job_id, 3)]) == 1
+    assert await queue.ack([(job.job_id, 3)]) == 0
+    assert await queue.claim("w", max_jobs=8, room=10_000) == []
+
+
+async def test_a_drained_queue_leaves_no_key_but_counters(queue: JobQueue, redis: Redis) -> None:
+    jobs = [nominate(tenant=f"t{i % 5}", tier=tier) for i in range(40) for tier in ("interactive", "batch")]
+    await queue.enqueue(jobs)
+    claimed = await queue.claim("w", max_jobs=200, room=10**9)
+    assert sorted(claimed, key=str) == sorted(jobs, key=str)
+    await queue.ack([(job.job_id, job.gen) for job in claimed])
+    assert [key async for key in redis.scan_iter("q:*")] == []
+    assert [key async for key in redis.scan_iter("act:*")] == []
+    assert not await redis.exists("idx:{tiny}")
+    assert await queue.depth() == {tier: Depth(0, 0) for tier in ("interactive", "standard", "batch")}
+
+
+async def test_claims_stop_at_the_room_with_one_job_of_overshoot(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(cost=100) for _ in range(10)])
+    assert len(await queue.claim("w", max_jobs=8, room=250)) == 3
+    assert len(await queue.claim("w", max_jobs=8, room=0)) == 0
+    assert len(await queue.claim("w", max_jobs=2, room=10_000)) == 2
+
+
+async def test_order_within_a_tenant_is_kept(queue: JobQueue) -> None:
+    jobs = [nominate() for _ in range(50)]
+    await queue.enqueue(jobs[:20])
+    await queue.enqueue(jobs[20:])
+    claimed = []
+    while more := await queue.claim("w", max_jobs=7, room=10**9):
+        claimed += more
+    assert claimed == jobs
+
+
+async def test_tenants_take_turns_by_tokens_not_by_jobs(queue: JobQueue) -> None:
+    await queue.enqueue([nominate("big", cost=1000) for _ in range(20)])
+    await queue.enqueue([nominate("small", cost=100) for _ in range(200)])
+    claimed = await queue.claim("w", max_jobs=110, room=10**9)
+    served = {tenant: sum(job.cost for job in claimed if job.tenant == tenant) for tenant in ("big", "small")}
+    assert abs(served["big"] - served["small"]) <= 1000
+
+
+async def test_tiers_share_by_weight_and_batch_moves(queue: JobQueue) -> None:
+    for tier in ("interactive", "standard", "batch"):
+        await queue.enqueue([nominate(tier=tier, cost=10) for _ in range(500)])
+    claimed = await queue.claim("w", max_jobs=420, room=10**9)
+    counts = {tier: sum(job.tier == tier for job in claimed) for tier in ("interactive", "standard", "batch")}
+    assert counts["interactive"] == pytest.approx(320, abs=16)
+    assert counts["standard"] == pytest.approx(80, abs=4)
+    assert counts["batch"] == pytest.approx(20, abs=2)
+
+
+async def test_an_idle_tenant_saves_up_no_credit(queue: JobQueue) -> None:
+    await queue.enqueue([nominate("busy", cost=10) for _ in range(400)])
+    await queue.claim("w", max_jobs=200, room=10**9)
+    await queue.enqueue([nominate("late", cost=10) for _ in range(200)])
+    claimed = await queue.claim("w", max_jobs=100, room=10**9)
+    assert sum(job.tenant == "late" for job in claimed) == pytest.approx(50, abs=2)
+
+
+async def test_undecided_claims_are_put_back_with_their_gen(queue: JobQueue) -> None:
+    jobs = [nominate(gen=2) for _ in range(3)]
+    await queue.enqueue(jobs)
+    await queue.claim("dead", max_jobs=2, room=10**9)
+    assert await queue.renominate(idle_s=60) == 0, "too early"
+    assert await queue.renominate(idle_s=0) == 2
+    assert sorted(await queue.claim("w", max_jobs=8, room=10**9), key=str) == sorted(jobs, key=str)
+    assert (await queue.depth())["standard"] == Depth(3, 300)
+
+
+async def test_a_decided_claim_is_not_put_back(queue: JobQueue) -> None:
+    job = nominate()
+    await queue.enqueue([job])
+    await queue.claim("w", max_jobs=1, room=1000)
+    await queue.ack([(job.job_id, job.gen)])
+    assert await queue.renominate(idle_s=0) == 0
+
+
+async def test_without_an_epoch_nothing_is_added_but_by_the_rebuild(redis: Redis) -> None:
+    queue = JobQueue(redis, "tiny")
+    job = nominate()
+    assert await queue.enqueue([job]) is None
+    assert await queue.known_gens([job.job_id]) == [None]
+    assert await queue.enqueue([job], force=True) == 1
+    assert await queue.known_gens([job.job_id]) == [1]
+
+
+async def test_pools_do_not_see_each_other(queue: JobQueue, redis: Redis) -> None:
+    other = JobQueue(redis, "tiny-2")
+    await other.open_epoch("test")
+    await other.enqueue([nominate()])
+    assert await queue.claim("w", max_jobs=1, room=1000) == []
+    assert (await queue.depth())["standard"] == Depth(0, 0)
+
+
+async def test_a_script_survives_script_flush(queue: JobQueue, redis: Redis) -> None:
+    await queue.enqueue([nominate()])
+    await redis.script_flush()
+    assert len(await queue.claim("w", max_jobs=1, room=1000)) == 1
+
+
+async def test_the_bell_wakes_and_stays_short(queue: JobQueue, redis: Redis) -> None:
+    await queue.enqueue([nominate() for _ in range(500)])
+    assert await redis.llen("bell:{tiny}") <= 64
+    assert await queue.wait_for_bell(1.0)
+
+
+@pytest.mark.parametrize("args", [["{tiny}", "1", "job"], ["{tiny}", "1", "job", "x", "standard", "t", "1"]])
+async def test_a_malformed_call_writes_nothing(queue: JobQueue, redis: Redis, args: list[str]) -> None:
+    keys = queue.keys
+    with pytest.raises(Exception, match="enqueue"):
+        await queue._scripts.run("enqueue", [keys.idx, keys.depth, keys.bell, keys.epoch, keys.tiers], args)
+    assert not await redis.exists(keys.idx)
+
+
+@given(
+    ops=st.lists(
+        st.tuples(st.sampled_from(["enqueue", "claim", "ack", "renominate", "requeue"]), st.integers(0, 7)), max_size=60
+    )
+)
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_sequence_of_calls_loses_or_doubles_a_nomination(redis: Redis, ops: list[tuple[str, int]]) -> None:
+    await redis.flushdb()
+    queue = JobQueue(redis, "tiny")
+    await queue.open_epoch("test")
+    jobs = [nominate(tenant=f"t{i % 3}", tier=("interactive", "batch")[i % 2]) for i in range(8)]
+    waiting: dict[int, int] = {}  # job number -> gen that is nominated
+    held: dict[int, int] = {}  # claimed, undecided
+    gens = dict.fromkeys(range(8), 1)
+    for op, i in ops:
+        job = jobs[i]
+        if op in {"enqueue", "requeue"}:
+            gens[i] += op == "requeue"
+            added = await queue.enqueue([Nomination(job.job_id, gens[i], job.tier, job.tenant, job.cost)])
+            known = {**waiting, **held}.get(i)
+            assert added == (known is None or known < gens[i])
+            if added:
+                held.pop(i, None)
+                waiting[i] = gens[i]
+        elif op == "claim":
+            for claimed in await queue.claim("w", max_jobs=2, room=10**9):
+                number = next(n for n, each in enumerate(jobs) if each.job_id == claimed.job_id)
+                assert waiting.pop(number) == claimed.gen, "claimed what wasn't waiting"
+                held[number] = claimed.gen
+        elif op == "ack":
+            gen = {**waiting, **held}.get(i)
+            assert await queue.ack([(job.job_id, gens[i])]) == (gen == gens[i])
+            if gen == gens[i]:
+                waiting.pop(i, None)
+                held.pop(i, None)
+        else:
+            assert await queue.renominate(idle_s=0) == len(held)
+            waiting |= held
+            held.clear()
+        depth = await queue.depth()
+        assert sum(each.jobs for each in depth.values()) == len(waiting) + len(held)
+    await queue.renominate(idle_s=0)
+    waiting |= held
+    left = await queue.claim("w", max_jobs=100, room=10**9)
+    assert {each.job_id: each.gen for each in left} == {jobs[n].job_id: gen for n, gen in waiting.items()}
+
+
+async def test_late_events_of_a_fenced_attempt_are_refused_by_their_place(redis: Redis) -> None:
+    log = EventLog(redis, ttl_s=60, max_entries=1000)
+    job_id = new_id()
+
+    def tokens(seq: int, attempt: int) -> Publication:
+        delta = ChoiceDelta(choice=0, offset=seq - 1, token_ids=[seq], text="x")
+        return Publication(job_id, seq, JobEvent(kind="tokens", attempt=attempt, deltas=[delta]))
+
+    await log.publish([tokens(1, 1), tokens(2, 1), tokens(3, 2), tokens(2, 1)])
+    await log.publish([Publication(job_id, 3, JobEvent(kind="succeeded", attempt=2))])
+    stored = await log.read(job_id)
+    assert [(each.seq, each.event.kind) for each in stored] == [
+        (1, "tokens"),
+        (2, "tokens"),
+        (3, "tokens"),
+        (3, "succeeded"),
+    ]
+    assert (last := await log.last(job_id)) is not None
+    assert last.event.kind == "succeeded"
+    assert msgspec.to_builtins(stored[2].event)["attempt"] == 2

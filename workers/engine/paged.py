@@ -1,0 +1,104 @@
+"""How is the paged engine put together from its settings?"""
+
+import logging
+
+import torch
+import transformers
+
+from workers.engine.attention_torch import TorchAttention
+from workers.engine.blocks import BlockPool
+from workers.engine.config import EngineConfig, min_blocks
+from workers.engine.engine import PagedEngine
+from workers.engine.errors import EngineConfigError, ModelNotLoadable
+from workers.engine.fingerprint import model_hash, text_hash
+from workers.engine.load import LoadedEngine
+from workers.engine.model import LoadedModel, choose_device, load_model, resolve_folder
+from workers.engine.protocol import EngineInfo
+from workers.engine.runner import ModelRunner, block_bytes
+from workers.engine.scheduler import Scheduler
+from workers.engine.tokenizer import load_bundle
+
+logger = logging.getLogger(__name__)
+
+
+def load_paged_engine(config: EngineConfig) -> LoadedEngine:
+    """Load model and tokenizer, size the pool. Raises EngineError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = resolve_folder(config.model)
+    try:
+        bundle = load_bundle(str(folder))
+    except Exception as error:
+        raise ModelNotLoadable(f"{config.model} has no tokenizer that can be loaded: {error}") from error
+    model = load_model(folder, choose_device(config.device), config.dtype)
+    engine = paged_engine(config, model, model_hash=model_hash(folder), tokenizer_hash=text_hash(bundle.tokenizer_json))
+    return LoadedEngine(engine, bundle)
+
+
+def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, tokenizer_hash: str) -> PagedEngine:
+    """An engine around a model that is loaded already. Raises EngineConfigError."""
+    max_model_len = _max_model_len(config, model)
+    num_blocks = _num_blocks(config, model, max_model_len)
+    fits = num_blocks * config.block_size
+    if fits < max_model_len:
+        logger.warning(
+            "max_model_len is limited to %d tokens, which is what %d blocks of %d hold; raise kv_cache_bytes for %d",
+            fits,
+            num_blocks,
+            config.block_size,
+            max_model_len,
+        )
+    backend = TorchAttention()
+    dtype = str(model.dtype).removeprefix("torch.")
+    info = EngineInfo(
+        model=config.model,
+        model_hash=model_hash,
+        tokenizer_hash=tokenizer_hash,
+        settings_hash=text_hash(
+            dtype, model.device.type, backend.name, torch.__version__, transformers.__version__, "sampler 1"
+        ),
+        architecture=model.architecture,
+        device=str(model.device),
+        dtype=dtype,
+        num_parameters=model.num_parameters,
+        vocab_size=model.vocab_size,
+        max_model_len=min(max_model_len, fits),
+        block_size=config.block_size,
+        num_blocks=num_blocks,
+        max_num_seqs=config.max_num_seqs,
+        eos_token_ids=model.eos_token_ids,
+        max_batch_tokens=config.max_batch_tokens,
+    )
+    scheduler = Scheduler(
+        BlockPool(num_blocks, config.block_size),
+        max_num_seqs=config.max_num_seqs,
+        max_batch_tokens=config.max_batch_tokens,
+        watermark_ratio=config.watermark_ratio,
+    )
+    runner = ModelRunner(model, backend, num_blocks=num_blocks, block_size=config.block_size)
+    runner.check()
+    return PagedEngine(info, scheduler, runner)
+
+
+def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
+    if config.max_model_len > model.max_len:
+        raise EngineConfigError(
+            f"max_model_len is {config.max_model_len}, but the model takes at most {model.max_len} tokens: "
+            "lower it, or set it to 0 for the model's own limit"
+        )
+    return config.max_model_len or model.max_len
+
+
+def _num_blocks(config: EngineConfig, model: LoadedModel, max_model_len: int) -> int:
+    if config.num_blocks:
+        return config.num_blocks
+    size = block_bytes(model, config.block_size)
+    least = min_blocks(config.block_size)
+    most = config.max_num_seqs * -(-max_model_len // config.block_size)  # more could never be used
+    num_blocks = min(config.kv_cache_bytes // size, max(most, least))
+    if num_blocks < least:
+        raise EngineConfigError(
+            f"kv_cache_bytes is {config.kv_cache_bytes}, but a block of {config.block_size} tokens takes {size} bytes: "
+            f"set it to {least * size} at the very least"
+        )
+    return num_blocks

@@ -1,0 +1,76 @@
+"""How does a plan become tokens? The KV pool, the forward pass, the sampler."""
+
+from collections.abc import Sequence as Items
+
+import torch
+from torch import Tensor
+
+from workers.engine.attention import AttentionBackend, LayerCache, PagedForward, forward_context
+from workers.engine.batch import Batch, build_batch
+from workers.engine.engine import Sampled
+from workers.engine.errors import ModelUnsupported
+from workers.engine.model import LoadedModel
+from workers.engine.sampler import Sampler
+from workers.engine.scheduler import StepPlan
+from workers.engine.selfcheck import is_alike, probe_steps, similarity
+
+
+def block_bytes(model: LoadedModel, block_size: int) -> int:
+    """Bytes that one block takes in the pool, over all layers."""
+    numbers = sum(layer.num_kv_heads * (layer.head_dim + layer.value_dim) for layer in model.layers)
+    return numbers * block_size * model.dtype.itemsize
+
+
+class ModelRunner:
+    """A model with its KV pool: the engine's `TokenModel`."""
+
+    def __init__(self, model: LoadedModel, backend: AttentionBackend, *, num_blocks: int, block_size: int) -> None:
+        self._model = model
+        self._backend = backend
+        self._block_size = block_size
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
+        slots = num_blocks * block_size
+        caches = {
+            layer.module: LayerCache(
+                torch.zeros(slots, layer.num_kv_heads, layer.head_dim, dtype=model.dtype, device=model.device),
+                torch.zeros(slots, layer.num_kv_heads, layer.value_dim, dtype=model.dtype, device=model.device),
+            )
+            for layer in model.layers
+        }
+        self._context = PagedForward(backend, caches)
+
+    def check(self) -> None:
+        """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
+        model = self._model
+        steps = probe_steps(model.reference.token_ids, self._block_size)
+        got = torch.cat([self.forward(build_batch(chunks, self._block_size, model.device)) for chunks in steps])
+        value = similarity(got, model.reference)
+        if not is_alike(value, model.dtype):
+            raise ModelUnsupported(
+                f"{model.architecture} can't run here: over paged attention it computes something else than by its own "
+                f"(similarity {value:.3f}); choose another model, or serve this one by an engine that knows it"
+            )
+
+    def run(self, plan: StepPlan) -> Items[Sampled]:
+        """Feed all chunks; the next token of those that sample."""
+        self._sampler.forget(plan.left)
+        if not plan.chunks:
+            return []
+        batch = build_batch(plan.chunks, self._block_size, self._model.device)
+        logits = self.forward(batch)
+        return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [R, vocab] of the rows that sample, in the model's dtype."""
+        self._backend.prepare(batch)
+        chosen = {"logits_to_keep": batch.sample_rows} if self._model.keeps_logits else {}
+        with forward_context(self._context):
+            output = self._model.module(
+                input_ids=batch.input_ids.unsqueeze(0),
+                position_ids=batch.positions.unsqueeze(0),
+                use_cache=False,
+                **chosen,
+            )
+        logits: Tensor = output.logits[0]
+        return logits if self._model.keeps_logits else logits[batch.sample_rows]

@@ -1,0 +1,130 @@
+"""How do jobs come in? Claim for the room that the engine has, start by compare-and-set, ack, hand to the engine."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.jobs import store
+from app.jobs.states import tier_rank
+from app.jobs.store import StartedJob
+from app.killpoints import kill_point
+from app.queue.events import JobEvent, Publication
+from app.redis import RedisError
+from app.telemetry import emit
+from workers.engine.protocol import Request, SamplingParams
+from workers.generation.context import WorkerContext
+from workers.generation.hand import RunningJob
+
+log = logging.getLogger(__name__)
+
+_BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again after this
+_ERROR_WAIT_S = 0.5
+_MAX_CLAIM = 64
+
+
+def room(worker: WorkerContext) -> tuple[int, int]:
+    """(jobs, tokens) that may be claimed now. A full batch keeps a few jobs at hand, so that no step waits for a claim."""
+    stats, info = worker.stats, worker.engine.info
+    spare = max(1, info.max_num_seqs // 8)
+    jobs = info.max_num_seqs + spare - worker.num_sequences
+    if stats.kv_blocks_total == 0:
+        tokens = info.num_blocks * info.block_size  # no step yet
+    else:
+        tokens = stats.token_room
+    # What was handed over but hasn't brought a token yet isn't in the engine's figures for sure.
+    tokens -= sum(job.cost for job in worker.hand.values() if job.num_generated == 0)
+    if not worker.hand:
+        tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
+    return max(0, min(jobs, _MAX_CLAIM)), max(0, tokens)
+
+
+async def claim_forever(worker: WorkerContext) -> None:
+    """Bring jobs in until the worker drains.
+
+    Raises:
+        LeaseLost: Postgres says that this incarnation is dead.
+    """
+    while not worker.is_draining:
+        try:
+            await _claim_once(worker)
+        except (RedisError, SQLAlchemyError, OSError) as error:
+            # Nothing is lost: an undecided nomination is put back by the sweeper, a start whose commit is unknown is
+            # found at the next lease renewal.
+            emit(log, logging.WARNING, "claim_failed", error=error)
+            await asyncio.sleep(_ERROR_WAIT_S)
+
+
+async def _claim_once(worker: WorkerContext) -> None:
+    jobs, tokens = room(worker)
+    if jobs <= 0 or tokens <= 0:
+        await worker.wait_for_change(_BELL_WAIT_S)
+        return
+    nominated = await worker.queue.claim(worker.incarnation.hex, max_jobs=jobs, room=tokens)
+    if not nominated:
+        await worker.queue.wait_for_bell(_BELL_WAIT_S)
+        return
+    kill_point("worker.after_claim")
+    async with worker.db.begin() as conn:
+        started = await store.start(conn, worker.incarnation, nominated)
+    kill_point("worker.after_start")
+    # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
+    requests = take_in(worker, started)
+    try:
+        # From the commit on the lease protects the job; what wasn't started is stale. Both leave Redis.
+        await worker.queue.ack([(each.job_id, each.gen) for each in nominated])
+    except RedisError as error:
+        emit(log, logging.WARNING, "ack_failed", error=error)
+    await hand_over(worker, requests)
+
+
+def take_in(worker: WorkerContext, started: Sequence[StartedJob]) -> list[Request]:
+    """Put started jobs into the hand; return what the engine has to be told."""
+    requests = []
+    for each in started:
+        prompt_ids = each.prompt_ids
+        if each.tokenizer_hash != worker.tokenizer_hash:
+            prompt_ids = _encode_again(worker, each)
+        job = RunningJob(each, worker.tokenizer, prompt_ids, worker.clock.monotonic())
+        worker.hand[job.request_id] = job
+        sampling = {name: value for name, value in each.sampling.items() if name not in {"stop", "logit_bias"}}
+        biases = {int(token): bias for token, bias in each.sampling.get("logit_bias", {}).items()}
+        requests.append(
+            Request(
+                id=job.request_id,
+                prompt_ids=prompt_ids,
+                sampling=SamplingParams(**sampling, logit_bias=biases),
+                n=each.n,
+                priority=tier_rank(each.tier),
+                cache_salt=each.tenant_id,
+            )
+        )
+    return requests
+
+
+async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:
+    """Give the jobs to the engine and tell their readers that they run."""
+    for request in requests:
+        await worker.engine.add(request)
+    publications = [
+        Publication(_job_id(request.id), 0, JobEvent(kind="started", attempt=int(request.id.partition(".")[2])))
+        for request in requests
+    ]
+    try:
+        await worker.events.publish(publications)
+    except RedisError as error:
+        emit(log, logging.WARNING, "publish_failed", error=error)
+
+
+def _job_id(request_id: str) -> UUID:
+    return UUID(hex=request_id.partition(".")[0])
+
+
+def _encode_again(worker: WorkerContext, job: StartedJob) -> list[int]:
+    """The prompt in this worker's tokens: the job was counted with another version of the model's tokenizer."""
+    prompt = job.request.get("prompt")
+    if job.request.get("messages") is not None:
+        return worker.encoder.encode_messages(job.request["messages"])
+    return worker.encoder.encode_text(prompt) if isinstance(prompt, str) else job.prompt_ids

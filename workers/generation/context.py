@@ -1,0 +1,84 @@
+"""What do all loops of a generation worker share?"""
+
+import asyncio
+from dataclasses import dataclass, field
+from random import Random
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tokenizers import Tokenizer
+
+from app.clock import Clock
+from app.jobs.store import Fate
+from app.jobs.tokenizing import PromptEncoder
+from app.queue.events import EventLog
+from app.queue.streams import JobQueue
+from app.settings import Settings
+from workers.engine.process import EngineProcess
+from workers.engine.protocol import EngineStats
+from workers.generation.hand import RunningJob
+
+
+@dataclass(slots=True)
+class WorkerContext:
+    """One worker's resources and the jobs in its hand. All loops run in one event loop, so no locks."""
+
+    settings: Settings
+    clock: Clock
+    db: AsyncEngine
+    queue: JobQueue
+    events: EventLog
+    random: Random
+    model_name: str
+    engine: EngineProcess
+    tokenizer: Tokenizer
+    tokenizer_hash: str
+    encoder: PromptEncoder
+    incarnation: UUID
+    hand: dict[str, RunningJob] = field(default_factory=dict)  # by the engine's request id
+    stats: EngineStats = field(default_factory=EngineStats)
+    is_draining: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # room or hand changed
+
+    @property
+    def fate(self) -> Fate:
+        """How many failures a job survives."""
+        return fate_of(self.settings)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that the engine was given and that haven't ended."""
+        return sum(
+            sum(choice.finish_reason is None for choice in job.choices)
+            for job in self.hand.values()
+            if not job.is_ending
+        )
+
+    def find(self, job_id: UUID) -> RunningJob | None:
+        """The job in the hand."""
+        return next((job for job in self.hand.values() if job.started.job_id == job_id), None)
+
+    def drop(self, request_id: str) -> None:
+        """Forget a job whose end is written, or that isn't ours any more."""
+        self.hand.pop(request_id, None)
+        self.changed.set()
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Until the hand or the engine's room changed, or the time is over."""
+        self.changed.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.changed.wait()
+        except TimeoutError:
+            return
+
+
+def fate_of(settings: Settings) -> Fate:
+    """How many failures a job survives."""
+    return Fate(
+        max_attempts=settings.max_attempts,
+        max_worker_losses=settings.max_worker_losses,
+        max_engine_crashes=settings.max_engine_crashes,
+        retry_base_s=settings.retry_base_s,
+        retry_cap_s=settings.retry_cap_s,
+    )

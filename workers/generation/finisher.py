@@ -1,0 +1,125 @@
+"""How do results reach Postgres? In batches, each in one fenced transaction, repeated until Postgres has said yes."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from app.jobs.finish import Ending, finish
+from app.jobs.rescue import Rescued, give_back
+from app.jobs.states import EndStatus
+from app.jobs.store import Cause, GivenBack
+from app.killpoints import kill_point
+from app.queue.events import JobEvent, Publication, announce_end
+from app.redis import RedisError
+from app.telemetry import emit
+from workers.generation.context import WorkerContext
+from workers.generation.hand import RunningJob
+
+log = logging.getLogger(__name__)
+
+_MAX_BATCH = 256
+_RETRY_S = 0.5
+
+
+class Finisher:
+    """Collects ends and writes them. A job stays in the hand, and its lease is renewed, until its end is written."""
+
+    def __init__(self, worker: WorkerContext) -> None:
+        self._worker = worker
+        self._waiting: asyncio.Queue[tuple[RunningJob, Ending]] = asyncio.Queue()
+
+    def end(self, job: RunningJob, status: EndStatus, error: dict[str, Any] | None = None) -> None:
+        """Take a job's end down; it is written soon. From now on the job takes no more tokens, cancels or deadlines."""
+        assert not job.is_ending
+        job.is_ending = True
+        self._waiting.put_nowait((job, job.ending(status, error)))
+        self._worker.changed.set()
+
+    async def run(self) -> None:
+        """Write what comes, as much in one transaction as has gathered."""
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < _MAX_BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            await self._write(batch)
+
+    async def give_back(self, jobs: Sequence[RunningJob], cause: Cause, detail: dict[str, Any] | None = None) -> None:
+        """End these attempts without a result and nominate the jobs anew. Repeats until Postgres has said yes."""
+        for job in jobs:
+            job.is_ending = True
+        given = [GivenBack(job.started.job_id, job.started.attempt, cause, detail) for job in jobs]
+        while True:
+            try:
+                async with self._worker.db.begin() as conn:
+                    rescued = await give_back(conn, given, self._worker.fate, self._worker.random)
+                break
+            except (SQLAlchemyError, OSError) as error:
+                emit(log, logging.WARNING, "give_back_failed", error=error, jobs=len(given))
+                await asyncio.sleep(_RETRY_S)
+        for job in jobs:
+            self._worker.drop(job.request_id)
+        await self._spread(rescued)
+
+    async def _write(self, batch: list[tuple[RunningJob, Ending]]) -> None:
+        """Write until it is written. After an unknown COMMIT the repetition finds the rows ended and changes nothing."""
+        kill_point("worker.before_finish")
+        while True:
+            try:
+                async with self._worker.db.begin() as conn:
+                    ended = await finish(conn, [ending for _, ending in batch])
+                break
+            except (OperationalError, InterfaceError, OSError, TimeoutError) as error:
+                emit(log, logging.WARNING, "finish_failed", error=error, jobs=len(batch))
+                await asyncio.sleep(_RETRY_S)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                await self._write_one_by_one(batch, error)
+                return
+            except SQLAlchemyError as error:
+                emit(log, logging.WARNING, "finish_failed", error=error, jobs=len(batch))
+                await asyncio.sleep(_RETRY_S)
+        kill_point("worker.after_finish")
+        fenced = len(batch) - len(ended)
+        if fenced:
+            emit(log, logging.INFO, "finish_fenced", jobs=fenced)
+        await self._tell([(job, ending) for job, ending in batch if ending.job_id in ended])
+        for job, _ in batch:
+            self._worker.drop(job.request_id)
+
+    async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: DBAPIError) -> None:
+        """One of these can't be stored. Find it: it fails, the others are written."""
+        if len(batch) > 1:
+            for each in batch:
+                await self._write([each])
+            return
+        job, _ = batch[0]
+        emit(log, logging.ERROR, "result_not_storable", job=job.started.job_id.hex, error=error)
+        reason = {"code": "result_not_storable", "message": "the result can't be stored in the database"}
+        plain = Ending(job.started.job_id, job.started.attempt, "failed", error=reason, billed=False, outcome="failed")
+        await self._write([(job, plain)])
+
+    async def _tell(self, ended: list[tuple[RunningJob, Ending]]) -> None:
+        """Tell readers and waiters, after the commit. Best effort: both fall back to Postgres."""
+        publications = []
+        for job, ending in ended:
+            event = JobEvent(kind=ending.status, attempt=ending.attempt, deltas=job.take_unpublished())
+            publications.append(Publication(ending.job_id, job.num_generated, event))
+        try:
+            await self._worker.events.publish(publications)
+            await announce_end(self._worker.queue.redis, [(ending.job_id, ending.status) for _, ending in ended])
+        except RedisError as error:
+            emit(log, logging.WARNING, "publish_failed", error=error)
+
+    async def _spread(self, rescued: Rescued) -> None:
+        try:
+            for nominations in rescued.nominations.values():
+                await self._worker.queue.enqueue(nominations)
+            if rescued.ended:
+                await announce_end(self._worker.queue.redis, rescued.ended)
+        except RedisError as error:
+            emit(log, logging.WARNING, "enqueue_failed", error=error)  # the sweeper brings them

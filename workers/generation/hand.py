@@ -1,0 +1,134 @@
+"""What does this worker run now? One object a job: its tokens, its text, what isn't published yet."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from app.jobs.finish import Ending, Used
+from app.jobs.states import EndStatus
+from app.jobs.store import StartedJob
+from app.queue.events import ChoiceDelta
+from workers.engine.detokenize import Detokenizer
+from workers.engine.protocol import Logprob, TokenDelta
+
+_PROMPT_TAIL = 8  # tokens that a detokenizer sees of the prompt, so that a continuation joins it seamlessly
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of a job's n choices as it grows."""
+
+    index: int
+    detokenizer: Detokenizer
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
+    unpublished: ChoiceDelta | None = None
+
+    def take(self, delta: TokenDelta) -> bool:
+        """Take new tokens in; return whether a stop string ended the choice, so that the engine need not go on."""
+        if self.finish_reason is not None:
+            return False  # the engine was a step ahead of our stop string
+        before = self.detokenizer.num_tokens
+        text, stopped = self.detokenizer.push(delta.token_ids)
+        taken = self.detokenizer.num_tokens - before
+        if stopped:
+            self.finish_reason = "stop"
+        elif delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+            text += self.detokenizer.flush()
+        new = delta.token_ids[:taken]
+        self.token_ids += new
+        self.logprobs += delta.logprobs[:taken]
+        self.text += text
+        waiting = self.unpublished
+        self.unpublished = ChoiceDelta(
+            choice=self.index,
+            offset=waiting.offset if waiting else delta.offset,
+            token_ids=[*waiting.token_ids, *new] if waiting else new,
+            text=waiting.text + text if waiting else text,
+            finish_reason=self.finish_reason,
+        )
+        return stopped
+
+    def result(self) -> dict[str, Any]:
+        """The choice as it is stored and shown."""
+        shown: dict[str, Any] = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
+        if self.logprobs:
+            shown["logprobs"] = [
+                {
+                    "token_id": token_id,
+                    "logprob": entry.chosen,
+                    "top": [
+                        {"token_id": top_id, "logprob": value}
+                        for top_id, value in zip(entry.top_ids, entry.top_logprobs, strict=True)
+                    ],
+                }
+                for token_id, entry in zip(self.token_ids, self.logprobs, strict=False)
+            ]
+        return shown
+
+
+class RunningJob:
+    """A started attempt. It leaves the hand when Postgres has its end, not before."""
+
+    def __init__(self, started: StartedJob, tokenizer: Tokenizer, prompt_ids: list[int], now: float) -> None:
+        self.started = started
+        self.prompt_ids = prompt_ids
+        continues_text = started.request.get("messages") is None
+        tail = prompt_ids[-_PROMPT_TAIL:] if continues_text else []
+        stop: list[str] = started.sampling.get("stop", [])
+        self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail)) for i in range(started.n)]
+        self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
+        self.cached_tokens = 0
+        self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
+
+    @property
+    def request_id(self) -> str:
+        """The engine's name for this attempt: outputs of an older attempt can't be mistaken for ours."""
+        return f"{self.started.job_id.hex}.{self.started.attempt}"
+
+    @property
+    def cost(self) -> int:
+        """Most tokens that the job can hold at once."""
+        return len(self.prompt_ids) + self.started.n * int(self.started.sampling["max_tokens"])
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of all choices so far: the sequence number of the job's next event."""
+        return sum(len(choice.token_ids) for choice in self.choices)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice has ended."""
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+    def take(self, delta: TokenDelta) -> bool:
+        """Take new tokens in; return whether the engine shall drop this choice."""
+        if delta.offset == 0:
+            self.cached_tokens = max(self.cached_tokens, delta.cached_tokens)
+        return self.choices[delta.choice].take(delta)
+
+    def take_unpublished(self) -> list[ChoiceDelta]:
+        """What readers haven't been told yet; they count as told from here on."""
+        deltas = [choice.unpublished for choice in self.choices if choice.unpublished is not None]
+        for choice in self.choices:
+            choice.unpublished = None
+        return deltas
+
+    def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
+        """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
+        used = Used(len(self.prompt_ids), self.cached_tokens, self.num_generated)
+        has_text = status == "succeeded" or used.completion_tokens > 0
+        return Ending(
+            self.started.job_id,
+            self.started.attempt,
+            status,
+            choices=[choice.result() for choice in self.choices] if has_text else None,
+            error=error,
+            used=used,
+            billed=status != "failed",
+            outcome=status,
+        )

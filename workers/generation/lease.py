@@ -1,0 +1,89 @@
+"""Is this worker still the owner of what it runs? Renew the lease; what Postgres says wins over what we believe."""
+
+import asyncio
+import logging
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import LeaseLost
+from app.jobs import leases, store
+from app.jobs.leases import HeldJob
+from app.telemetry import emit
+from workers.generation.claimer import hand_over, take_in
+from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
+from workers.generation.outputs import stop_job
+
+log = logging.getLogger(__name__)
+
+
+async def renew_forever(worker: WorkerContext, finisher: Finisher) -> None:
+    """Keep the lease, and reconcile the hand with Postgres at each renewal.
+
+    Raises:
+        LeaseLost: others have buried this incarnation, or it couldn't renew in time: everything in the hand is void.
+    """
+    settings, clock = worker.settings, worker.clock
+    renewed_at = clock.monotonic()
+    strangers: set[tuple[UUID, int]] = set()
+    while True:
+        await asyncio.sleep(settings.lease_renew_s)
+        sent_at = clock.monotonic()
+        left_s = settings.lease_fence_s - (sent_at - renewed_at)
+        try:
+            async with asyncio.timeout(max(left_s, 0.0)), worker.db.begin() as conn:
+                held = await leases.renew(
+                    conn, worker.incarnation, ttl_s=settings.lease_ttl_s, state=_state(worker), stats=_stats(worker)
+                )
+        except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
+            emit(log, logging.WARNING, "lease_not_renewed", error=error)
+            if clock.monotonic() - renewed_at >= settings.lease_fence_s:
+                raise LeaseLost(
+                    f"worker {worker.incarnation}: no renewal for {settings.lease_fence_s:g} s; it fences itself"
+                ) from error
+            continue
+        if held is None:
+            raise LeaseLost(f"worker {worker.incarnation}: its lease was taken away")
+        renewed_at = sent_at
+        strangers = await _reconcile(worker, finisher, held, strangers)
+
+
+async def _reconcile(
+    worker: WorkerContext, finisher: Finisher, held: list[HeldJob], strangers: set[tuple[UUID, int]]
+) -> set[tuple[UUID, int]]:
+    """Stop what is cancelled; adopt what runs under our name and isn't in the hand, when it is seen a second time.
+
+    A start whose COMMIT's reply got lost leaves such a job. Once isn't enough: a claim may be between its commit and
+    its return just now.
+    """
+    known = {(job.started.job_id, job.started.attempt): job for job in worker.hand.values()}
+    unknown = {(each.job_id, each.attempt) for each in held} - known.keys()
+    for each in held:
+        job = known.get((each.job_id, each.attempt))
+        if job is not None and each.cancel_requested:
+            await stop_job(worker, finisher, job, "cancelled")
+    adopted = [job_id for job_id, attempt in unknown & strangers]
+    if adopted:
+        emit(log, logging.INFO, "jobs_adopted", jobs=len(adopted))
+        async with worker.db.connect() as conn:
+            started = await store.load(conn, worker.incarnation, adopted)
+        await hand_over(worker, take_in(worker, started))
+    return unknown - strangers
+
+
+def _state(worker: WorkerContext) -> str:
+    return "draining" if worker.is_draining else "ready"
+
+
+def _stats(worker: WorkerContext) -> dict[str, int]:
+    stats = worker.stats
+    return {
+        "jobs": len(worker.hand),
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "kv_blocks_used": stats.kv_blocks_used,
+        "kv_blocks_total": stats.kv_blocks_total,
+        "generated_tokens": stats.generated_tokens,
+        "preemptions": stats.preemptions,
+    }

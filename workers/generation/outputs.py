@@ -1,0 +1,113 @@
+"""What becomes of the engine's tokens? Text for the readers, an end for the job; also cancels and deadlines, the same way."""
+
+import asyncio
+import logging
+from typing import Any
+
+from app.jobs.states import EndStatus
+from app.queue.events import JobEvent, Publication
+from app.queue.keys import CANCEL_CHANNEL
+from app.redis import RedisError
+from app.telemetry import emit
+from workers.engine.protocol import StepOutput
+from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
+from workers.generation.hand import RunningJob
+
+log = logging.getLogger(__name__)
+
+_DEADLINE_CHECK_S = 0.1
+_ERROR_WAIT_S = 0.5
+
+
+async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
+    """Take in the engine's steps until it stops.
+
+    Raises:
+        EngineDied: its process ended.
+    """
+    async for output in worker.engine:
+        await take_step(worker, finisher, output)
+
+
+async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutput) -> None:
+    """Sort one step's tokens to their jobs; end those that are complete or failed."""
+    for delta in output.deltas:
+        job = worker.hand.get(delta.request_id)
+        if job is None or job.is_ending:
+            continue
+        if job.take(delta):
+            await worker.engine.abort(delta.request_id, delta.choice)
+        if job.is_complete:
+            finisher.end(job, "succeeded")
+    for failed in output.failed:
+        job = worker.hand.get(failed.request_id)
+        if job is not None and not job.is_ending:
+            finisher.end(job, "failed", {"code": failed.code, "message": failed.message})
+    worker.stats = output.stats
+    worker.changed.set()
+
+
+async def publish_forever(worker: WorkerContext) -> None:
+    """Tell readers what is new, all jobs in one round trip, at most once an interval. A lost stream loses no result."""
+    while True:
+        await asyncio.sleep(worker.settings.event_interval_s)
+        publications = []
+        for job in worker.hand.values():
+            if not job.is_ending:
+                publications += pending_events(job)
+        try:
+            await worker.events.publish(publications)
+        except RedisError as error:
+            emit(log, logging.WARNING, "publish_failed", error=error)
+
+
+def pending_events(job: RunningJob) -> list[Publication]:
+    """The event that brings a job's readers up to date, if there is something new."""
+    deltas = job.take_unpublished()
+    if not deltas:
+        return []
+    event = JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas)
+    return [Publication(job.started.job_id, job.num_generated, event)]
+
+
+async def stop_job(
+    worker: WorkerContext, finisher: Finisher, job: RunningJob, status: EndStatus, error: dict[str, Any] | None = None
+) -> None:
+    """End a running job before its time."""
+    if job.is_ending:
+        return
+    finisher.end(job, status, error)
+    await worker.engine.abort(job.request_id)
+
+
+async def watch_deadlines(worker: WorkerContext, finisher: Finisher) -> None:
+    """Stop jobs whose deadline has passed."""
+    error = {"code": "deadline_passed", "message": "the deadline passed while the job was running"}
+    while True:
+        await asyncio.sleep(_DEADLINE_CHECK_S)
+        now = worker.clock.monotonic()
+        for job in list(worker.hand.values()):
+            if job.deadline is not None and job.deadline <= now:
+                await stop_job(worker, finisher, job, "expired", error)
+
+
+async def watch_cancels(worker: WorkerContext, finisher: Finisher) -> None:
+    """Stop jobs that are no longer wanted, as Redis tells it; the lease's renewal tells it too, a little later."""
+    while True:
+        try:
+            async with worker.queue.redis.pubsub() as pubsub:
+                await pubsub.subscribe(CANCEL_CHANNEL)
+                while True:
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                    if message is not None:
+                        await _cancel(worker, finisher, message["data"].decode("ascii", errors="replace"))
+        except (RedisError, OSError) as error:
+            emit(log, logging.WARNING, "cancel_channel_lost", error=error)
+            await asyncio.sleep(_ERROR_WAIT_S)
+
+
+async def _cancel(worker: WorkerContext, finisher: Finisher, job_hex: str) -> None:
+    job = next((job for job in worker.hand.values() if job.started.job_id.hex == job_hex), None)
+    if job is not None:
+        await stop_job(worker, finisher, job, "cancelled")

@@ -1,0 +1,271 @@
+"""How does a generation worker live? Engine up, lease open, loops running; again after a crash or a lost lease; drain at the end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tokenizers import Tokenizer
+
+from app.clock import Clock
+from app.errors import LeaseLost, Misconfigured
+from app.ids import new_id
+from app.jobs import leases
+from app.jobs.leases import Incarnation
+from app.jobs.models import Model, TokenizerFiles, register_model
+from app.jobs.tokenizing import PromptEncoder
+from app.queue.events import EventLog
+from app.queue.streams import JobQueue
+from app.redis import Redis
+from app.settings import Settings
+from app.telemetry import emit
+from workers.engine.config import EngineConfig
+from workers.engine.errors import EngineDied, EngineStartFailed
+from workers.engine.process import EngineProcess
+from workers.generation.claimer import claim_forever
+from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
+from workers.generation.lease import renew_forever
+from workers.generation.outputs import publish_forever, read_engine, watch_cancels, watch_deadlines
+from workers.models import BROOK
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+_MAX_RETRY_S = 10.0
+_HANG_CHECK_S = 1.0
+_LOG_TAIL_CHARS = 2000
+
+
+class EngineHung(Exception):
+    """The engine has work and makes no step."""
+
+
+class Supervisor:
+    """One generation worker. `run` returns when the worker has drained."""
+
+    def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis, random: Random) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._db = db
+        self._redis = redis
+        self._random = random
+        self._drain = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._log_path: Path | None = None
+
+    def drain(self) -> None:
+        """Stop claiming; end when nothing runs any more or the grace is over. A second call doesn't wait for the grace."""
+        if self._drain.is_set():
+            self._hurry.set()
+        self._drain.set()
+
+    async def run(self) -> None:
+        """Work until drained.
+
+        Raises:
+            EngineStartFailed: the model can't be loaded at the first start.
+            Misconfigured: a setting makes no sense.
+        """
+        worker = await self._first_start()
+        finisher = Finisher(worker)
+        finishing = asyncio.create_task(finisher.run())
+        try:
+            while not self._drain.is_set():
+                await self._live(worker, finisher)
+            await self._give_up_the_rest(worker, finisher)
+        finally:
+            finishing.cancel()
+            await asyncio.gather(finishing, return_exceptions=True)
+            await worker.engine.stop()
+
+    async def _first_start(self) -> WorkerContext:
+        settings = self._settings
+        engine = await self._start_engine()
+        name = settings.model_name or Path(self._model()).name
+        bundle = engine.tokenizer
+        files = TokenizerFiles(
+            engine.info.tokenizer_hash, bundle.tokenizer_json.encode(), bundle.chat_template, bundle.special_tokens
+        )
+        info = engine.info
+        model = Model(name, name, files.hash, info.model_hash, info.max_model_len, info.vocab_size)
+        await self._until_written(register_model, model, files)
+        emit(log, logging.INFO, "model_registered", model=name, device=info.device, kv_blocks=info.num_blocks)
+        return WorkerContext(
+            settings=settings,
+            clock=self._clock,
+            db=self._db,
+            queue=JobQueue(self._redis, name),
+            events=EventLog(self._redis, ttl_s=settings.event_ttl_s, max_entries=settings.event_max_entries),
+            random=self._random,
+            model_name=name,
+            engine=engine,
+            tokenizer=Tokenizer.from_str(bundle.tokenizer_json),
+            tokenizer_hash=files.hash,
+            encoder=PromptEncoder(files.tokenizer_json, files.chat_template, files.special_tokens),
+            incarnation=new_id(),
+        )
+
+    async def _live(self, worker: WorkerContext, finisher: Finisher) -> None:
+        """One incarnation: from its lease to its drain, its lost lease or its engine's death."""
+        worker.incarnation = new_id()
+        await self._until_written(self._open_lease, worker)
+        emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
+        try:
+            async with _racing(
+                claim_forever(worker),
+                renew_forever(worker, finisher),
+                read_engine(worker, finisher),
+                publish_forever(worker),
+                watch_cancels(worker, finisher),
+                watch_deadlines(worker, finisher),
+                self._watch_for_hang(worker),
+                self._wait_for_drain(worker),
+            ):
+                pass
+            await self._close_lease(worker)
+        except LeaseLost as error:
+            emit(log, logging.ERROR, "lease_lost", reason=error.detail, jobs=len(worker.hand))
+            await self._forget(worker)
+        except (EngineDied, EngineHung) as error:
+            await self._bury_engine(worker, finisher, error)
+
+    async def _open_lease(self, conn: Any, worker: WorkerContext) -> None:
+        info = worker.engine.info
+        incarnation = Incarnation(
+            worker.incarnation, worker.queue.keys.pool, worker.model_name, socket.gethostname(), os.getpid(),
+            info.device, info.model_hash,
+        )  # fmt: skip
+        await leases.register(conn, incarnation, ttl_s=self._settings.lease_ttl_s)
+
+    async def _close_lease(self, worker: WorkerContext) -> None:
+        if any(not job.is_ending for job in worker.hand.values()):
+            return  # given back first, in _give_up_the_rest
+        await self._until_written(leases.end, worker.incarnation)
+
+    async def _wait_for_drain(self, worker: WorkerContext) -> None:
+        """End the incarnation once a drain has nothing left to wait for."""
+        await self._drain.wait()
+        worker.is_draining = True
+        worker.changed.set()
+        emit(log, logging.INFO, "draining", jobs=len(worker.hand), grace_s=self._settings.drain_grace_s)
+        until = self._clock.monotonic() + self._settings.drain_grace_s
+        while worker.hand and not self._hurry.is_set() and self._clock.monotonic() < until:
+            await worker.wait_for_change(0.1)
+
+    async def _give_up_the_rest(self, worker: WorkerContext, finisher: Finisher) -> None:
+        """Wait for ends that are on their way, give back what still runs, close the lease."""
+        rest = [job for job in worker.hand.values() if not job.is_ending]
+        for job in rest:
+            await worker.engine.abort(job.request_id)
+        if rest:
+            emit(log, logging.INFO, "given_back", jobs=len(rest))
+            await finisher.give_back(rest, "drained")
+        while worker.hand:
+            await worker.wait_for_change(0.1)
+        await self._until_written(leases.end, worker.incarnation)
+        emit(log, logging.INFO, "drained")
+
+    async def _watch_for_hang(self, worker: WorkerContext) -> None:
+        step, since = worker.stats.step, self._clock.monotonic()
+        while True:
+            await asyncio.sleep(_HANG_CHECK_S)
+            now = self._clock.monotonic()
+            busy = any(not job.is_ending for job in worker.hand.values())
+            if not busy or worker.stats.step != step:
+                step, since = worker.stats.step, now
+            elif now - since >= self._settings.engine_hang_s:
+                raise EngineHung(f"no step for {now - since:.0f} s with {len(worker.hand)} jobs at hand")
+
+    async def _forget(self, worker: WorkerContext) -> None:
+        """Drop what isn't ours any more. Ends that are on their way are still tried: the fence decides."""
+        for job in list(worker.hand.values()):
+            if not job.is_ending:
+                await worker.engine.abort(job.request_id)
+                worker.drop(job.request_id)
+
+    async def _bury_engine(self, worker: WorkerContext, finisher: Finisher, error: EngineDied | EngineHung) -> None:
+        """Give back what the dead engine had, and start another."""
+        worker.engine.kill()
+        tail = error.log_tail[-_LOG_TAIL_CHARS:] if isinstance(error, EngineDied) else ""
+        emit(log, logging.ERROR, "engine_died", reason=str(error), jobs=len(worker.hand), log_tail=tail)
+        jobs = [job for job in worker.hand.values() if not job.is_ending]
+        detail = {"message": f"the engine died: {error}"}
+        await finisher.give_back(jobs, "engine_crash", detail)
+        await self._until_written(leases.end, worker.incarnation)
+        await worker.engine.stop(0)
+        delay_s = _RETRY_S
+        while not self._drain.is_set():
+            try:
+                worker.engine = await self._start_engine()
+                worker.stats = type(worker.stats)()
+                return
+            except EngineStartFailed as failed:
+                emit(log, logging.ERROR, "engine_start_failed", reason=str(failed), log_tail=failed.log_tail)
+                await asyncio.sleep(delay_s)
+                delay_s = min(_MAX_RETRY_S, delay_s * 2)
+
+    def _model(self) -> str:
+        settings = self._settings
+        if settings.model is None:
+            return "null" if settings.engine == "null" else str(BROOK)
+        return settings.model
+
+    async def _start_engine(self) -> EngineProcess:
+        settings = self._settings
+        fields: dict[str, Any] = {
+            "engine": settings.engine,
+            "model": (settings.model or "") if settings.engine == "null" else self._model(),
+            "device": settings.device,
+            "dtype": settings.dtype,
+            "max_num_seqs": settings.max_num_seqs,
+            "max_batch_tokens": settings.max_batch_tokens,
+            "max_model_len": settings.max_model_len or 0,
+            "threads": settings.engine_threads or 0,
+            "null_step_s": settings.null_step_s,
+        }
+        if settings.kv_cache_mib is not None:
+            fields["kv_cache_bytes"] = settings.kv_cache_mib * 2**20
+        try:
+            config = EngineConfig(**fields)
+        except ValueError as error:
+            raise Misconfigured(str(error)) from error
+        return await EngineProcess.start(config, self._log_path, timeout_s=settings.engine_start_timeout_s)
+
+    async def _until_written(self, write: Any, *args: Any) -> None:
+        """Run a write in its own transaction, again and again until Postgres takes it."""
+        delay_s = _RETRY_S
+        while True:
+            try:
+                async with self._db.begin() as conn:
+                    await write(conn, *args)
+                return
+            except (SQLAlchemyError, OSError) as error:
+                emit(log, logging.WARNING, "postgres_unavailable", error=error, retry_in_s=delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(_MAX_RETRY_S, delay_s * 2)
+
+
+@contextlib.asynccontextmanager
+async def _racing(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run loops side by side until the last one (the drain) returns or any fails; then stop the others, and raise its error."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    last = tasks[-1]
+    try:
+        pending: set[asyncio.Task[None]] = set(tasks)
+        while last in pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,153 @@
+"""Who repairs and keeps the time? Idempotent loops; any number of processes may run them, there is no leader."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.ids import new_id
+from app.jobs import rescue
+from app.jobs import tables as t
+from app.jobs.rescue import Rescued, SweepCursor
+from app.jobs.store import Fate
+from app.queue.events import announce_end
+from app.queue.streams import JobQueue
+from app.redis import Redis, RedisError
+from app.settings import Settings
+from app.telemetry import emit
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """The repairs of all pools. Each public coroutine is one round of one repair, so that tests can call it."""
+
+    def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis, random: Random) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._db = db
+        self._redis = redis
+        self._random = random
+        self._queues: dict[str, JobQueue] = {}
+        self._cursors: dict[str, SweepCursor] = {}
+        self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
+        self._fate = Fate(
+            settings.max_attempts,
+            settings.max_worker_losses,
+            settings.max_engine_crashes,
+            settings.retry_base_s,
+            settings.retry_cap_s,
+        )
+
+    async def run(self, extra: dict[str, tuple[float, Callable[[], Awaitable[int]]]] | None = None) -> None:
+        """Run all rounds at their intervals until cancelled. `extra`: further rounds, by name, with their interval in seconds."""
+        settings = self._settings
+        rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
+            "reap": (settings.reap_every_s, self.reap),
+            "rebuild": (settings.sweep_every_s / 2, self.rebuild),
+            "sweep": (settings.sweep_every_s, self.sweep),
+            "renominate": (settings.sweep_every_s, self.renominate),
+            "wake": (settings.expire_every_s, self.wake),
+            "expire": (settings.expire_every_s, self.expire),
+            "audit": (settings.audit_every_s, self.audit),
+            "forget": (settings.audit_every_s, self.forget),
+            **(extra or {}),
+        }
+        async with asyncio.TaskGroup() as group:
+            for name, (every_s, work) in rounds.items():
+                group.create_task(self._repeat(name, every_s, work))
+
+    async def reap(self) -> int:
+        """Requeue the jobs of workers whose lease ran out."""
+        if self._clock.monotonic() < self._blind_until:
+            return 0
+        async with self._db.begin() as conn:
+            rescued = await rescue.reap(conn, ttl_s=self._settings.lease_ttl_s, fate=self._fate, random=self._random)
+        return await self._spread(rescued)
+
+    async def rebuild(self) -> int:
+        """Fill a Redis that lost its memory, then open its epoch."""
+        done = 0
+        for queue in await self._pools():
+            if await queue.has_epoch():
+                continue
+            done += await rescue.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
+            await queue.open_epoch(new_id().hex)
+            emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=done)
+        return done
+
+    async def sweep(self) -> int:
+        """Nominate jobs that have waited for long and that Redis doesn't know: their enqueue was lost."""
+        found = 0
+        for queue in await self._pools():
+            cursor = self._cursors.setdefault(queue.keys.pool, SweepCursor())
+            found += await rescue.sweep(self._db, queue, cursor, grace_s=self._settings.sweep_after_s)
+        return found
+
+    async def renominate(self) -> int:
+        """Put back nominations whose worker died before it decided them."""
+        return sum([await queue.renominate(idle_s=self._settings.renominate_after_s) for queue in await self._pools()])
+
+    async def wake(self) -> int:
+        """Nominate retries whose delay is over."""
+        async with self._db.begin() as conn:
+            due = await rescue.wake_due(conn)
+        return await self._spread(Rescued(due, []))
+
+    async def expire(self) -> int:
+        """End waiting jobs whose deadline has passed."""
+        async with self._db.begin() as conn:
+            ended = await rescue.expire_queued(conn)
+        for job_id, gen, pool in ended:
+            await self._queue(pool).ack([(job_id, gen)])
+        await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])
+        return len(ended)
+
+    async def audit(self) -> int:
+        """Compare all of Postgres' queue with Redis', in both directions, and mend what differs."""
+        async with self._db.begin() as conn:
+            rescued = await rescue.reap_orphans(conn, fate=self._fate, random=self._random)
+        mended = await self._spread(rescued)
+        for queue in await self._pools():
+            mended += await rescue.sweep(self._db, queue, SweepCursor(), grace_s=self._settings.sweep_after_s)
+            mended += await rescue.drop_stale(self._db, queue)
+        return mended
+
+    async def forget(self) -> int:
+        """Delete Idempotency-Keys that are past their time."""
+        async with self._db.begin() as conn:
+            return await rescue.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s)
+
+    async def _repeat(self, name: str, every_s: float, work: Callable[[], Awaitable[int]]) -> None:
+        while True:
+            try:
+                done = await work()
+                if done:
+                    emit(log, logging.INFO, "repaired", round=name, count=done)
+            except SQLAlchemyError as error:
+                self._blind_until = self._clock.monotonic() + self._settings.lease_ttl_s
+                emit(log, logging.WARNING, "round_failed", round=name, error=error)
+            except (RedisError, OSError) as error:
+                emit(log, logging.WARNING, "round_failed", round=name, error=error)
+            await asyncio.sleep(every_s)
+
+    async def _spread(self, rescued: Rescued) -> int:
+        """Tell Redis, after the commit; what this loses the sweep finds."""
+        for pool, nominations in rescued.nominations.items():
+            await self._queue(pool).enqueue(nominations)
+        if rescued.ended:
+            await announce_end(self._redis, rescued.ended)
+        return sum(map(len, rescued.nominations.values())) + len(rescued.ended)
+
+    async def _pools(self) -> list[JobQueue]:
+        async with self._db.connect() as conn:
+            rows = await conn.execute(select(t.models.c.pool).distinct())
+        return [self._queue(row.pool) for row in rows]
+
+    def _queue(self, pool: str) -> JobQueue:
+        return self._queues.setdefault(pool, JobQueue(self._redis, pool))

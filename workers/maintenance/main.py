@@ -1,0 +1,56 @@
+"""`python -m workers.maintenance.main`: the repairer and the timekeeper, until SIGTERM or SIGINT."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from random import SystemRandom
+
+from app.clock import SystemClock
+from app.db import create_engine
+from app.errors import PenstockError
+from app.redis import create_redis
+from app.settings import Settings, settings
+from app.telemetry import configure_logging, emit
+from workers.maintenance.keeper import Keeper
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: Settings) -> None:
+    """Keep until a signal comes.
+
+    Raises:
+        Misconfigured: a server isn't configured.
+    """
+    db = create_engine(config, application_name="penstock-maintenance")
+    redis = create_redis(config)
+    keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
+    keeping = asyncio.create_task(keeper.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, keeping.cancel)
+    emit(log, logging.INFO, "maintenance_ready")
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+    finally:
+        await redis.aclose()
+        await db.dispose()
+
+
+def main() -> int:
+    """The process's exit status: 0 after a signal, 1 after an error, which stands on stderr."""
+    config = settings()
+    configure_logging(config.log_level)
+    try:
+        asyncio.run(run(config))
+    except PenstockError as error:
+        emit(log, logging.CRITICAL, "maintenance_failed", reason=error.detail)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

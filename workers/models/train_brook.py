@@ -1,0 +1,360 @@
+"""How is brook made? One command: text from the grammar, a tokenizer from the text, a model from both, a card on top.
+
+    python -m workers.models.train_brook --out FOLDER [--minutes 35] [--seed 7] [--compile]
+
+Needs two CPU cores, no network and no download. The learning rate follows the clock, so any number of minutes ends in a
+finished model; the same seed gives the same text and the same tokenizer, and nearly the same model.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from torch.nn import functional
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from workers.models.corpus import Document, documents, known_words, words_of
+
+VOCAB_SIZE: Final = 2048
+BOS, END, PAD = "<|bos|>", "<|end|>", "<|pad|>"
+SPECIAL_TOKENS: Final = (BOS, END, PAD, "<|system|>", "<|user|>", "<|assistant|>")
+
+# One turn is <|role|>text<|end|>. The content is trimmed, as it was in training.
+CHAT_TEMPLATE: Final = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+        {{- raise_exception('brook knows the roles system, user and assistant, not ' + message['role']) -}}
+    {%- endif -%}
+    {{- '<|' + message['role'] + '|>' + (message['content'] | trim) + '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|assistant|>' -}}
+{%- endif -%}
+"""
+
+SAMPLE_PROMPTS: Final = (
+    "Write a short story about a fox and a lantern.",
+    "Tell me about the mill.",
+    "List three things you find by the river.",
+    "What colour is the heron?",
+    "Say hello to Mara.",
+    "Count from two to seven.",
+    "Write a poem about winter.",
+    "What is the capital of France?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a training run depends on besides the corpus."""
+
+    minutes: float
+    seed: int
+    compile: bool = False
+    peak_learning_rate: float = 2.5e-3
+    warmup_share: float = 0.02
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    # (sequences, tokens each) of a step. One step in five is long, so that all positions are learned.
+    short_batch: tuple[int, int] = (8, 512)
+    long_batch: tuple[int, int] = (2, 2048)
+    long_every: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a training run measured; losses are nats per token."""
+
+    train_loss: float
+    validation_loss: float
+    num_steps: int
+    num_tokens: int
+    minutes: float
+    num_parameters: int
+
+
+def make_tokenizer(seed: int, num_documents: int = 20_000) -> Any:
+    """Byte-level BPE over the first documents of a seed; every byte is in the vocabulary, so any text can be encoded."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = (turn.text for document in islice(documents(seed), num_documents) for turn in document)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def render(document: Document) -> str:
+    """The document as the model sees it: what the chat template gives for a chat, bos and end around plain text."""
+    parts = [
+        turn.text + END if turn.role == "text" else f"<|{turn.role}|>{turn.text.strip()}{END}" for turn in document
+    ]
+    return BOS + "".join(parts)
+
+
+def token_blocks(tokenizer: Any, seed: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Token ids of 500 documents at a time, back to back, without end."""
+    source = documents(seed)
+    while True:
+        batch = tokenizer([render(d) for d in islice(source, 500)], add_special_tokens=False)["input_ids"]
+        yield np.concatenate([np.asarray(ids, dtype=np.int64) for ids in batch])
+
+
+class Packer:
+    """Cuts the endless stream of token ids into batches; a document may go on in the next sequence."""
+
+    def __init__(self, blocks: Iterator[np.ndarray[Any, np.dtype[np.int64]]]) -> None:
+        self._blocks = blocks
+        self._rest: np.ndarray[Any, np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+
+    def batch(self, num_sequences: int, num_tokens: int) -> torch.Tensor:
+        """[num_sequences, num_tokens + 1] int64: inputs, and the same shifted by one as targets."""
+        needed = num_sequences * (num_tokens + 1)
+        while len(self._rest) < needed:
+            self._rest = np.concatenate([self._rest, next(self._blocks)])
+        taken, self._rest = self._rest[:needed], self._rest[needed:]
+        return torch.from_numpy(taken.copy()).view(num_sequences, num_tokens + 1)
+
+
+def make_model(tokenizer: Any) -> Any:
+    """A fresh Llama of about 3.6 million parameters, with grouped-query attention and tied embeddings."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=448,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warm-up, then half a cosine down to 2 % of the peak; `progress` runs from 0 to 1."""
+    if progress < recipe.warmup_share:
+        return recipe.peak_learning_rate * max(0.02, progress / recipe.warmup_share)
+    along = min(1.0, (progress - recipe.warmup_share) / (1 - recipe.warmup_share))
+    return recipe.peak_learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+def loss_of(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the next token, in bfloat16 where that is safe."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+
+def optimizer_for(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW that decays matrices and leaves norms alone."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.peak_learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Report:
+    """Trains until the minutes are over. No document is read twice."""
+    packer = Packer(token_blocks(tokenizer, recipe.seed))
+    optimizer = optimizer_for(model, recipe)
+    step_loss = torch.compile(loss_of, dynamic=False) if recipe.compile else loss_of
+    model.train()
+    started = time.monotonic()
+    progress, num_steps, num_tokens, smooth = 0.0, 0, 0, float("nan")
+    with Progress(
+        TextColumn("training"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("training", total=1.0, status="")
+        while progress < 1.0:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, progress)
+            is_long = num_steps % recipe.long_every == recipe.long_every - 1
+            batch = packer.batch(*(recipe.long_batch if is_long else recipe.short_batch))
+            loss = step_loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            num_steps += 1
+            num_tokens += batch.shape[0] * (batch.shape[1] - 1)
+            smooth = loss.item() if num_steps == 1 else 0.97 * smooth + 0.03 * loss.item()
+            elapsed_s = time.monotonic() - started
+            progress = elapsed_s / (60 * recipe.minutes)
+            status = f"step {num_steps}  loss {smooth:.3f}  {num_steps / elapsed_s:.2f} steps/s  {num_tokens / 1e6:.1f} M tokens"
+            bar.update(task, completed=min(progress, 1.0), status=status)
+            if num_steps % 100 == 0 and not console.is_terminal:
+                console.print(status)
+    return Report(
+        train_loss=smooth,
+        validation_loss=validate(model, tokenizer, recipe.seed),
+        num_steps=num_steps,
+        num_tokens=num_tokens,
+        minutes=(time.monotonic() - started) / 60,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+@torch.no_grad()
+def validate(model: Any, tokenizer: Any, seed: int, num_batches: int = 12) -> float:
+    """Mean loss on documents of another seed."""
+    model.eval()
+    packer = Packer(token_blocks(tokenizer, seed + 1_000_003))
+    return sum(loss_of(model, packer.batch(8, 512)).item() for _ in range(num_batches)) / num_batches
+
+
+@torch.no_grad()
+def answer(model: Any, tokenizer: Any, prompt: str, *, temperature: float = 0.0, max_new_tokens: int = 320) -> str:
+    """What the model says to one user message; temperature 0 is greedy."""
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    how = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def card(report: Report, recipe: Recipe, samples: list[tuple[str, str, str]]) -> str:
+    """The model card; samples are (prompt, manner, answer)."""
+    shown = "\n\n".join(
+        f"**{prompt}** ({manner})\n\n" + "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+        for prompt, manner, text in samples
+    )
+    return f"""\
+# brook
+
+A very small language model that tells stories about one valley, its river and its people. It ships with Penstock so that
+the demo, the tests and the streams show real text from a real distribution, without any download.
+
+| | |
+|---|---|
+| Architecture | Llama: 6 layers, width 256, 8 query heads over 2 key-value heads, SwiGLU 448, RoPE, tied embeddings |
+| Parameters | {report.num_parameters:,} (bfloat16) |
+| Context | 2048 tokens; four training steps in five used 512, one in five 2048 |
+| Tokenizer | byte-level BPE, {VOCAB_SIZE} tokens, all 256 bytes included |
+| Special tokens | `{"`, `".join(SPECIAL_TOKENS)}` |
+| End of text | `{END}`, after a chat answer and after plain text alike |
+| Training text | {report.num_tokens / 1e6:.1f} million tokens, made by `workers/models/corpus.py`; no document was read twice |
+| Training | {report.num_steps:,} steps in {report.minutes:.0f} minutes on two CPU cores, AdamW, cosine, bfloat16 autocast |
+| Loss | {report.train_loss:.3f} in training, {report.validation_loss:.3f} on documents of another seed (nats per token) |
+| Licence | that of Penstock; the text is our own, and nothing was taken from elsewhere |
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from workers.models import BROOK
+
+model = AutoModelForCausalLM.from_pretrained(BROOK)
+tokenizer = AutoTokenizer.from_pretrained(BROOK)
+```
+
+A chat is `{BOS}<|system|>...{END}<|user|>...{END}<|assistant|>...{END}`, which `apply_chat_template` writes; the system turn
+is optional. Plain completion works too: `{BOS}Once upon a time`; the tokenizer puts `{BOS}` in front of what it encodes.
+
+brook writes stories, poems and letters, describes places, people, animals and things, makes lists, explains how to do
+things, counts to twenty, adds small numbers, answers questions about a story that it was given or has just told,
+summarizes, continues, and says so when a topic lies outside its valley.
+
+## Samples
+
+{shown}
+
+## Limits
+
+brook knows about {len(known_words()):,} words and nothing of the world. It copies names that it has never seen badly, adds wrongly now and
+then, and may mix up two characters in a long story. It has no opinion, no memory and no safety training; it needs none,
+because its training text holds nothing but the valley. Don't use it for anything but showing and testing software.
+
+## Make it again
+
+    python -m workers.models.train_brook --out FOLDER --minutes {recipe.minutes:.0f} --seed {recipe.seed}{" --compile" if recipe.compile else ""}
+
+The text and the tokenizer depend on the seed alone. The weights also depend on how many steps fit into the minutes.
+"""
+
+
+def save(model: Any, tokenizer: Any, out: Path) -> None:
+    """Writes a folder that transformers loads as it stands."""
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    ).save_pretrained(out)
+
+
+def main() -> None:
+    """Reads the arguments, trains, saves, and prints samples."""
+    parser = argparse.ArgumentParser(description="Train brook, the bundled model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, default=35.0, help="wall time of the training itself")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler")
+    arguments = parser.parse_args()
+    recipe = Recipe(minutes=arguments.minutes, seed=arguments.seed, compile=arguments.compile)
+
+    console = Console()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(recipe.seed)
+    tokenizer = make_tokenizer(recipe.seed)
+    model = make_model(tokenizer)
+    report = train(model, tokenizer, recipe, console)
+    save(model, tokenizer, arguments.out)
+    console.print(report)
+
+    vocabulary = known_words(recipe.seed)
+    samples = []
+    for prompt in SAMPLE_PROMPTS:
+        for manner, temperature in (("greedy", 0.0), ("temperature 0.8", 0.8)):
+            text = answer(model, tokenizer, prompt, temperature=temperature)
+            strange = [word for word in words_of(text) if word not in vocabulary]
+            console.print(
+                f"[bold]{prompt}[/] ({manner}) {json.dumps(strange) if strange else ''}\n{text}\n", highlight=False
+            )
+            samples.append((prompt, manner, text))
+    shown = [sample for i, sample in enumerate(samples) if i < 2 or i % 2 == 1]
+    (arguments.out / "README.md").write_text(card(report, recipe, shown), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

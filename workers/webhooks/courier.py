@@ -1,0 +1,190 @@
+"""How is one delivery made? Begin, look up, post, record; many at once on one event loop."""
+
+import asyncio
+import logging
+import ssl
+from collections import defaultdict
+from concurrent.futures import Future
+from random import Random
+from threading import BoundedSemaphore
+
+import httpx
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.errors import InvalidRequest, Misconfigured
+from app.settings import Settings
+from app.webhooks import delivery
+from app.webhooks.address import AddressRefused, Resolver, parse_url, resolve, system_resolver
+from app.webhooks.delivery import Nomination, Try
+from app.webhooks.retries import Answer, judge, parse_retry_after
+from app.webhooks.signing import sign
+from workers.webhooks.post import post
+
+log = logging.getLogger(__name__)
+
+
+class Courier:
+    """Makes the deliveries of one process. Stateless but for what is under way: it may be killed at any point.
+
+    One slow endpoint must not delay the others. A delivery that waits costs a coroutine, not a process, so that there is room for
+    `webhook_concurrency` of them; and no endpoint gets more than a quarter of that: what comes beyond is postponed, for as long as its
+    slowest try has taken so far, so that an endpoint that hangs is asked ever less often.
+
+    Raises:
+        Misconfigured: a try could outlast its lease.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        db: AsyncEngine,
+        random: Random,
+        *,
+        resolver: Resolver = system_resolver,
+        verify: ssl.SSLContext | None = None,
+    ) -> None:
+        if settings.webhook_lease_s <= settings.webhook_timeout_s:
+            raise Misconfigured("PENSTOCK_WEBHOOK_LEASE_S must be more than PENSTOCK_WEBHOOK_TIMEOUT_S")
+        self._settings = settings
+        self._clock = clock
+        self._db = db
+        self._random = random
+        self._resolver = resolver
+        self._verify = verify or httpx.create_ssl_context(trust_env=False)
+        self._share = max(1, settings.webhook_concurrency // 4)
+        self._begun_at: defaultdict[str, list[float]] = defaultdict(list)  # by endpoint, oldest first
+        self._slots = BoundedSemaphore(settings.webhook_concurrency)
+        self._loop = asyncio.get_running_loop()
+        self._under_way: set[Future[None]] = set()
+
+    def take(self, nomination: Nomination) -> None:
+        """Start a delivery from another thread and return at once; wait only while all slots are taken."""
+        self._slots.acquire()
+        future = asyncio.run_coroutine_threadsafe(self._deliver_or_log(nomination), self._loop)
+        self._under_way.add(future)
+        future.add_done_callback(self._put_down)
+
+    async def drain(self) -> None:
+        """Wait for all that is under way. Nothing may be taken any more."""
+        await asyncio.gather(*map(asyncio.wrap_future, list(self._under_way)))
+
+    async def deliver(self, nomination: Nomination) -> None:
+        """Make one try, if it is due and nobody else is at it.
+
+        Raises:
+            DBAPIError: Postgres is away. The delivery is nominated again.
+        """
+        async with self._db.connect() as conn:
+            url = await delivery.url_of(conn, nomination)
+        if url is None:
+            return
+        try:
+            endpoint = parse_url(url, allow_local=self._settings.webhook_allow_local).origin
+        except InvalidRequest:
+            endpoint = url  # it is refused below, as a try that its owner sees
+        begun_at = self._begun_at[endpoint]
+        now = self._clock.monotonic()
+        if len(begun_at) >= self._share:
+            delay_s = max(1.0, now - begun_at[0]) * (1.0 + self._random.random())
+            async with self._db.begin() as conn:
+                await delivery.postpone(conn, nomination, delay_s=delay_s)
+            return
+        begun_at.append(now)
+        try:
+            async with self._db.begin() as conn:
+                made = await delivery.begin(conn, nomination, lease_s=self._settings.webhook_lease_s)
+            if made is not None:
+                answer = await self._ask(made)
+                await self._record(made, answer)
+        finally:
+            begun_at.remove(now)
+            if not begun_at:
+                self._begun_at.pop(endpoint, None)
+
+    async def _ask(self, made: Try) -> Answer:
+        """Post it and say what came of it."""
+        settings = self._settings
+        started = self._clock.monotonic()
+        status: int | None = None
+        error: str | None = None
+        retry_after_s: float | None = None
+        try:
+            async with asyncio.timeout(settings.webhook_timeout_s):
+                target = parse_url(made.url, allow_local=settings.webhook_allow_local)
+                address = await resolve(
+                    target.host, target.port, allow_local=settings.webhook_allow_local, resolver=self._resolver
+                )
+                headers = sign(
+                    made.secrets, webhook_id=made.webhook_id, timestamp=int(made.at.timestamp()), body=made.body
+                )
+                response = await post(
+                    target, address, made.body, headers, timeout_s=settings.webhook_timeout_s, verify=self._verify
+                )
+            status = response.status
+            error = _complaint(status)
+            retry_after_s = parse_retry_after(response.retry_after, now=self._clock.now())
+        except TimeoutError:
+            error = f"no answer within {settings.webhook_timeout_s:g} s"
+        except (InvalidRequest, AddressRefused) as refused:
+            error = refused.detail
+        except httpx.TimeoutException:
+            error = f"no answer within {settings.webhook_timeout_s:g} s"
+        except httpx.HTTPError as broken:
+            error = f"the connection failed: {type(broken).__name__}: {broken}"[:500].replace("\x00", "")
+        return Answer(status, error, round((self._clock.monotonic() - started) * 1000), retry_after_s)
+
+    async def _record(self, made: Try, answer: Answer) -> None:
+        """Write down what came of it; wait for a Postgres that is away as long as the lease runs, lest it be sent twice."""
+        verdict = judge(answer, number=made.number, draw=self._random.random())
+        give_up_at = self._clock.monotonic() + self._settings.webhook_lease_s - answer.duration_ms / 1000
+        while True:
+            try:
+                async with self._db.begin() as conn:
+                    await delivery.record(conn, made, answer, verdict)
+                break
+            except DBAPIError:
+                if self._clock.monotonic() >= give_up_at:
+                    raise
+                await asyncio.sleep(1.0)
+        log.info(
+            "webhook_tried",
+            extra={
+                "delivery": made.delivery_id.hex,
+                "event_type": made.event_type,
+                "number": made.number,
+                "outcome": verdict.outcome,
+                "http_status": answer.http_status,
+                "duration_ms": answer.duration_ms,
+            },
+        )
+
+    async def _deliver_or_log(self, nomination: Nomination) -> None:
+        try:
+            await self.deliver(nomination)
+        except Exception as error:  # the edge of one delivery: the next one isn't concerned
+            log.warning(
+                "webhook_try_lost",
+                extra={
+                    "delivery": nomination.delivery_id.hex,
+                    "number": nomination.number,
+                    "error": type(error).__name__,
+                },
+                exc_info=not isinstance(error, DBAPIError),
+            )
+
+    def _put_down(self, future: Future[None]) -> None:
+        self._under_way.discard(future)
+        self._slots.release()
+
+
+def _complaint(status: int) -> str | None:
+    if 200 <= status <= 299:
+        return None
+    if status == 410:
+        return "410: the endpoint says that it is gone for good"
+    if 300 <= status <= 399:
+        return f"{status}: redirects aren't followed; give the address that it leads to"
+    return f"{status}: the endpoint didn't accept it"

@@ -1,0 +1,77 @@
+"""`python -m workers.webhooks.main`: one webhook worker, until SIGTERM or SIGINT; deliveries that are under way are finished.
+
+More of them, here or elsewhere, share the work; one has room for `webhook_concurrency` deliveries at once.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from random import SystemRandom
+
+from app.clock import SystemClock
+from app.db import create_engine
+from app.errors import PenstockError
+from app.settings import Settings, settings
+from app.telemetry import configure_logging
+from app.webhooks.dispatch import connect_rq, open_queue
+from workers.webhooks.courier import Courier
+from workers.webhooks.deliver import give_to
+from workers.webhooks.rq_worker import DeliveryWorker
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: Settings) -> None:
+    """Deliver until a signal comes.
+
+    Raises:
+        PenstockError: the configuration isn't usable.
+    """
+    loop = asyncio.get_running_loop()
+    # For RQ's thread and for look-ups: a name server that hangs must not hold up other names.
+    loop.set_default_executor(ThreadPoolExecutor(config.webhook_concurrency + 1, thread_name_prefix="webhooks"))
+    db = create_engine(config, application_name="penstock-webhooks")
+    redis = connect_rq(config)
+    try:
+        courier = Courier(config, SystemClock(), db, SystemRandom())
+        worker = DeliveryWorker(open_queue(redis))
+        give_to(courier)
+
+        def stop(number: int) -> None:
+            log.info("draining", extra={"signal": signal.Signals(number).name})
+            worker.stopping = True
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(each)  # a second one ends at once
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        log.info("webhook_worker_started", extra={"concurrency": config.webhook_concurrency})
+        try:
+            await loop.run_in_executor(None, worker.listen)
+        finally:
+            worker.stopping = True
+            await courier.drain()
+            give_to(None)
+    finally:
+        redis.close()
+        await db.dispose()
+
+
+def main() -> int:
+    """The process's exit status: 0 after a drain, 1 after an error, which stands on stderr."""
+    config = settings()
+    configure_logging(config, process="webhooks")
+    for name in ("rq.worker", "rq.job", "rq.queue"):  # RQ sets its own to INFO: some lines for each job
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        asyncio.run(run(config))
+    except PenstockError as error:
+        log.critical("webhook_worker_failed", extra={"reason": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

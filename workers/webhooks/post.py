@@ -1,0 +1,80 @@
+"""How is a body posted to an address that was checked, under the name that was asked for? Once, and no further than told."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+
+from app.webhooks.address import Address, Target
+
+MAX_RESPONSE_BYTES = 16 * 1024
+FAREWELL_S = 1.0  # how long an answer that is known may still be read, so that its sender can end in order
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """As much of an answer as matters."""
+
+    status: int
+    retry_after: str | None
+
+
+class PinnedTransport(httpx.AsyncHTTPTransport):
+    """Connects to one address whatever the request's host is; the certificate must fit that host all the same."""
+
+    def __init__(self, address: Address, verify: ssl.SSLContext) -> None:
+        super().__init__(verify=verify, trust_env=False, http2=False, retries=0)
+        self._address = address
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request. Its Host header and the name in SNI stay those of its URL."""
+        request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+        request.url = request.url.copy_with(host=str(self._address))
+        return await super().handle_async_request(request)
+
+
+async def post(
+    target: Target, address: Address, body: bytes, headers: dict[str, str], *, timeout_s: float, verify: ssl.SSLContext
+) -> Response:
+    """POST `body`. No redirect is followed, no proxy used, nothing read of the environment, no connection kept for the next.
+
+    The time is the caller's to bound; `timeout_s` bounds each step of it.
+
+    Raises:
+        httpx.HTTPError: no answer came.
+    """
+    # Put together from the parts that were checked, so that no second parser has a say in where this goes.
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    url = httpx.URL(scheme=target.scheme, host=host, port=target.port, raw_path=target.resource.encode())
+    async with (
+        httpx.AsyncClient(
+            transport=PinnedTransport(address, verify), follow_redirects=False, trust_env=False, timeout=timeout_s
+        ) as client,
+        client.stream(
+            "POST",
+            url,
+            content=body,
+            headers={
+                "Host": target.authority,
+                "User-Agent": "Penstock-Webhooks/1",
+                "Content-Type": "application/json",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                **headers,
+            },
+        ) as response,
+    ):
+        with suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await _read_some(response)
+        return Response(response.status_code, response.headers.get("retry-after"))
+
+
+async def _read_some(response: httpx.Response) -> None:
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size >= MAX_RESPONSE_BYTES:
+            return
