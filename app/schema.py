@@ -55,6 +55,20 @@ def migrate(settings: Settings, revision: str = "head") -> str | None:
         engine.dispose()
 
 
+def current_revision(settings: Settings) -> str | None:
+    """The revision that the database has; None where it was never migrated.
+
+    Raises:
+        Misconfigured: no database is configured.
+    """
+    engine = create_engine(settings.sqlalchemy_url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
 def head_revision() -> str | None:
     """The revision that this code wants."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()

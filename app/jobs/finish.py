@@ -8,21 +8,12 @@ from uuid import UUID
 from sqlalchemy import Row, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ids import job_name
 from app.jobs import tables as t
+from app.jobs.notices import Used, job_notice
 from app.jobs.states import EndStatus
 from app.quotas.budgets import Settlement, Spending, settle
 from app.quotas.tables import usage
-from app.webhooks.outbox import Notice, wants, write_notices
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """Tokens that an attempt computed. `cached_tokens` are those of the prompt that the prefix cache gave."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
+from app.webhooks.outbox import wants, write_notices
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +25,7 @@ class Ending:
     status: EndStatus
     choices: list[dict[str, Any]] | None = None
     error: dict[str, Any] | None = None
-    used: Used = Used()
+    used: Used = field(default_factory=Used)
     billed: bool = True
     outcome: str = "finished"  # of the attempt, for its row
     detail: dict[str, Any] | None = None
@@ -48,13 +39,13 @@ _END_RUNNING = text("""
     held AS (
         SELECT jobs.id, jobs.incarnation FROM jobs JOIN ended ON jobs.id = ended.id AND jobs.attempt = ended.attempt
         WHERE jobs.status = 'running' ORDER BY jobs.id FOR UPDATE OF jobs)
-    UPDATE jobs SET status = ended.status, error = ended.error, finished_at = clock_timestamp(), incarnation = NULL
+    UPDATE jobs SET status = ended.status, error = ended.error, finished_at = statement_timestamp(), incarnation = NULL
     FROM ended JOIN held USING (id)
     WHERE jobs.id = ended.id
     RETURNING jobs.*, held.incarnation AS ran_under
 """)
 _END_QUEUED = text("""
-    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = clock_timestamp(), not_before = NULL
+    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
     RETURNING jobs.*
 """)
@@ -127,11 +118,7 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         )
         event_type = f"job.{row.status}"
         if wants(row.webhook, event_type):
-            notices.append(
-                Notice(
-                    row.tenant_id, row.id, event_type, row.webhook["url"], row.finished_at.isoformat(), _told(row, used)
-                )
-            )
+            notices.append(job_notice(row, event_type, row.finished_at, used))
         if row.status == "dead":
             dead.append(_dead_letter(row, ending))
     await settle(conn, settlements)
@@ -152,23 +139,6 @@ def _usage_row(row: Row[Any], ending: Ending) -> dict[str, Any]:
         "prompt_tokens": ending.used.prompt_tokens,
         "cached_tokens": ending.used.cached_tokens,
         "completion_tokens": ending.used.completion_tokens,
-    }
-
-
-def _told(row: Row[Any], used: Used | None) -> dict[str, Any]:
-    """A notice says what happened and where to read it, never prompts or texts."""
-    return {
-        "id": job_name(row.id),
-        "object": "job",
-        "status": row.status,
-        "model": row.model,
-        "tier": row.tier,
-        "error": row.error,
-        "metadata": row.metadata,
-        "usage": {
-            "prompt_tokens": used.prompt_tokens if used else 0,
-            "completion_tokens": used.completion_tokens if used else 0,
-        },
     }
 
 

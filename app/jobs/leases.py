@@ -32,7 +32,7 @@ class HeldJob:
     cancel_requested: bool
 
 
-_TTL = text("clock_timestamp() + make_interval(secs => :ttl)")
+_TTL = text("statement_timestamp() + make_interval(secs => :ttl)")
 
 
 async def register(conn: AsyncConnection, incarnation: Incarnation, *, ttl_s: float) -> None:
@@ -59,7 +59,7 @@ async def renew(
     renewed = await conn.scalar(
         update(t.workers)
         .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
-        .values(renewed_at=text("clock_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats)
+        .values(renewed_at=text("statement_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats)
         .returning(t.workers.c.incarnation)
     )
     if renewed is None:
@@ -79,7 +79,7 @@ async def end(conn: AsyncConnection, incarnation: UUID) -> None:
     await conn.execute(
         update(t.workers)
         .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
-        .values(state="ended", ended_at=text("clock_timestamp()"))
+        .values(state="ended", ended_at=text("statement_timestamp()"))
     )
 
 
@@ -90,11 +90,11 @@ async def bury_expired(conn: AsyncConnection, *, ttl_s: float, most: int = 16) -
     """
     rows = await conn.execute(
         text("""
-            UPDATE workers SET state = 'lost', ended_at = clock_timestamp()
+            UPDATE workers SET state = 'lost', ended_at = statement_timestamp()
             WHERE incarnation IN (
                 SELECT incarnation FROM workers
-                WHERE ended_at IS NULL AND expires_at < clock_timestamp()
-                  AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => :ttl)
+                WHERE ended_at IS NULL AND expires_at < statement_timestamp()
+                  AND pg_postmaster_start_time() < statement_timestamp() - make_interval(secs => :ttl)
                 ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED)
             RETURNING incarnation
         """),

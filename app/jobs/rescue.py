@@ -136,7 +136,7 @@ _QUEUED = """
 """
 _SWEEP = text(
     _QUEUED + "AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) "
-    "AND eligible_at < clock_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"
+    "AND eligible_at < statement_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"
 )
 _FIRST_ID = UUID(int=0)
 
@@ -213,8 +213,8 @@ async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list
     """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
     rows = await conn.execute(
         text("""
-            UPDATE jobs SET not_before = NULL, eligible_at = clock_timestamp() WHERE id IN (
-                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= clock_timestamp()
+            UPDATE jobs SET not_before = NULL, eligible_at = statement_timestamp() WHERE id IN (
+                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp()
                 ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
             RETURNING pool, id, gen, tier, tenant_id, prompt_tokens + n * max_tokens
         """),
@@ -230,7 +230,7 @@ async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tupl
     """End waiting jobs whose deadline has passed, in the caller's transaction; return (job, gen, pool)."""
     rows = await conn.execute(
         text("""
-            SELECT id FROM jobs WHERE status = 'queued' AND deadline_at <= clock_timestamp()
+            SELECT id FROM jobs WHERE status = 'queued' AND deadline_at <= statement_timestamp()
             ORDER BY deadline_at LIMIT :most FOR UPDATE SKIP LOCKED
         """),
         {"most": most},
@@ -248,8 +248,8 @@ async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) 
         text("""
             DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
                 SELECT k.tenant_id, k.key FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
-                WHERE k.created_at < clock_timestamp() - make_interval(secs => :ttl)
-                  AND j.finished_at < clock_timestamp() - make_interval(secs => :ttl)
+                WHERE k.created_at < statement_timestamp() - make_interval(secs => :ttl)
+                  AND j.finished_at < statement_timestamp() - make_interval(secs => :ttl)
                 ORDER BY k.created_at LIMIT :most)
         """),
         {"ttl": ttl_s, "most": most},

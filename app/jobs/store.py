@@ -11,7 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
+from app.jobs.notices import job_notice
 from app.queue.streams import Nomination
+from app.webhooks.outbox import wants, write_notices
 
 Cause = Literal["drained", "worker_lost", "engine_crash", "transient_error"]
 
@@ -75,20 +77,20 @@ class HeldRow:
 
 _START = text("""
     UPDATE jobs SET status = 'running', attempt = attempt + 1, incarnation = :incarnation,
-        started_at = coalesce(started_at, clock_timestamp())
+        started_at = coalesce(started_at, statement_timestamp())
     FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
     WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
-      AND (jobs.not_before IS NULL OR jobs.not_before <= clock_timestamp())
-      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > clock_timestamp())
-    RETURNING jobs.id
+      AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
+      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp())
+    RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at
 """)
 _LEASE = text("""
     SELECT 1 FROM workers
-    WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > clock_timestamp() FOR KEY SHARE
+    WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > statement_timestamp() FOR KEY SHARE
 """)
 _LOAD = text("""
     SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
-           extract(epoch FROM j.deadline_at - clock_timestamp())::float8 AS deadline_in_s,
+           extract(epoch FROM j.deadline_at - statement_timestamp())::float8 AS deadline_in_s,
            j.cancel_requested_at IS NOT NULL AS cancel_requested
     FROM jobs j JOIN job_inputs i ON i.job_id = j.id
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.incarnation = :incarnation AND j.status = 'running'
@@ -108,8 +110,16 @@ async def start(conn: AsyncConnection, incarnation: UUID, nominated: Sequence[No
     if await conn.scalar(_LEASE, {"incarnation": incarnation}) is None:
         raise LeaseLost(f"worker {incarnation}: its lease has ended; it starts nothing more")
     ids = {"ids": [each.job_id for each in nominated], "gens": [each.gen for each in nominated]}
-    started = [row.id for row in await conn.execute(_START, {**ids, "incarnation": incarnation})]
-    return await load(conn, incarnation, started)
+    started = (await conn.execute(_START, {**ids, "incarnation": incarnation})).all()
+    await write_notices(
+        conn,
+        [
+            job_notice(row, "job.started", row.started_at)
+            for row in started
+            if row.attempt == 1 and wants(row.webhook, "job.started")
+        ],
+    )
+    return await load(conn, incarnation, [row.id for row in started])
 
 
 async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]) -> list[StartedJob]:
@@ -155,8 +165,8 @@ _HELD = """
     FROM jobs
 """
 _REQUEUE = text("""
-    UPDATE jobs SET status = 'queued', gen = jobs.gen + 1, incarnation = NULL, eligible_at = clock_timestamp(),
-        not_before = CASE WHEN r.delay_s > 0 THEN clock_timestamp() + make_interval(secs => r.delay_s) END,
+    UPDATE jobs SET status = 'queued', gen = jobs.gen + 1, incarnation = NULL, eligible_at = statement_timestamp(),
+        not_before = CASE WHEN r.delay_s > 0 THEN statement_timestamp() + make_interval(secs => r.delay_s) END,
         failures = jobs.failures + (r.cause = 'transient_error')::int,
         worker_losses = jobs.worker_losses + (r.cause = 'worker_lost')::int,
         engine_crashes = jobs.engine_crashes + (r.cause = 'engine_crash')::int
@@ -212,7 +222,7 @@ async def request_cancel(conn: AsyncConnection, job_id: UUID) -> None:
     """Note on a running job that it is no longer wanted; its worker learns by event and at its next lease renewal."""
     await conn.execute(
         text(
-            "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()) "
+            "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, statement_timestamp()) "
             "WHERE id = :id AND status = 'running'"
         ),
         {"id": job_id},

@@ -79,7 +79,7 @@ async def create_key(
     prefix = secrets.token_hex(_PREFIX_HEX // 2)
     token = f"pk_{prefix}_{secrets.token_urlsafe(32)}"
     key_id = new_id()
-    expiry = text("clock_timestamp() + make_interval(secs => :seconds)").bindparams(seconds=expires_in_s)
+    expiry = text("statement_timestamp() + make_interval(secs => :seconds)").bindparams(seconds=expires_in_s)
     await conn.execute(
         insert(api_keys).values(
             id=key_id,
@@ -100,7 +100,7 @@ async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> bool:
     revoked = await conn.scalar(
         update(api_keys)
         .where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=text("clock_timestamp()"))
+        .values(revoked_at=text("statement_timestamp()"))
         .returning(api_keys.c.tenant_id)
     )
     if revoked is not None:
@@ -129,7 +129,7 @@ async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> Api
     row = (
         await conn.execute(
             select(
-                *_COLUMNS, api_keys.c.hash, (api_keys.c.expires_at <= text("clock_timestamp()")).label("expired")
+                *_COLUMNS, api_keys.c.hash, (api_keys.c.expires_at <= text("statement_timestamp()")).label("expired")
             ).where(api_keys.c.prefix == parts[1])
         )
     ).one_or_none()

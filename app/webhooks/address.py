@@ -199,6 +199,8 @@ def _host(netloc: str, hostname: str | None) -> str:
     if not hostname:
         raise _refused("has no host: write https://host/path")
     if netloc.startswith("["):
+        if not re.fullmatch(r"\[[^\[\]]*\](:[0-9]*)?", netloc):
+            raise _refused("has something between the IPv6 address in [ ] and the port")
         if "%" in hostname:
             raise _refused("must not name a network interface (%...)")
         try:

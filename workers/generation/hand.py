@@ -5,7 +5,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from app.jobs.finish import Ending, Used
+from app.jobs.finish import Ending
+from app.jobs.notices import Used
 from app.jobs.states import EndStatus
 from app.jobs.store import StartedJob
 from app.queue.events import ChoiceDelta

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.errors import InvalidRequest, Misconfigured
 from app.settings import Settings
+from app.telemetry import emit
 from app.webhooks import delivery
 from app.webhooks.address import AddressRefused, Resolver, parse_url, resolve, system_resolver
 from app.webhooks.delivery import Nomination, Try
@@ -149,30 +150,29 @@ class Courier:
                 if self._clock.monotonic() >= give_up_at:
                     raise
                 await asyncio.sleep(1.0)
-        log.info(
+        emit(
+            log,
+            logging.INFO,
             "webhook_tried",
-            extra={
-                "delivery": made.delivery_id.hex,
-                "event_type": made.event_type,
-                "number": made.number,
-                "outcome": verdict.outcome,
-                "http_status": answer.http_status,
-                "duration_ms": answer.duration_ms,
-            },
+            delivery=made.webhook_id,
+            type=made.event_type,
+            number=made.number,
+            outcome=verdict.outcome,
+            http_status=answer.http_status,
+            duration_ms=answer.duration_ms,
         )
 
     async def _deliver_or_log(self, nomination: Nomination) -> None:
         try:
             await self.deliver(nomination)
-        except Exception as error:  # the edge of one delivery: the next one isn't concerned
-            log.warning(
+        except Exception as error:  # noqa: BLE001  the edge of one delivery: the next one isn't concerned
+            emit(
+                log,
+                logging.WARNING,
                 "webhook_try_lost",
-                extra={
-                    "delivery": nomination.delivery_id.hex,
-                    "number": nomination.number,
-                    "error": type(error).__name__,
-                },
-                exc_info=not isinstance(error, DBAPIError),
+                error=error,
+                delivery=f"evt_{nomination.delivery_id.hex}",
+                number=nomination.number,
             )
 
     def _put_down(self, future: Future[None]) -> None:

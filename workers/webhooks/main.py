@@ -14,7 +14,7 @@ from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
 from app.settings import Settings, settings
-from app.telemetry import configure_logging
+from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, open_queue
 from workers.webhooks.courier import Courier
 from workers.webhooks.deliver import give_to
@@ -40,14 +40,14 @@ async def run(config: Settings) -> None:
         give_to(courier)
 
         def stop(number: int) -> None:
-            log.info("draining", extra={"signal": signal.Signals(number).name})
+            emit(log, logging.INFO, "draining", signal=signal.Signals(number).name)
             worker.stopping = True
             for each in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(each)  # a second one ends at once
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
-        log.info("webhook_worker_started", extra={"concurrency": config.webhook_concurrency})
+        emit(log, logging.INFO, "webhook_worker_started", concurrency=config.webhook_concurrency)
         try:
             await loop.run_in_executor(None, worker.listen)
         finally:
@@ -62,13 +62,13 @@ async def run(config: Settings) -> None:
 def main() -> int:
     """The process's exit status: 0 after a drain, 1 after an error, which stands on stderr."""
     config = settings()
-    configure_logging(config, process="webhooks")
+    configure_logging(config.log_level)
     for name in ("rq.worker", "rq.job", "rq.queue"):  # RQ sets its own to INFO: some lines for each job
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         asyncio.run(run(config))
     except PenstockError as error:
-        log.critical("webhook_worker_failed", extra={"reason": str(error)})
+        emit(log, logging.CRITICAL, "webhook_worker_failed", error=error, reason=str(error))
         return 1
     return 0
 

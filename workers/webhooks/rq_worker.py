@@ -15,9 +15,11 @@ from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
+from rq.utils import now
 from rq.worker import WorkerStatus
 
 from app.redis import RedisError
+from app.telemetry import emit
 from app.webhooks.dispatch import FUNCTION
 from workers.webhooks.deliver import deliver
 
@@ -78,23 +80,25 @@ class DeliveryWorker(SimpleWorker):
         while not self.stopping:
             try:
                 if not born:
-                    self.register_birth()
+                    self.register_birth()  # type: ignore[no-untyped-call]
                     self.set_state(WorkerStatus.IDLE)
                     born = True
                 self._take_one()
             except DequeueTimeout:
                 continue
             except RedisError as error:
-                log.warning("redis_away", extra={"error": type(error).__name__})
+                emit(log, logging.WARNING, "redis_away", error=error)
                 time.sleep(LISTEN_S)
-            except Exception:  # the edge of one job: an entry that RQ can't read stops nobody
-                log.exception("rq_job_unreadable")
+            except Exception as error:  # noqa: BLE001  the edge of one job: an entry that RQ can't read stops nobody
+                emit(log, logging.ERROR, "rq_job_unreadable", error=error)
+                self._throw_away(getattr(error, "job_id", None))
         if born:
             self._bury()
 
     def _take_one(self) -> None:
         if self.should_run_maintenance_tasks:
-            self.run_maintenance_tasks()
+            self.last_cleaned_at = now()  # type: ignore[assignment]  # first, so that what fails here isn't tried again at once
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         self.heartbeat()
         found = self.queue_class.dequeue_any(
             self.queues,
@@ -107,8 +111,18 @@ class DeliveryWorker(SimpleWorker):
         if found is not None:
             self.execute_job(*found)
 
+    def _throw_away(self, job_id: str | None) -> None:
+        """Forget an entry that would stand in the way of RQ's cleaning for ever. If it was a delivery, it is due again."""
+        if job_id is None:
+            return
+        try:
+            self.connection.delete(self.job_class.key_for(job_id))
+            self.connection.lrem(self.queues[0].intermediate_queue_key, 0, job_id)
+        except RedisError as error:
+            emit(log, logging.WARNING, "redis_away", error=error)
+
     def _bury(self) -> None:
         try:
-            self.register_death()
+            self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
-            log.warning("redis_away", extra={"error": type(error).__name__})
+            emit(log, logging.WARNING, "redis_away", error=error)

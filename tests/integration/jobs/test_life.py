@@ -13,7 +13,8 @@ from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCance
 from app.ids import new_id
 from app.jobs import leases, rescue, store
 from app.jobs.cancel import cancel
-from app.jobs.finish import Ending, Used, end_queued, finish
+from app.jobs.finish import Ending, end_queued, finish
+from app.jobs.notices import Used
 from app.jobs.read import JobFilter, JobView, get_job, list_jobs
 from app.jobs.rescue import SweepCursor
 from app.jobs.store import Cause, Fate, GivenBack, StartedJob
@@ -483,3 +484,13 @@ async def test_pages_of_jobs_are_the_tenants_own_newest_first(engine: AsyncEngin
         assert await list_jobs(conn, "acme", JobFilter(tier="standard"), limit=3) == []
         assert len(await list_jobs(conn, "acme", JobFilter(metadata={"k": "v"}, status="queued"), limit=9)) == 5
         assert await get_job(conn, "other", mine[0].job_id) is None
+
+
+async def test_the_start_is_told_once_to_those_who_asked(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    webhook = {"url": "https://example.com/hook", "events": ["job.started"]}
+    _, started = await start_all(engine, await submit(engine, settings, webhook=webhook))
+    rescued = await give_back_all(engine, started, "drained")
+    async with engine.begin() as conn:
+        await store.start(conn, await open_lease(conn), rescued.nominations[POOL])
+    assert [row.event_type for row in await rows(engine, webhook_deliveries)] == ["job.started"]

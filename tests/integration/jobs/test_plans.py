@@ -1,0 +1,113 @@
+"""Does each query that runs in a loop use its index? Shown by EXPLAIN on a table with many ended jobs and few live ones."""
+
+import json
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.ids import new_id
+from app.jobs import leases, read, rescue, store
+from app.jobs.finish import end_queued
+from app.settings import Settings
+from app.webhooks import delivery
+from tests.support.jobs import open_lease, seed
+
+FILL = text("""
+    INSERT INTO jobs (id, tenant_id, pool, model, tier, status, prompt_tokens, max_tokens, created_at, eligible_at, finished_at)
+    SELECT gen_random_uuid(), 't' || (i % 50), 'tiny', 'tiny', 'standard',
+           CASE WHEN i % 1000 = 0 THEN 'queued' ELSE 'succeeded' END, 5, 8, now(), now(),
+           CASE WHEN i % 1000 = 0 THEN NULL ELSE now() END
+    FROM generate_series(1, 60000) AS i
+""")
+FILL_KEYS = text("""
+    INSERT INTO idempotency_keys (tenant_id, key, body_hash, job_id)
+    SELECT tenant_id, id::text, '', id FROM jobs LIMIT 30000
+""")
+FILL_DELIVERIES = text("""
+    INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body, status)
+    SELECT gen_random_uuid(), tenant_id, id, 'job.succeeded', 'https://example.com', '', 'delivered' FROM jobs LIMIT 30000
+""")
+FILL_WORKERS = text("""
+    INSERT INTO workers (incarnation, pool, model, host, pid, device, model_hash, state, expires_at, ended_at)
+    SELECT gen_random_uuid(), 'tiny', 'tiny', 'h', 1, 'cpu', 'x', 'ended', now(), now() FROM generate_series(1, 5000)
+""")
+FILL_RESULTS = text("INSERT INTO job_results (job_id, attempt, choices) SELECT id, 1, '[]' FROM jobs WHERE status = 'succeeded'")
+FILL_INPUTS = text("INSERT INTO job_inputs (job_id, request, sampling, prompt_ids, tokenizer_hash) SELECT id, '{}', '{}', '', '' FROM jobs")
+FILL_USAGE = text("""
+    INSERT INTO usage (job_id, attempt, kind, tenant_id, model, tier, prompt_tokens, cached_tokens, completion_tokens)
+    SELECT id, 1, 'billed', tenant_id, model, tier, 1, 1, 1 FROM jobs WHERE status = 'succeeded'
+""")
+SMALL = {"workers", "models", "budgets"}  # so few rows that reading them all is right
+
+
+class Recorder:
+    """A connection that explains each statement before it runs it."""
+
+    def __init__(self, conn: AsyncConnection) -> None:
+        self._conn = conn
+        self.scanned: list[str] = []
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        compiled = statement.compile(dialect=self._conn.dialect, compile_kwargs={"render_postcompile": True})
+        bound = compiled.params | (parameters if isinstance(parameters, dict) else {})
+        bound = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in bound.items()}
+        plan = (await self._conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {compiled}", bound)).scalar_one()
+        self._walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+        return await self._conn.execute(statement, parameters)
+
+    async def scalar(self, statement: Any, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalar()
+
+    def _walk(self, plan: dict[str, Any]) -> None:
+        if plan["Node Type"] == "Seq Scan":
+            self.scanned.append(plan["Relation Name"])
+        for child in plan.get("Plans", []):
+            self._walk(child)
+
+
+@pytest.fixture
+async def recorder(engine: AsyncEngine) -> Any:
+    await seed(engine, *[f"t{i}" for i in range(50)])
+    async with engine.begin() as conn:
+        for statement in (FILL, FILL_RESULTS, FILL_INPUTS, FILL_USAGE, FILL_KEYS, FILL_DELIVERIES, FILL_WORKERS):
+            await conn.execute(statement)
+        await conn.execute(text("ANALYZE"))
+    async with engine.begin() as conn:
+        yield Recorder(conn)
+
+
+async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) -> None:
+    fate = store.Fate(3, 10, 3, 1, 300)
+    incarnation = await open_lease(recorder._conn)
+    from random import Random
+
+    await leases.renew(recorder, incarnation, ttl_s=15, state="ready", stats={})
+    await leases.bury_expired(recorder, ttl_s=15)
+    await rescue.reap_orphans(recorder, fate=fate, random=Random(1))
+    await rescue.wake_due(recorder)
+    await rescue.expire_queued(recorder)
+    await rescue.forget_keys(recorder, ttl_s=60)
+    await recorder.execute(
+        rescue._SWEEP,
+        {"pool": "tiny", "since": rescue.SweepCursor().since, "after": new_id(), "grace": 10.0, "page": 1000},
+    )
+    queued = (await recorder._conn.execute(text("SELECT id, gen FROM jobs WHERE status = 'queued' LIMIT 8"))).all()
+    await recorder.execute(
+        store._START, {"ids": [r.id for r in queued], "gens": [r.gen for r in queued], "incarnation": incarnation}
+    )
+    await store.load(recorder, incarnation, [r.id for r in queued])
+    await store.lock_attempts(recorder, [(r.id, 1) for r in queued])
+    await store.lock_incarnations(recorder, [incarnation])
+    await read.get_job(recorder, "t7", queued[0].id)
+    await read.list_jobs(recorder, "t7", read.JobFilter(), limit=20)
+    await end_queued(recorder, [queued[0].id], "cancelled")
+    await delivery.nominate(recorder, limit=100, again_after_s=60)
+    assert [table for table in recorder.scanned if table not in SMALL] == []
+
+
+async def test_the_check_can_fail(recorder: Any) -> None:
+    await recorder.execute(text("SELECT count(*) FROM jobs WHERE metadata = '{}'"))
+    assert recorder.scanned == ["jobs"]

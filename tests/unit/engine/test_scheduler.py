@@ -1,0 +1,211 @@
+"""Plans, step by step. No model and no torch: a step is played by advancing the chunks."""
+
+import itertools
+import subprocess
+import sys
+
+from workers.engine.blocks import BlockPool
+from workers.engine.protocol import SamplingParams
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Sequence, SequenceState
+
+_arrivals = itertools.count()
+
+
+def scheduler(num_blocks=100, block_size=4, max_num_seqs=8, max_batch_tokens=32, watermark_ratio=0.0):
+    return Scheduler(
+        BlockPool(num_blocks, block_size),
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_batch_tokens,
+        watermark_ratio=watermark_ratio,
+    )
+
+
+def sequence(prompt=8, max_tokens=50, priority=0):
+    return Sequence(
+        request_id="r",
+        choice=0,
+        priority=priority,
+        arrival=next(_arrivals),
+        sampling=SamplingParams(max_tokens=max_tokens),
+        max_len=prompt + max_tokens,
+        token_ids=[1] * prompt,
+        num_prompt_tokens=prompt,
+    )
+
+
+def add(target, *sequences):
+    for each in sequences:
+        target.add(each)
+    return sequences
+
+
+def step(target):
+    """Play one step: {sequence: tokens fed}."""
+    plan = target.plan()
+    assert sum(chunk.count for chunk in plan.chunks) <= target.max_batch_tokens
+    for chunk in plan.chunks:
+        assert chunk.start == chunk.sequence.num_computed
+        chunk.sequence.num_computed += chunk.count
+        assert len(chunk.sequence.block_table) * target.pool.block_size >= chunk.sequence.num_computed
+        if chunk.samples:
+            chunk.sequence.token_ids.append(2)
+    return {chunk.sequence: chunk.count for chunk in plan.chunks}
+
+
+def test_prefill_is_chunked_and_shares_the_batch_with_decoding():
+    target = scheduler(max_batch_tokens=10)
+    first, second = add(target, sequence(prompt=4), sequence(prompt=15))
+    assert step(target) == {first: 4, second: 6}
+    assert step(target) == {first: 1, second: 9}
+    assert step(target) == {first: 1, second: 1}
+
+
+def test_every_running_decode_gets_its_token_however_long_the_prompts_before_it():
+    target = scheduler(max_batch_tokens=8, max_num_seqs=8)
+    (low,) = add(target, sequence(prompt=2, priority=5))
+    step(target)
+    (high,) = add(target, sequence(prompt=30, priority=0))
+    for _ in range(4):
+        assert step(target) == {high: 7, low: 1}
+
+
+def test_no_more_run_than_there_are_slots_and_order_is_by_arrival():
+    target = scheduler(max_num_seqs=2)
+    first, second, third = add(target, sequence(), sequence(), sequence())
+    assert set(step(target)) == {first, second}
+    target.remove(first)
+    assert set(step(target)) == {second, third}
+
+
+def test_higher_tiers_are_admitted_first():
+    target = scheduler(max_num_seqs=1)
+    _, high = add(target, sequence(priority=1), sequence(priority=0))
+    assert set(step(target)) == {high}
+
+
+def test_a_large_prompt_is_not_passed_by_a_small_one_behind_it():
+    target = scheduler(num_blocks=20, max_batch_tokens=64)
+    running, large, _small = add(target, sequence(prompt=40, max_tokens=4), sequence(prompt=60, max_tokens=4), sequence())
+    assert set(step(target)) == {running}
+    assert set(step(target)) == {running}
+    target.remove(running)
+    assert large in step(target)
+
+
+def test_nobody_of_a_lower_tier_slips_past_a_higher_tier_that_waits_for_blocks():
+    target = scheduler(num_blocks=20, max_batch_tokens=64)
+    (running,) = add(target, sequence(prompt=40, max_tokens=4, priority=0))
+    step(target)
+    add(target, sequence(prompt=60, max_tokens=4, priority=1), sequence(prompt=4, max_tokens=4, priority=2))
+    assert set(step(target)) == {running}
+
+
+def test_out_of_blocks_the_latest_of_the_lowest_tier_is_preempted_and_waits_at_the_head():
+    target = scheduler(num_blocks=6, block_size=4)
+    high, low, lower = add(
+        target,
+        sequence(prompt=8, max_tokens=12, priority=0),
+        sequence(prompt=8, max_tokens=12, priority=1),
+        sequence(prompt=8, max_tokens=12, priority=1),
+    )
+    (later,) = add(target, sequence(prompt=4, max_tokens=12, priority=1))
+    assert set(step(target)) == {high, low, lower}
+    assert set(step(target)) == {high, low}  # each needs a third block: lower's two
+    assert lower.state is SequenceState.WAITING
+    assert (lower.num_computed, lower.block_table, lower.num_preemptions) == (0, [], 1)
+    assert list(target.waiting) == [lower, later]
+    assert target.num_preemptions == 1
+
+
+def test_a_preempted_sequence_is_computed_again_with_all_of_its_tokens():
+    target = scheduler(num_blocks=6, block_size=4)
+    first, second, third = add(target, *(sequence(prompt=8, max_tokens=12) for _ in range(3)))
+    step(target)
+    step(target)
+    target.remove(first)
+    assert step(target) == {second: 1, third: 9}
+
+
+def test_the_only_sequence_that_needs_a_block_may_be_the_victim_itself():
+    target = scheduler(num_blocks=5, block_size=4)
+    first, second = add(target, sequence(prompt=9, max_tokens=8), sequence(prompt=8, max_tokens=8))
+    assert set(step(target)) == {first, second}
+    assert set(step(target)) == {first}
+    assert second.state is SequenceState.WAITING
+
+
+def test_a_waiting_sequence_preempts_a_running_one_of_a_lower_tier_for_a_slot():
+    target = scheduler(max_num_seqs=2)
+    first, second = add(target, sequence(priority=1), sequence(priority=1))
+    step(target)
+    (high,) = add(target, sequence(priority=0))
+    assert set(step(target)) == {high, first}
+    assert second.state is SequenceState.WAITING
+
+
+def test_a_waiting_sequence_preempts_running_ones_of_a_lower_tier_for_blocks():
+    target = scheduler(num_blocks=10, max_batch_tokens=64)
+    first, second = add(target, *(sequence(prompt=16, max_tokens=8, priority=2) for _ in range(2)))
+    step(target)
+    (high,) = add(target, sequence(prompt=20, max_tokens=8, priority=1))
+    assert set(step(target)) == {high, first}
+    assert list(target.waiting) == [second]
+
+
+def test_it_never_preempts_its_own_tier():
+    target = scheduler(max_num_seqs=1)
+    first, _ = add(target, sequence(priority=1), sequence(priority=1))
+    for _ in range(5):
+        assert set(step(target)) == {first}
+    assert target.num_preemptions == 0
+
+
+def test_it_preempts_nobody_if_that_does_not_suffice():
+    target = scheduler(num_blocks=20, max_batch_tokens=64)
+    high, low = add(target, sequence(prompt=48, max_tokens=8, priority=0), sequence(prompt=8, max_tokens=8, priority=1))
+    step(target)
+    add(target, sequence(prompt=60, max_tokens=8, priority=0))
+    assert set(step(target)) == {high, low}
+    assert target.num_preemptions == 0
+
+
+def test_admission_leaves_the_watermark_free_but_not_for_nobody():
+    target = scheduler(num_blocks=10, watermark_ratio=0.2, max_batch_tokens=64)
+    first, second = add(target, sequence(prompt=16, max_tokens=4), sequence(prompt=20, max_tokens=4))
+    assert set(step(target)) == {first}  # 4 + 5 blocks fit 10, but not with 2 to spare
+    target.remove(first)
+    assert set(step(target)) == {second}
+    target.remove(second)
+    (whole,) = add(target, sequence(prompt=39, max_tokens=1))
+    assert set(step(target)) == {whole}
+
+
+def test_the_plan_tells_once_who_left():
+    target = scheduler()
+    first, second = add(target, sequence(), sequence())
+    step(target)
+    target.remove(first)
+    target.remove(first)
+    assert target.plan().left == [first.arrival]
+    assert target.plan().left == []
+    target.remove(second)
+    assert not target.has_work()
+    assert target.pool.num_used == 0
+
+
+def test_a_waiting_sequence_can_be_removed():
+    target = scheduler(max_num_seqs=1)
+    _, second, third = add(target, sequence(), sequence(), sequence())
+    step(target)
+    target.remove(second)
+    assert list(target.waiting) == [third]
+    assert target.num_waiting == 1
+
+
+def test_scheduling_needs_no_torch():
+    code = (
+        "import sys, workers.engine.scheduler, workers.engine.null, workers.engine.process, workers.engine.detokenize\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
