@@ -60,7 +60,7 @@ migration: venv ## Write a migration from what changed in the tables: make migra
 	@$(BIN)/python -m migrations "$(m)"
 
 constraints: venv ## Pin what is installed in .venv now (to refresh: pip install --upgrade what you want first)
-	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+.*$$//'; } > constraints.new
+	@{ sed -n '/#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+.*$$//'; } > constraints.new
 	@mv constraints.new constraints.txt && touch $(INSTALLED)
 
 clean: ## Remove caches and build leftovers; .venv and your data in .penstock stay

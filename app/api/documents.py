@@ -1,0 +1,251 @@
+"""What do the API's answers look like? Built lean for the wire, and described for the OpenAPI document."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.ids import job_name
+from app.jobs.read import JobView
+from app.jobs.states import END_STATUSES, Status, Tier
+
+_encode = msgspec.json.Encoder().encode
+
+
+def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
+    """The job as its owner sees it. `progress` is how many tokens a running job has made, where that is known."""
+    path = f"/v1/jobs/{job_name(view.id)}"
+    return {
+        "id": job_name(view.id),
+        "object": "job",
+        "status": view.status,
+        "tier": view.tier,
+        "model": view.model,
+        "created_at": view.created_at,
+        "started_at": view.started_at,
+        "finished_at": view.finished_at,
+        "deadline_at": view.deadline_at,
+        "cancel_requested_at": view.cancel_requested_at,
+        "attempts": view.attempt,
+        "progress": None if progress is None else {"completion_tokens": progress},
+        "usage": {
+            "prompt_tokens": view.prompt_tokens,
+            "cached_tokens": view.cached_tokens,
+            "completion_tokens": view.completion_tokens,
+            "total_tokens": view.prompt_tokens + view.completion_tokens,
+        },
+        "choices": view.choices,
+        "error": view.error,
+        "urls": {"self": path, "cancel": f"{path}/cancel"},
+        "metadata": view.metadata,
+    }
+
+
+def answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer; times are RFC 3339 with Z, since our sessions speak UTC. Not to be cached: it is one tenant's, and it changes."""
+    return Response(_encode(body), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def has_ended(view: JobView) -> bool:
+    """Whether nothing more will become of the job."""
+    return view.status in END_STATUSES
+
+
+# From here on: what the OpenAPI document says. tests/integration/api holds the answers against it.
+
+
+class Described(BaseModel):
+    """Base of all descriptions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Progress(Described):
+    """How far a running job has come."""
+
+    completion_tokens: int = Field(ge=0, description="Tokens made so far, of all choices.")
+
+
+class Usage(Described):
+    """Tokens of a job. Those of the output are 0 before the end, and 0 where nothing is billed."""
+
+    prompt_tokens: int = Field(ge=0)
+    cached_tokens: int = Field(ge=0, description="Those of the prompt that the prefix cache gave.")
+    completion_tokens: int = Field(ge=0)
+    total_tokens: int = Field(ge=0, description="prompt_tokens + completion_tokens")
+
+
+class Choice(BaseModel):
+    """One of the `n` texts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    index: int = Field(ge=0)
+    text: str
+    finish_reason: str | None = Field(description="`stop`, `length`, or null where the job was ended from outside.")
+    logprobs: list[dict[str, Any]] | None = Field(None, description="One entry a token, where the job asked for them.")
+
+
+class JobError(BaseModel):
+    """Why a job ended without success."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str | None = None
+
+
+class JobUrls(Described):
+    """Where to go on from here."""
+
+    self: str
+    cancel: str
+
+
+class JobObject(Described):
+    """A generation job."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+                    "object": "job",
+                    "status": "succeeded",
+                    "tier": "interactive",
+                    "model": "tiny-stories",
+                    "created_at": "2026-01-31T12:00:00.000000Z",
+                    "started_at": "2026-01-31T12:00:00.020000Z",
+                    "finished_at": "2026-01-31T12:00:00.900000Z",
+                    "deadline_at": None,
+                    "cancel_requested_at": None,
+                    "attempts": 1,
+                    "progress": None,
+                    "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
+                    "choices": [{"index": 0, "text": " there was a fox who liked the rain.", "finish_reason": "stop"}],
+                    "error": None,
+                    "urls": {
+                        "self": "/v1/jobs/job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+                        "cancel": "/v1/jobs/job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/cancel",
+                    },
+                    "metadata": {"project": "demo"},
+                }
+            ]
+        },
+    )
+
+    id: str = Field(pattern="^job_[0-9a-f]{32}$")
+    object: Literal["job"]
+    status: Status
+    tier: Tier
+    model: str
+    created_at: datetime
+    started_at: datetime | None = Field(description="When a worker first started it.")
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    cancel_requested_at: datetime | None = Field(description="When its owner asked to stop it while it ran.")
+    attempts: int = Field(ge=0, description="How often a worker started it.")
+    progress: Progress | None = Field(description="Of a running job, where it is known; null in lists.")
+    usage: Usage
+    choices: list[Choice] | None = Field(description="Null before the end, and in lists.")
+    error: JobError | None
+    urls: JobUrls
+    metadata: dict[str, str]
+
+
+class JobPage(Described):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"]
+    data: list[JobObject]
+    has_more: bool
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
+class ModelObject(Described):
+    """A model that jobs may name."""
+
+    object: Literal["model"]
+    name: str
+    max_model_len: int = Field(ge=1, description="Longest prompt + output, in tokens.")
+
+
+class ModelList(Described):
+    """All models that workers have registered."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class FieldError(Described):
+    """One rule that a request breaks."""
+
+    field: str
+    message: str
+    limit: int | float | str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457: why a request was refused."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "/errors/invalid_request",
+                    "title": "Invalid request",
+                    "status": 422,
+                    "detail": "temperature: must be less than or equal to 2",
+                    "code": "invalid_request",
+                    "retryable": False,
+                    "param": "temperature",
+                    "errors": [{"field": "temperature", "message": "must be less than or equal to 2", "limit": 2}],
+                }
+            ]
+        },
+    )
+
+    type: str = Field(
+        description="Leads to a page that explains the code.", json_schema_extra={"format": "uri-reference"}
+    )
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="What happened here; names the field and its limit.")
+    code: str = Field(description="Stable; branch on this.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    param: str | None = Field(None, description="The field, parameter or header at fault.")
+    errors: list[FieldError] | None = Field(None, description="Each broken rule, the first 20.")
+
+
+class ErrorPage(Described):
+    """What an error code means."""
+
+    code: str
+    title: str
+    status: int
+    retryable: bool
+    meaning: str
+
+
+class Health(Described):
+    """The process turns."""
+
+    status: Literal["ok"]
+
+
+class Check(Described):
+    """One thing that the API needs."""
+
+    ok: bool
+    detail: str
+
+
+class Readiness(Described):
+    """Whether requests can be served. `degraded`: yes, without Redis; new jobs start once the sweeper has found them."""
+
+    status: Literal["ready", "degraded"]
+    checks: dict[str, Check]

@@ -1,0 +1,114 @@
+"""How does the API start, serve and end? `python -m app.api.main`."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from app.api import health, jobs, models, openapi, problems
+from app.api.access import AccessLog
+from app.api.runtime import open_runtime
+from app.clock import Clock, SystemClock
+from app.errors import Misconfigured
+from app.settings import Settings
+from app.settings import settings as process_settings
+from app.telemetry import configure_logging, emit
+
+GRACE_S = 30  # after SIGTERM: how long requests in flight may take
+
+log = logging.getLogger("penstock.api")
+
+
+def create_app(settings: Settings | None = None, clock: Clock | None = None) -> FastAPI:
+    """The API. It opens even while Postgres or Redis is away, and says so at /readyz.
+
+    Raises:
+        Misconfigured: at its start, if no database or no Redis is configured.
+    """
+    own_settings = settings or process_settings()
+    own_clock = clock or SystemClock()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_runtime(own_settings, own_clock) as runtime:
+            app.state.runtime = runtime
+            yield
+
+    app = FastAPI(
+        title="Penstock",
+        version="1",
+        summary="Generation jobs: nothing lost, nothing twice, fair by tokens.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    routers = (jobs.router, models.router, health.router, problems.router)
+    for router in routers:
+        app.include_router(router)
+    app.state.all_routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(AccessLog, clock=own_clock)
+    problems.install(app)
+    openapi.install(app)
+    return app
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, ending as we want it: those who wait are answered at once, and a drain that went well is exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        for server in self.servers:
+            host, port = server.sockets[0].getsockname()[:2]
+            emit(log, logging.INFO, "api.listening", host=host, port=port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, send back those who wait, let the others finish."""
+        emit(log, logging.INFO, "api.draining")
+        self._app.state.runtime.watch.release()
+        await super().shutdown(sockets)
+        emit(log, logging.INFO, "api.ended")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Obey SIGTERM and SIGINT; unlike uvicorn, don't raise them again once they are obeyed."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    chosen = process_settings()
+    configure_logging(chosen.log_level)
+    try:
+        _ = chosen.sqlalchemy_url, chosen.required_redis_url
+    except Misconfigured as error:
+        raise SystemExit(f"penstock api: {error.detail}") from None
+    app = create_app(chosen)
+    config = uvicorn.Config(
+        app,
+        host=chosen.api_host,
+        port=chosen.api_port,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,  # ours: without query strings
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = ApiServer(config, app)
+    server.run()
+    if not server.started:
+        raise SystemExit("penstock api: it couldn't start; the log says why")
+
+
+if __name__ == "__main__":
+    main()

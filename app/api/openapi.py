@@ -1,0 +1,109 @@
+"""What does /openapi.json say that FastAPI can't know? The body that is parsed by hand, the problems, the headers."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from app.api.documents import Problem
+from app.jobs.request import JobRequest
+
+PROBLEM = "application/problem+json"
+_REF = "#/components/schemas/{model}"
+_REASONS = {
+    400: "The body isn't JSON, or not UTF-8.",
+    401: "No API key, or one that isn't valid.",
+    403: "The key lacks the scope.",
+    404: "There is no such thing, or it is another tenant's.",
+    409: "The job has ended otherwise.",
+    413: "The body is too large; it wasn't read to its end.",
+    415: "The body isn't plain application/json.",
+    422: "A rule is broken; `param` and `errors` name the fields and limits.",
+    429: "A budget can't hold this job.",
+    503: "A server that this request needs doesn't answer now; come back after `Retry-After` seconds.",
+}
+
+WAIT_HEADER: dict[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N`: answer when the job has ended, or after N seconds (RFC 7240). The answer's "
+    "`Preference-Applied` says how long was meant. What can't be understood is ignored.",
+    "schema": {"type": "string"},
+    "example": "wait=10",
+}
+KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body again give the first job, with `Idempotency-Replayed: true`; another body "
+    "under the same key is a 422. 1 to 255 visible ASCII characters, bare or quoted. Kept until a day after the job's end.",
+    "schema": {"type": "string", "pattern": '^([!#-~][!-~]{0,254}|"[!#-\\[\\]-~]{1,255}")$'},
+    "example": "5f0c3f9e-order-17",
+}
+APPLIED: dict[str, Any] = {
+    "Preference-Applied": {"description": "`wait=N` as it was honoured.", "schema": {"type": "string"}}
+}
+SUBMITTED: dict[str, Any] = APPLIED | {
+    "Location": {"description": "The job's URL.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Idempotency-Replayed": {
+        "description": "`true` where the job was made by an earlier request with this key.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+JOB_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": _REF.format(model="JobRequest")}}},
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented refusals with these statuses."""
+    headers: dict[int, dict[str, Any]] = {
+        401: {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}}},
+        503: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
+    }
+    return {
+        status: {
+            "description": _REASONS[status],
+            "content": {PROBLEM: {"schema": {"$ref": _REF.format(model="Problem")}}},
+            **({"headers": headers[status]} if status in headers else {}),
+        }
+        for status in statuses
+    }
+
+
+def shows(
+    status: int, description: str, model: type[BaseModel], headers: dict[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """A documented answer."""
+    return {status: {"description": description, "model": model, **({"headers": headers} if headers else {})}}
+
+
+def install(app: FastAPI) -> None:
+    """Let the app serve the whole document."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            for model in (JobRequest, Problem):
+                described = model.model_json_schema(ref_template=_REF)
+                schemas.update(described.pop("$defs", {}))
+                schemas[model.__name__] = described
+            # FastAPI adds its own 422 to whatever takes a parameter; ours are problems, and are documented where they happen.
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            for operation in (each for path in schema["paths"].values() for each in path.values()):
+                content = operation["responses"].get("422", {}).get("content", {})
+                if "HTTPValidationError" in str(content):
+                    del operation["responses"]["422"]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]

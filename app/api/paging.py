@@ -1,0 +1,155 @@
+"""Which page of which jobs? The query of GET /v1/jobs, parsed strictly: a misspelt filter must not show everything."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from starlette.datastructures import QueryParams
+
+from app.errors import InvalidRequest
+from app.jobs.read import JobFilter
+from app.jobs.request import NAME
+from app.jobs.states import STATUSES, TIERS
+
+MAX_LIMIT = 100
+MAX_METADATA_FILTERS = 16
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_NAMES = ("cursor", "limit", "status", "tier", "model", "created_after", "created_before")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a caller wants to see."""
+
+    wanted: JobFilter
+    limit: int
+    older_than: UUID | None
+
+
+def parse_page(query: QueryParams, *, default_limit: int) -> Page:
+    """The page that a query string asks for.
+
+    Raises:
+        InvalidRequest: an unknown, repeated or malformed parameter.
+    """
+    given: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    for name, value in query.multi_items():
+        own = _METADATA.fullmatch(name)
+        where, key = (metadata, own[1]) if own else (given, name)
+        if not own and name not in _NAMES:
+            raise _wrong(name[:64], f"isn't a known parameter; there are {', '.join(_NAMES)} and metadata[key]")
+        if key in where:
+            raise _wrong(name, "is given twice")
+        if "\x00" in name or "\x00" in value:
+            raise _wrong(name.replace("\x00", "�"), "must not contain U+0000")
+        where[key] = value
+    if len(metadata) > MAX_METADATA_FILTERS:
+        raise _wrong("metadata", f"at most {MAX_METADATA_FILTERS} pairs can be asked for", limit=MAX_METADATA_FILTERS)
+    wanted = JobFilter(
+        status=_one_of(given, "status", STATUSES),
+        tier=_one_of(given, "tier", TIERS),
+        model=_model(given),
+        metadata=metadata or None,
+        before=_time(given, "created_before"),
+        after=_time(given, "created_after"),
+    )
+    return Page(wanted, _limit(given, default_limit), _cursor(given))
+
+
+def cursor_after(job_id: UUID) -> str:
+    """The cursor of the page that begins with the job before this one."""
+    return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+
+
+def _wrong(name: str, message: str, **extra: Any) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {message}", param=name, **extra)
+
+
+def _one_of(given: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    value = given.get(name)
+    if value is not None and value not in known:
+        raise _wrong(name, f"must be one of {', '.join(known)}")
+    return value
+
+
+def _model(given: dict[str, str]) -> str | None:
+    value = given.get("model")
+    if value is not None and not re.fullmatch(NAME.removeprefix("^").removesuffix("$"), value):
+        raise _wrong("model", "isn't a model's name: 1 to 128 letters, digits and . _ / -")
+    return value
+
+
+def _time(given: dict[str, str], name: str) -> datetime | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if _TIME.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value.upper())
+        except ValueError:
+            pass
+    raise _wrong(name, "must be a time as in 2026-01-31T12:00:00Z (RFC 3339; write + as %2B)")
+
+
+def _limit(given: dict[str, str], default: int) -> int:
+    value = given.get("limit")
+    if value is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
+        raise _wrong("limit", f"must be a whole number from 1 to {MAX_LIMIT}", limit=MAX_LIMIT)
+    return int(value)
+
+
+def _cursor(given: dict[str, str]) -> UUID | None:
+    value = given.get("cursor")
+    if value is None:
+        return None
+    try:
+        if re.fullmatch(r"[A-Za-z0-9_-]{22}", value, re.ASCII):
+            return UUID(bytes=base64.urlsafe_b64decode(value + "=="))
+    except (ValueError, binascii.Error):
+        pass
+    raise _wrong("cursor", "isn't a cursor that a page has given")
+
+
+QUERY: list[dict[str, Any]] = [
+    {
+        "name": "cursor",
+        "in": "query",
+        "description": "`next_cursor` of the page before.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
+    },
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "Most jobs of the page.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+    },
+    {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(STATUSES)}},
+    {"name": "tier", "in": "query", "schema": {"type": "string", "enum": list(TIERS)}},
+    {"name": "model", "in": "query", "schema": {"type": "string", "pattern": NAME}},
+    *(
+        {
+            "name": name,
+            "in": "query",
+            "description": f"Only jobs that were submitted {word} this time (RFC 3339).",
+            "schema": {"type": "string", "format": "date-time"},
+            "example": "2026-01-31T12:00:00Z",
+        }
+        for name, word in (("created_after", "after"), ("created_before", "before"))
+    ),
+    {
+        "name": "metadata",
+        "in": "query",
+        "description": "`metadata[key]=value`: only jobs that carry all these pairs.",
+        "style": "deepObject",
+        "explode": True,
+        "schema": {"type": "object", "maxProperties": MAX_METADATA_FILTERS, "additionalProperties": {"type": "string"}},
+    },
+]

@@ -1,0 +1,248 @@
+"""What becomes of jobs when a worker dies, hangs, is stopped or is asked to go? Real processes, real signals."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.jobs.cancel import cancel, spread_cancel
+from app.jobs.submit import nominate
+from app.queue.events import EventLog
+from app.queue.streams import JobQueue
+from app.redis import Redis
+from app.settings import Settings
+from tests.support.jobs import POOL, seed, submit
+from tests.support.processes import have_ended
+from tests.support.stack import (
+    MAINTENANCE,
+    NULL_ENGINE,
+    WORKER,
+    Process,
+    assert_exactly_once,
+    running,
+    wait_for,
+    wait_until_ended,
+)
+
+SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
+
+
+@pytest.fixture
+def maintenance(environment: dict[str, str], tmp_path: Path) -> Iterator[Process]:
+    with running(MAINTENANCE, environment, tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
+    await seed(engine)
+    queue = JobQueue(redis, POOL)
+    await queue.open_epoch("test")
+    return queue
+
+
+async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, count: int, **body: object) -> list:
+    accepted = await submit(engine, settings, count=count, **({"max_tokens": 40} | body))
+    assert await nominate(queue, accepted)
+    return [each.job_id for each in accepted]
+
+
+async def first_token(redis: Redis, job_id: UUID) -> None:
+    log = EventLog(redis, ttl_s=60, max_entries=100)
+    async with asyncio.timeout(20):
+        while (last := await log.last(job_id)) is None or last.seq == 0:
+            await asyncio.sleep(0.02)
+
+
+STATUS = "SELECT count(*) >= :n FROM jobs WHERE status = :status"
+
+
+async def test_kill_9_of_supervisor_and_engine_in_the_middle_of_50_jobs(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
+    maintenance: Process,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="16") as first:
+        ids = await submit_many(engine, settings, queue, 50)
+        await wait_for(engine, STATUS, n=5, status="succeeded")
+        first.kill_all()
+    async with engine.connect() as conn:
+        left = await conn.scalar(text("SELECT count(*) FROM jobs WHERE status = 'running'"))
+    assert left, "the kill came too late to show anything"
+    with running(WORKER, environment, tmp_path, **SLOW):
+        assert await wait_until_ended(engine, ids) == {"succeeded": 50}
+    await assert_exactly_once(engine, ids)
+
+
+async def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
+    maintenance: Process,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **SLOW) as first:
+        ids = await submit_many(engine, settings, queue, 10, max_tokens=400)
+        await wait_for(engine, STATUS, n=10, status="running")
+        engines = first.children()
+        first.process.kill()
+        first.process.wait()
+        assert engines
+        assert have_ended(engines, 2.0)
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        assert await wait_until_ended(engine, ids) == {"succeeded": 10}
+    await assert_exactly_once(engine, ids)
+
+
+async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **SLOW) as worker:
+        ids = await submit_many(engine, settings, queue, 20, max_tokens=100)
+        await wait_for(engine, STATUS, n=20, status="running")
+        for child in worker.children():
+            child.kill()
+        assert await wait_until_ended(engine, ids) == {"succeeded": 20}
+    await assert_exactly_once(engine, ids)
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT bool_and(engine_crashes = 1 AND worker_losses = 0) FROM jobs"))
+
+
+async def test_a_hanging_engine_is_killed_and_its_jobs_run_again(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_ENGINE_HANG_S="2") as worker:
+        ids = await submit_many(engine, settings, queue, 5, max_tokens=100)
+        await wait_for(engine, STATUS, n=5, status="running")
+        for child in worker.children():
+            child.send_signal(signal.SIGSTOP)
+        assert await wait_until_ended(engine, ids) == {"succeeded": 5}
+    await assert_exactly_once(engine, ids)
+
+
+async def test_a_stopped_and_continued_worker_writes_nothing_into_jobs_that_moved_on(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
+    maintenance: Process,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **SLOW) as zombie:
+        ids = await submit_many(engine, settings, queue, 10, max_tokens=100)
+        await wait_for(engine, STATUS, n=10, status="running")
+        zombie.process.send_signal(signal.SIGSTOP)
+        try:
+            with running(WORKER, environment, tmp_path, **SLOW):
+                await wait_for(engine, "SELECT count(*) = 10 FROM jobs WHERE attempt = 2 AND status = 'running'")
+                zombie.process.send_signal(signal.SIGCONT)
+                assert await wait_until_ended(engine, ids) == {"succeeded": 10}
+        finally:
+            zombie.process.send_signal(signal.SIGCONT)
+        await assert_exactly_once(engine, ids)
+        async with engine.connect() as conn:
+            assert await conn.scalar(text("SELECT bool_and(attempt = 2) FROM job_results"))
+        # It has noticed, and works on under a new name.
+        more = await submit_many(engine, settings, queue, 5)
+        assert await wait_until_ended(engine, more) == {"succeeded": 5}
+
+
+@pytest.mark.parametrize("point", ["worker.after_claim", "worker.after_start", "worker.before_finish", "worker.after_finish"])
+async def test_death_at_each_point_of_the_path_loses_and_doubles_nothing(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
+    maintenance: Process, point: str,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_KILL_POINT=point) as first:
+        ids = await submit_many(engine, settings, queue, 3)
+        assert await asyncio.to_thread(first.process.wait, 20) == -signal.SIGKILL
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        assert await wait_until_ended(engine, ids) == {"succeeded": 3}
+    await assert_exactly_once(engine, ids)
+
+
+async def test_sigterm_gives_back_what_cannot_finish_and_exits_0(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_DRAIN_GRACE_S="1") as first:
+        short = await submit_many(engine, settings, queue, 5, max_tokens=20)
+        long = await submit_many(engine, settings, queue, 5, max_tokens=900)
+        await wait_for(engine, "SELECT count(*) = 10 FROM jobs WHERE status <> 'queued'")
+        assert await asyncio.to_thread(first.terminate) == 0
+    assert await wait_until_ended(engine, short) == {"succeeded": 5}
+    async with engine.connect() as conn:
+        rows = (
+            await conn.execute(
+                text("SELECT status, failures, worker_losses, engine_crashes FROM jobs WHERE id = ANY(:ids)"), {"ids": long}
+            )
+        ).all()
+    assert [tuple(row) for row in rows] == [("queued", 0, 0, 0)] * 5, "no penalty for a drain"
+    assert await queue.known_gens(long) == [2] * 5, "nominated again at once"
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        assert await wait_until_ended(engine, long) == {"succeeded": 5}
+    await assert_exactly_once(engine, [*short, *long])
+
+
+async def test_sigterm_of_an_idle_worker_ends_its_lease(
+    engine: AsyncEngine, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE) as worker:
+        await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'")
+        assert await asyncio.to_thread(worker.terminate) == 0
+    await wait_for(engine, "SELECT bool_and(state = 'ended') FROM workers")
+
+
+@pytest.mark.parametrize("redis_knows", [True, False])
+async def test_a_cancel_reaches_a_running_job(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, redis: Redis, environment: dict[str, str], tmp_path: Path,
+    redis_knows: bool,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **SLOW):
+        (job_id,) = await submit_many(engine, settings, queue, 1, max_tokens=1000)
+        await first_token(redis, job_id)
+        async with engine.begin() as conn:
+            cancelled = await cancel(conn, "acme", job_id)
+        if redis_knows:
+            await spread_cancel(queue, cancelled)
+        assert await wait_until_ended(engine, [job_id], timeout_s=5) == {"cancelled": 1}
+    async with engine.connect() as conn:
+        used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE kind = 'billed'"))
+    assert 0 < used < 1000, "what was computed is billed, no more"
+
+
+async def test_a_deadline_stops_a_running_job(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **SLOW):
+        await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'")
+        (job_id,) = await submit_many(engine, settings, queue, 1, max_tokens=1000, deadline_s=1.0)
+        assert await wait_until_ended(engine, [job_id], timeout_s=5) == {"expired": 1}
+    async with engine.connect() as conn:
+        late = await conn.scalar(text("SELECT extract(epoch FROM finished_at - deadline_at) FROM jobs"))
+    assert late < 1.0
+
+
+async def test_a_lost_redis_is_rebuilt_while_work_goes_on(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, redis: Redis, environment: dict[str, str], tmp_path: Path,
+    maintenance: Process,
+) -> None:  # fmt: skip
+    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="4"):
+        ids = await submit_many(engine, settings, queue, 30, max_tokens=10)
+        await wait_for(engine, STATUS, n=3, status="succeeded")
+        await redis.flushdb()
+        assert await wait_until_ended(engine, ids) == {"succeeded": 30}
+    await assert_exactly_once(engine, ids)
+
+
+async def test_stop_strings_end_a_job_and_bill_to_the_token(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        (plain,) = await submit_many(engine, settings, queue, 1, seed=5, max_tokens=200)
+        assert await wait_until_ended(engine, [plain]) == {"succeeded": 1}
+        async with engine.connect() as conn:
+            whole = (await conn.scalar(text("SELECT choices FROM job_results")))[0]["text"]
+        stop = whole[100:104]
+        (job_id,) = await submit_many(engine, settings, queue, 1, seed=5, max_tokens=200, stop=[stop])
+        assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
+    async with engine.connect() as conn:
+        choices = await conn.scalar(text("SELECT choices FROM job_results WHERE job_id = :id"), {"id": job_id})
+        used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE job_id = :id"), {"id": job_id})
+    assert choices[0] == {"index": 0, "text": whole[: whole.index(stop)], "finish_reason": "stop"}
+    assert 0 < used < 200

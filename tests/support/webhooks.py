@@ -1,0 +1,67 @@
+"""Deliveries for tests that need no job, and time that passes at once."""
+
+from uuid import UUID
+
+from sqlalchemy import Row, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.ids import new_id
+from app.quotas.keys import ensure_tenant
+from app.webhooks.delivery import Nomination
+from app.webhooks.outbox import Notice, write_notices
+from app.webhooks.tables import webhook_deliveries, webhook_tries
+
+DATA = {"id": "job_1", "text": "Füchse"}
+
+
+async def notify(engine: AsyncEngine, *urls: str, tenant: str = "acme") -> list[UUID]:
+    """One delivery for each URL, in their order, all due."""
+    async with engine.begin() as conn:
+        await ensure_tenant(conn, tenant)
+        notices = [Notice(tenant, new_id(), "job.succeeded", url, "2026-01-01T00:00:00Z", DATA) for url in urls]
+        await write_notices(conn, notices)
+        rows = await conn.execute(select(webhook_deliveries.c.id, webhook_deliveries.c.job_id))
+        by_job = {row.job_id: row.id for row in rows}
+        return [by_job[notice.job_id] for notice in notices]
+
+
+async def secret(engine: AsyncEngine, tenant: str = "acme") -> str:
+    """What the tenant's deliveries are signed with."""
+    async with engine.connect() as conn:
+        found = await conn.scalar(text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant})
+        assert isinstance(found, str)
+        return found
+
+
+async def state(engine: AsyncEngine, delivery_id: UUID) -> Row:
+    """The delivery's row; `wait_s` is how long it is until somebody looks at it again."""
+    async with engine.connect() as conn:
+        query = select(
+            webhook_deliveries,
+            text("extract(epoch FROM next_try_at - clock_timestamp())::float8 AS wait_s"),
+        ).where(webhook_deliveries.c.id == delivery_id)
+        return (await conn.execute(query)).one()
+
+
+async def tries(engine: AsyncEngine, delivery_id: UUID) -> list[Row]:
+    """Its tries, in their order."""
+    async with engine.connect() as conn:
+        query = select(webhook_tries).where(webhook_tries.c.delivery_id == delivery_id).order_by("number")
+        return list(await conn.execute(query))
+
+
+async def pass_time(engine: AsyncEngine, seconds: float) -> None:
+    """Let all that is to come come earlier."""
+    async with engine.begin() as conn:
+        await conn.execute(
+            text(
+                "UPDATE webhook_deliveries SET next_try_at = next_try_at - make_interval(secs => :s), "
+                "leased_until = leased_until - make_interval(secs => :s)"
+            ),
+            {"s": seconds},
+        )
+
+
+def first(delivery_id: UUID) -> Nomination:
+    """Its first try."""
+    return Nomination(delivery_id, 1)
