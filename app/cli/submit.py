@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from app.ids import new_id
 from app.jobs.request import JobRequest
 
 CONCURRENCY = 16
+PAUSE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -43,24 +45,24 @@ class Submission:
         return self.error is None and self.job is not None and self.job.get("status") == "succeeded"
 
 
-def from_prompt(prompt: str, options: dict[str, Any]) -> list[Submission]:
-    """One job; `-` reads the prompt from standard input.
+def from_prompt(prompt: str, options: dict[str, Any], *, chat: bool = False) -> list[Submission]:
+    """One job; `-` reads the prompt from standard input. With `chat` it is asked rather than continued.
 
     Raises:
         CommandFailed: the prompt or an option isn't valid.
     """
     if prompt == "-":
         prompt = sys.stdin.read().rstrip("\n")
-    return _checked([Submission("", options | {"prompt": prompt})])
+    return _checked([Submission("", options | _asked(prompt, chat))])
 
 
-def from_prompts(path: Path, options: dict[str, Any]) -> list[Submission]:
+def from_prompts(path: Path, options: dict[str, Any], *, chat: bool = False) -> list[Submission]:
     """A job for each line that isn't blank.
 
     Raises:
         CommandFailed: the file can't be read, or lines aren't valid: all of them are named.
     """
-    return _checked([Submission(place, options | {"prompt": line}) for place, line in _lines(path)])
+    return _checked([Submission(place, options | _asked(line, chat)) for place, line in _lines(path)])
 
 
 def from_jsonl(path: Path, options: dict[str, Any]) -> list[Submission]:
@@ -155,6 +157,7 @@ class _Runner:
         while True:
             each = await self._to_wait_for.get()
             assert each.job is not None
+            asked_at = monotonic()
             try:
                 each.job = await self._api.job(each.job["id"], wait_s=MAX_WAIT_S)
             except PenstockError as error:
@@ -162,6 +165,8 @@ class _Runner:
             if each.has_ended:
                 self._count()
             else:
+                # An API with too many who wait answers at once.
+                await asyncio.sleep(max(0.0, PAUSE_S - (monotonic() - asked_at)))
                 self._to_wait_for.put_nowait(each)
             self._to_wait_for.task_done()
 
@@ -211,6 +216,10 @@ class _Printer:
                 choice = f", choice {number}" if len(texts) > 1 else ""
                 print(f"--- {each.place or job['id']}{choice}")
             print(text, flush=True)
+
+
+def _asked(prompt: str, chat: bool) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from tokenizers import Tokenizer
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders write for bytes that aren't (yet) a character
-_MAX_HELD_REPLACEMENTS = 16  # more in a row than any unfinished character explains: they are there to stay
 _SLICE_TOKENS = 32  # decoded at once
+_MAX_UNFINISHED_TOKENS = 3  # a character has at most 4 bytes
 _MAX_WINDOW_TOKENS = 4 * _SLICE_TOKENS
 _MIN_WINDOW_TOKENS = 16
 
@@ -24,6 +24,7 @@ class _State:
     window: list[int]
     boundary: int  # of the window's tokens, those up to here are whole characters, and out
     num_emitted: int  # characters of the window's text that are out or held
+    is_whole: bool = True  # whether the window ends with a whole character
     held: str = ""  # text that may be the beginning of a stop string
 
 
@@ -37,7 +38,7 @@ class Detokenizer:
         """
         self._tokenizer = tokenizer
         self._stop = [string for string in stop if string]
-        self._state = _State(list(prompt_tail), len(prompt_tail), len(self._stable(self._decode(prompt_tail))))
+        self._state = _State(list(prompt_tail), len(prompt_tail), len(_stable(self._decode(prompt_tail))))
         self._num_tokens = 0
         self._stop_string: str | None = None
 
@@ -56,11 +57,10 @@ class Detokenizer:
 
         After a stop string, further tokens are ignored.
         """
-        emitted = ""
-        for start in range(0, len(token_ids), _SLICE_TOKENS):
-            if self._stop_string is None:
-                emitted += self._push_slice(token_ids[start : start + _SLICE_TOKENS])
-        return emitted, self._stop_string is not None
+        text = self._push_all(
+            token_ids[start : start + _SLICE_TOKENS] for start in range(0, len(token_ids), _SLICE_TOKENS)
+        )
+        return text, self._stop_string is not None
 
     def flush(self) -> str:
         """The text that was held back, when no more tokens come; an unfinished character is a replacement character."""
@@ -71,20 +71,26 @@ class Detokenizer:
         self._state = _State([], 0, 0)
         return text
 
+    def _push_all(self, slices: Iterable[Items[int]]) -> str:
+        text = ""
+        for token_ids in slices:
+            if self._stop_string is None:
+                text += self._push_slice(token_ids)
+        return text
+
     def _push_slice(self, token_ids: Items[int]) -> str:
         state, text = self._advance(self._state, token_ids)
         found = self._find_stop(text)
-        if found is None:
-            self._num_tokens += len(token_ids)
-            return self._release(state, text)
-        if len(token_ids) > 1:
+        if found is not None and len(token_ids) > 1:
             # Somewhere in here. Go token by token, so that no split into pushes decides which string comes first.
-            emitted = ""
-            for token_id in token_ids:
-                if self._stop_string is None:
-                    emitted += self._push_slice([token_id])
-            return emitted
-        self._num_tokens += 1
+            return self._push_all([token_id] for token_id in token_ids)
+        if not state.is_whole and len(token_ids) > _MAX_UNFINISHED_TOKENS:
+            # Go slowly at the end, so that the window can be cut at the last whole character.
+            head, tail = token_ids[:-_MAX_UNFINISHED_TOKENS], token_ids[-_MAX_UNFINISHED_TOKENS:]
+            return self._push_all([head, *([token_id] for token_id in tail)])
+        self._num_tokens += len(token_ids)
+        if found is None:
+            return self._release(state, text)
         self._stop_string = found
         return text[: text.index(found)]
 
@@ -92,21 +98,23 @@ class Detokenizer:
         """The state after more tokens, and all text that isn't out yet (held and new) but for unfinished characters."""
         window, boundary = [*state.window, *token_ids], state.boundary
         text = self._decode(window)
-        stable = self._stable(text)
-        new = stable[state.num_emitted :]
-        num_emitted = max(state.num_emitted, len(stable))
-        # Forget old tokens. The window keeps some that have a text, for alone after invisible ones a word may lose its
-        # leading space, and the first bytes of an unfinished character.
+        stable = _stable(text)
         kept = window
-        if new and len(stable) == len(text):
+        if len(stable) == len(text) > state.num_emitted:
+            # Keep the tokens that brought this: alone, or after invisible ones, a word may lose its leading space.
             kept = window[boundary:]
             boundary = len(kept)
-        elif len(window) > _MAX_WINDOW_TOKENS:  # nothing but garbage or invisible tokens comes
+        elif len(window) > _MAX_WINDOW_TOKENS:
+            # Nothing but invisible tokens, or bytes that never make a character; only the last may still begin one.
             kept = window[-_MIN_WINDOW_TOKENS:]
             boundary = 0
+            stable = text.removesuffix(_REPLACEMENT)
+        num_emitted = max(state.num_emitted, len(stable))
+        num_left = len(text) - num_emitted
         if kept is not window:
-            num_emitted = max(0, len(self._decode(kept)) - (len(text) - num_emitted))
-        return _State(kept, boundary, num_emitted, state.held), state.held + new
+            num_emitted = max(0, len(self._decode(kept)) - num_left)
+        is_whole = num_left == 0
+        return _State(kept, boundary, num_emitted, is_whole, state.held), state.held + stable[state.num_emitted :]
 
     def _release(self, state: _State, text: str) -> str:
         """Let go of all text but what may be the beginning of a stop string."""
@@ -122,13 +130,10 @@ class Detokenizer:
     def _decode(self, token_ids: Iterable[int]) -> str:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    @staticmethod
-    def _stable(text: str) -> str:
-        """Text without the replacement characters at its end that more bytes may turn into a character."""
-        stripped = text.rstrip(_REPLACEMENT)
-        if len(text) - len(stripped) > _MAX_HELD_REPLACEMENTS:
-            return text[:-1]
-        return stripped
+
+def _stable(text: str) -> str:
+    """Text without the replacement characters at its end, which more bytes may turn into a character."""
+    return text.rstrip(_REPLACEMENT)
 
 
 def _overlap(text: str, string: str) -> int:

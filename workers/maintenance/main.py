@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
+from functools import partial
 from random import SystemRandom
 
 from app.clock import SystemClock
@@ -13,9 +14,12 @@ from app.errors import PenstockError
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
+from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
 from workers.maintenance.keeper import Keeper
 
 log = logging.getLogger(__name__)
+
+_DISPATCH_EVERY_S = 1.0
 
 
 async def run(config: Settings) -> None:
@@ -27,7 +31,9 @@ async def run(config: Settings) -> None:
     db = create_engine(config, application_name="penstock-maintenance")
     redis = create_redis(config)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
-    keeping = asyncio.create_task(keeper.run())
+    rq = connect_rq(config)
+    dispatch = partial(dispatch_due, db, open_queue(rq), again_after_s=config.webhook_redispatch_s)
+    keeping = asyncio.create_task(keeper.run({"webhooks": (_DISPATCH_EVERY_S, dispatch)}))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeping.cancel)
@@ -36,6 +42,7 @@ async def run(config: Settings) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
     finally:
+        rq.close()
         await redis.aclose()
         await db.dispose()
 

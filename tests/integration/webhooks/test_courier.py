@@ -84,39 +84,34 @@ async def test_a_delivery_arrives_as_standard_webhooks_says(
     assert made.duration_ms >= 0
 
 
-@pytest.mark.parametrize(
-    ("status", "headers", "outcome", "wait_s"),
-    [
-        ("200 OK", [], "delivered", None),
-        ("202 Accepted", ["Content-Encoding: gzip"], "delivered", None),
-        ("500 Internal Server Error", [], "pending", 5),
-        ("404 Not Found", [], "pending", 5),
-        ("429 Too Many Requests", ["Retry-After: 120"], "pending", 120),
-        ("503 Service Unavailable", ["Retry-After: 2"], "pending", 5),
-        ("503 Service Unavailable", ["Retry-After: 99999999"], "pending", 86_400),
-        ("301 Moved Permanently", ["Location: /elsewhere"], "pending", 5),
-        ("307 Temporary Redirect", ["Location: /elsewhere"], "pending", 5),
-        ("410 Gone", [], "failed", None),
-    ],
-)
-async def test_the_answer_decides(
-    settings: Settings,
-    engine: AsyncEngine,
-    server: Receiver,
-    status: str,
-    headers: list[str],
-    outcome: str,
-    wait_s: float | None,
-) -> None:
-    server.answers["/"] = answer(status, *headers, body=b"whatever")
-    row = await delivered(settings, engine, server.url())
-    assert row.status == outcome
-    if wait_s is not None:
-        assert wait_s - 1 < row.wait_s < wait_s * 1.1
-    assert [each.path for each in server.received] == ["/"]  # no redirect was followed
-    (made,) = await tries(engine, row.id)
-    assert made.http_status == int(status[:3])
-    assert (made.error is None) == (outcome == "delivered")
+ANSWERS = [
+    ("200 OK", [], "delivered", None),
+    ("202 Accepted", ["Content-Encoding: gzip"], "delivered", None),
+    ("500 Internal Server Error", [], "pending", 5),
+    ("404 Not Found", [], "pending", 5),
+    ("429 Too Many Requests", ["Retry-After: 120"], "pending", 120),
+    ("503 Service Unavailable", ["Retry-After: 2"], "pending", 5),
+    ("503 Service Unavailable", ["Retry-After: 99999999"], "pending", 86_400),
+    ("301 Moved Permanently", ["Location: /elsewhere"], "pending", 5),
+    ("307 Temporary Redirect", ["Location: /elsewhere"], "pending", 5),
+    ("410 Gone", [], "failed", None),
+]
+
+
+async def test_the_answer_decides(settings: Settings, engine: AsyncEngine, server: Receiver) -> None:
+    for n, (status, headers, _, _) in enumerate(ANSWERS):
+        server.answers[f"/{n}"] = answer(status, *headers, body=b"whatever")
+    ids = await notify(engine, *(server.url(f"/{n}") for n in range(len(ANSWERS))))
+    it = courier(settings, engine)
+    await asyncio.gather(*(it.deliver(first(one)) for one in ids))
+    for one, (status, headers, outcome, wait_s) in zip(ids, ANSWERS, strict=True):
+        row = await state(engine, one)
+        assert row.status == outcome, (status, headers)
+        assert wait_s is None or wait_s - 2 < row.wait_s < wait_s * 1.1
+        (made,) = await tries(engine, one)
+        assert made.http_status == int(status[:3])
+        assert (made.error is None) == (outcome == "delivered")
+    assert sorted(each.path for each in server.received) == sorted(server.answers)  # no redirect was followed
 
 
 async def test_all_tries_carry_one_id_until_the_schedule_ends(
@@ -163,22 +158,23 @@ async def test_endless_headers_are_an_error(settings: Settings, engine: AsyncEng
     assert "the connection failed" in await complaint(engine, row.id)
 
 
-@pytest.mark.parametrize(
-    ("sent", "outcome"),
-    [
-        (b"", "pending"),
-        (b"HTTP/1.1 200", "pending"),
-        (b"no HTTP at all\r\n\r\n", "pending"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "delivered"),
-        (b"HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nhalf", "pending"),
-    ],
-)
 async def test_an_endpoint_that_dies_in_mid_answer_has_said_what_it_has_said(
-    settings: Settings, engine: AsyncEngine, server: Receiver, sent: bytes, outcome: str
+    settings: Settings, engine: AsyncEngine, server: Receiver
 ) -> None:
-    server.answers["/"] = sent
-    server.half.add("/")
-    assert (await delivered(settings, engine, server.url())).status == outcome
+    cut = {
+        b"": "pending",
+        b"HTTP/1.1 200": "pending",
+        b"no HTTP at all\r\n\r\n": "pending",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf": "delivered",
+        b"HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nhalf": "pending",
+    }
+    server.answers = {f"/{n}": sent for n, sent in enumerate(cut)}
+    server.half.update(server.answers)
+    ids = await notify(engine, *map(server.url, server.answers))
+    it = courier(settings, engine)
+    for one, (sent, outcome) in zip(ids, cut.items(), strict=True):
+        await it.deliver(first(one))
+        assert (await state(engine, one)).status == outcome, sent
 
 
 async def test_nobody_listens(settings: Settings, engine: AsyncEngine) -> None:

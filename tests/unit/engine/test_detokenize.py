@@ -121,7 +121,7 @@ def test_garbage_without_end_is_not_held_back_and_does_not_slow_down():
     detokenizer = Detokenizer(BYTES)
     parts, rest, _ = run(detokenizer, [[0x80]] * 3000)
     assert "".join(parts) + rest == "\N{REPLACEMENT CHARACTER}" * 3000
-    assert len(rest) < 20
+    assert len(rest) < 150
     assert len(detokenizer._state.window) < 200
 
 
@@ -163,7 +163,14 @@ def test_any_split_gives_the_text_up_to_the_stop_string(text, stop, cuts):
     assert ("".join(parts) + rest, detokenizer.num_tokens, stopped) == (wanted, count, wanted_stop)
 
 
-@given(tokens=st.lists(st.integers(0, 299), max_size=120), cuts=CUTS)
+@given(
+    tokens=st.one_of(
+        st.lists(st.integers(0, 299), max_size=120),
+        st.lists(st.sampled_from([0x80, 0xE2, 0x82, 0xAC, 0xF0, 0x41, 299]), max_size=400),
+    ),
+    cuts=CUTS,
+)
+@example(tokens=[0x80] * 300 + list("a€".encode()), cuts=list(range(400)))
 @settings(max_examples=300, deadline=None)
 def test_any_split_of_any_bytes_gives_the_text_of_the_whole(tokens, cuts):
     parts, rest, _ = run(Detokenizer(BYTES), chunks(tokens, cuts))
@@ -171,12 +178,12 @@ def test_any_split_of_any_bytes_gives_the_text_of_the_whole(tokens, cuts):
 
 
 @given(
-    tokens=st.lists(st.one_of(st.integers(259, NUM_PIECES - 1), st.sampled_from([0xE2, 0x82, 0xAC])), max_size=60),
+    tokens=st.lists(st.one_of(st.integers(259, NUM_PIECES - 1), st.sampled_from([0xE2, 0x82, 0xAC])), max_size=80),
     cuts=CUTS,
 )
 @settings(max_examples=300, deadline=None)
 def test_any_split_of_sentencepiece_words_and_characters(tokens, cuts):
-    # Whole characters only: of a run of bytes with one broken character, that decoder makes all characters replacements.
+    # Whole characters only: in a run of bytes with a broken character, that decoder makes all of them replacements.
     euro = [3 + byte for byte in "€".encode()]
     tokens = [token for each in tokens for token in (euro if each < 259 else [each])]
     parts, rest, _ = run(Detokenizer(PIECES), chunks(tokens, cuts))

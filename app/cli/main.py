@@ -1,0 +1,317 @@
+"""Which commands are there? Their names and options; each one's work is in a module of its own, loaded when it runs."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from app.cli.http import Target
+    from app.settings import Settings
+
+app = typer.Typer(
+    name="penstock",
+    help="Queue-driven generation jobs: nothing lost, nothing twice, fair by tokens.",
+    epilog="Settings come from the environment (PENSTOCK_*, DATABASE_URL, REDIS_URL): docs/configuration.md names them all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+jobs_app = typer.Typer(help="List, show, cancel and watch jobs, over HTTP.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, list and revoke API keys, directly on the database.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(keys_app, name="keys")
+
+TierName = Literal["interactive", "standard", "batch"]
+StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired", "dead"]
+
+
+class Scope(StrEnum):
+    """What a key may be used for."""
+
+    READ = "jobs:read"
+    WRITE = "jobs:write"
+    ADMIN = "admin"
+
+
+Model = Annotated[str | None, typer.Option("--model", help="Hugging Face id or folder of the model; the bundled one if left out.")]
+ModelName = Annotated[str | None, typer.Option("--model-name", help="Name that jobs use for it; the id's or folder's last part if left out.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address that the API binds to.  [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port that the API binds to; 0 takes a free one.  [default: 8000]")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")]
+Url = Annotated[str | None, typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print job objects as JSON.")]
+
+
+@app.command()
+def up(
+    model: Model = None,
+    model_name: ModelName = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Generation workers.")] = 1,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Start everything and stay until Ctrl-C, which drains: Postgres, Redis, API, workers, maintenance, webhooks.
+
+    DATABASE_URL and REDIS_URL replace the embedded servers. Data survives in the data folder.
+    """
+    _configure(model=model, model_name=model_name, api_host=host, api_port=port, data_dir=data_dir)
+    from app.cli.up import up as run
+    from app.settings import Settings
+
+    run(Settings(), num_workers=workers)
+
+
+@app.command()
+def demo(model: Model = None, model_name: ModelName = None) -> None:
+    """Start everything in a temporary folder, run some 20 real prompts through it, show what happened."""
+    _configure(model=model, model_name=model_name)
+    from app.cli.demo import demo as run
+    from app.settings import Settings
+
+    raise typer.Exit(run(Settings()))
+
+
+@app.command()
+def api(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+    """Run the API in the foreground."""
+    _become("app.api.main", api_host=host, api_port=port, data_dir=data_dir)
+
+
+@app.command()
+def worker(
+    model: Model = None,
+    model_name: ModelName = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Device that the engine runs on.  [default: auto]")] = None,
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"] | None, typer.Option("--dtype", help="Type of weights and KV.  [default: auto]")
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", min=1, help="Most sequences in one batch.  [default: 64]")] = None,
+    kv_cache_mib: Annotated[int | None, typer.Option("--kv-cache-mib", min=1, help="Memory for KV pages; a sane part of what is free if left out.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run one generation worker in the foreground."""
+    _become(
+        "workers.generation.main", model=model, model_name=model_name, device=device, dtype=dtype,
+        max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, data_dir=data_dir,
+    )  # fmt: skip
+
+
+@app.command()
+def maintenance(data_dir: DataDir = None) -> None:
+    """Run the repairer and timekeeper in the foreground."""
+    _become("workers.maintenance.main", data_dir=data_dir)
+
+
+@app.command()
+def webhooks(data_dir: DataDir = None) -> None:
+    """Run one webhook worker in the foreground."""
+    _become("workers.webhooks.main", data_dir=data_dir)
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database's schema to what this version wants."""
+    from app.schema import current_revision
+    from app.schema import migrate as upgrade
+
+    config = _settings(data_dir)
+    before = current_revision(config)
+    after = upgrade(config)
+    print(f"schema: at {after} already" if before == after else f"schema: from {before or 'empty'} to {after}")
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and run it, which may take minutes.")] = False,
+    model: Model = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check servers, schema, model, device, workers and disk, and say what to do. Exit status 1 if something fails."""
+    _configure(model=model)
+    from app.cli.doctor import doctor as run
+
+    if not run(_settings(data_dir), deep=deep):
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    prompt: Annotated[str | None, typer.Argument(help="Text to continue; - reads it from standard input.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A prompt a line; - is standard input.")] = None,
+    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="A job object a line, as POST /v1/jobs takes it; - is standard input.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask the prompts as a user's messages, rather than continue them.")] = False,
+    tier: Annotated[TierName | None, typer.Option("--tier", help="[default: standard]")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most tokens of each choice.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, max=2, help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Same seed, same job: same tokens.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, max=128, help="How many choices.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Name of a registered model.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the results, or print ids.")] = True,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Hand in jobs and print their results. Exit status 1 if any of them didn't succeed."""
+    if sum(source is not None for source in (prompt, file, jsonl)) != 1:
+        raise typer.BadParameter("give exactly one of PROMPT, --file and --jsonl")
+    from app.cli import submit as submitting
+
+    given = {"tier": tier, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "n": n, "model": model}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if prompt is not None:
+        submissions = submitting.from_prompt(prompt, options, chat=chat)
+    elif file is not None:
+        submissions = submitting.from_prompts(file, options, chat=chat)
+    else:
+        assert jsonl is not None
+        submissions = submitting.from_jsonl(jsonl, options)
+    if not submitting.submit(_target(url, key, data_dir), submissions, wait=wait, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@jobs_app.command("list")
+def list_jobs(
+    status: Annotated[StatusName | None, typer.Option("--status", help="Only these.")] = None,
+    tier: Annotated[TierName | None, typer.Option("--tier", help="Only these.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only those of this model.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Most jobs.")] = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List the newest jobs."""
+    from app.cli import jobs
+
+    filters = {"status": status, "tier": tier, "model": model}
+    jobs.list_jobs(_target(url, key, data_dir), filters, limit=limit, as_json=as_json)
+
+
+@jobs_app.command("show")
+def show_job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False, url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+    """Show all that is known of a job, with its result."""
+    from app.cli import jobs
+
+    jobs.show_job(_target(url, key, data_dir), job_id, as_json=as_json)
+
+
+@jobs_app.command("cancel")
+def cancel_jobs(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+    """Cancel jobs: at once where they wait, within a second where they run."""
+    from app.cli import jobs
+
+    jobs.cancel_jobs(_target(url, key, data_dir), job_ids)
+
+
+@jobs_app.command("watch")
+def watch_jobs(
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The newest jobs if left out.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most jobs, without an ID.")] = 20,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Watch a job until it ends, or the newest jobs until none of them waits or runs."""
+    from app.cli import jobs
+
+    target = _target(url, key, data_dir)
+    if job_id is None:
+        jobs.watch_jobs(target, limit=limit)
+    elif not jobs.watch_job(target, job_id):
+        raise typer.Exit(1)
+
+
+@keys_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Argument(help="It is made if it doesn't exist.")],
+    name: Annotated[str, typer.Option("--name", help="For your own memory.")] = "",
+    scope: Annotated[list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")] = None,
+    expires_days: Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, the only time."""
+    from app.cli import keys
+
+    scopes = [each.value for each in scope or [Scope.READ, Scope.WRITE]]
+    keys.create(_settings(data_dir), tenant, name=name, scopes=scopes, expires_days=expires_days)
+
+
+@keys_app.command("list")
+def list_keys(tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None, data_dir: DataDir = None) -> None:
+    """List keys, without their secrets."""
+    from app.cli import keys
+
+    keys.show(_settings(data_dir), tenant)
+
+
+@keys_app.command("revoke")
+def revoke_key(prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None) -> None:
+    """Make a key invalid at once."""
+    from app.cli import keys
+
+    keys.revoke(_settings(data_dir), prefix)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    print(f"penstock {installed('penstock')}")
+
+
+def main() -> None:
+    """The command's entry: exit status 0 if all went well, 1 with a line on standard error if not, 2 if it was called wrongly."""
+    try:
+        app()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:  # noqa: BLE001 - a process's main
+        from app.cli.errors import fail
+
+        fail(error)
+
+
+def _configure(**options: object) -> None:
+    """Options are settings: from here on they count as if the environment had them."""
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"PENSTOCK_{name.upper()}"] = str(value)
+
+
+def _settings(data_dir: Path | None) -> "Settings":
+    """What is configured, and what the data folder of a running `up` adds."""
+    _configure(data_dir=data_dir)
+    from app.cli.folder import completed
+    from app.settings import Settings
+
+    return completed(Settings())
+
+
+def _target(url: str | None, key: str | None, data_dir: Path | None) -> "Target":
+    from app.cli.http import find_target
+
+    return find_target(_settings(data_dir), url, key)
+
+
+def _become(module: str, **options: object) -> None:
+    """Replace this process by `python -m module`, so that signals and exit status are its own."""
+    _configure(**options)
+    from app.cli.folder import process_environment
+
+    environment = process_environment(_settings(None))
+    os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How fast is it, by measurement: `python -m benchmarks NAME [--json FILE] [--check]`."""

@@ -1,0 +1,72 @@
+"""What did a benchmark find? Figures, and bars that they must reach."""
+
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure that is promised. `at_most` or not: which side is good."""
+
+    name: str
+    value: float
+    limit: float
+    unit: str
+    at_most: bool = True
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the promise holds."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+@dataclass(slots=True)
+class Result:
+    """One run of one benchmark."""
+
+    name: str
+    settings: dict[str, Any]
+    figures: dict[str, Any] = field(default_factory=dict)
+    bars: list[Bar] = field(default_factory=list)
+
+    def show(self) -> None:
+        """Print the figures and the bars as tables."""
+        console = Console()
+        table = Table(title=f"{self.name} {self.settings}", title_justify="left")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in self.figures.items():
+            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+        console.print(table)
+        for bar in self.bars:
+            sign = "<=" if bar.at_most else ">="
+            verdict = "[green]met[/]" if bar.is_met else "[red]MISSED[/]"
+            console.print(f"{verdict}  {bar.name}: {bar.value:,.3f} {bar.unit} (bar: {sign} {bar.limit:,g} {bar.unit})")
+
+    def write(self, path: Path) -> None:
+        """Write all of it as JSON, with where and when it was measured."""
+        document = {
+            "benchmark": self.name,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": sys.version.split()[0],
+            "machine": platform.machine(),
+            "settings": self.settings,
+            "figures": self.figures,
+            "bars": [
+                {"name": bar.name, "value": bar.value, "limit": bar.limit, "unit": bar.unit, "met": bar.is_met}
+                for bar in self.bars
+            ],
+        }
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+    def missed(self) -> list[str]:
+        """The names of the bars that aren't met."""
+        return [bar.name for bar in self.bars if not bar.is_met]

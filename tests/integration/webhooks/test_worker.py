@@ -1,0 +1,198 @@
+"""Is each delivery made whatever happens to the worker, to RQ and to Redis? Real processes, real signals."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from rq import Queue
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.settings import Settings
+from app.settings import settings as settings_of_process
+from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
+from tests.support.receiver import Receiver, receiver
+from tests.support.webhooks import notify, state, tries
+from workers.webhooks.deliver import deliver
+
+LEASE_S = 2.0
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Receiver]:
+    async with receiver() as it:
+        yield it
+
+
+@pytest.fixture
+def queue(settings: Settings) -> Iterator[Queue]:
+    with connect_rq(settings) as redis:
+        yield open_queue(redis)
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    return environment | {
+        "PENSTOCK_WEBHOOK_ALLOW_LOCAL": "true",
+        "PENSTOCK_WEBHOOK_TIMEOUT_S": str(LEASE_S - 0.5),
+        "PENSTOCK_WEBHOOK_LEASE_S": str(LEASE_S),
+    }
+
+
+class Process:
+    """A webhook worker; its log is at `log`."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as stderr:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "workers.webhooks.main"], env=environment, stderr=stderr, stdout=stderr
+            )
+
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    async def stop(self, number: signal.Signals) -> int:
+        self.popen.send_signal(number)
+        return await asyncio.to_thread(self.popen.wait, 10)
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Process]]:
+    started: list[Process] = []
+
+    def start() -> Process:
+        started.append(Process(environment, tmp_path / f"webhooks-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.popen.kill()
+        each.popen.wait(10)
+
+
+@pytest.fixture
+async def dispatching(engine: AsyncEngine, queue: Queue) -> AsyncIterator[None]:
+    """What the maintenance process does, more often."""
+
+    async def forever() -> None:
+        while True:
+            await dispatch_due(engine, queue, again_after_s=1.0)
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(forever())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def ended(engine: AsyncEngine, one: UUID) -> str:
+    """Its status, as soon as it isn't pending. A receiver has it a moment before Postgres does."""
+    async with asyncio.timeout(10):
+        while (row := await state(engine, one)).status == "pending":
+            await asyncio.sleep(0.02)
+    return row.status
+
+
+async def test_a_slow_endpoint_delays_nobody_and_a_stop_waits_for_what_is_under_way(
+    engine: AsyncEngine, queue: Queue, server: Receiver, start: Callable[[], Process]
+) -> None:
+    server.hold.add("/slow")
+    ids = await notify(engine, *[server.url("/slow")] * 10, *[server.url("/quick")] * 10)
+    await dispatch_due(engine, queue, again_after_s=60.0)
+    process = start()
+    await server.wait(10, where=lambda each: each.path == "/quick")
+    stopped = asyncio.create_task(process.stop(signal.SIGTERM))
+    for one in ids[10:]:
+        assert await ended(engine, one) == "delivered"
+    server.release()
+    assert await stopped == 0
+    for one in ids[:10]:
+        assert (await state(engine, one)).status == "delivered"
+    assert len(server.received) == 20
+    assert queue.connection.keys("rq:job:*") == []
+    events = process.events()
+    assert [each["event"] for each in events if each["event"] != "webhook_tried"] == [
+        "webhook_worker_started",
+        "draining",
+    ]
+    assert {(each["outcome"], each["http_status"]) for each in events if each["event"] == "webhook_tried"} == {
+        ("delivered", 204)
+    }
+    assert "http://" not in process.log.read_text()
+
+
+@pytest.mark.usefixtures("dispatching")
+async def test_a_worker_killed_in_mid_post_is_followed_by_a_post_with_the_same_id(
+    engine: AsyncEngine, server: Receiver, start: Callable[[], Process]
+) -> None:
+    server.hold.add("/")
+    (one,) = await notify(engine, server.url())
+    killed = start()
+    await server.wait(1)
+    server.hold.clear()
+    await killed.stop(signal.SIGKILL)
+    assert (await state(engine, one)).leased_until is not None
+    start()
+    again = await server.wait(2)
+    assert {each.headers["webhook-id"] for each in again} == {f"evt_{one.hex}"}
+    assert await ended(engine, one) == "delivered"
+    assert [(each.number, each.http_status) for each in await tries(engine, one)] == [(1, None), (2, 204)]
+
+
+@pytest.mark.usefixtures("dispatching")
+async def test_deliveries_survive_the_loss_of_redis_and_strangers_in_it_are_not_obeyed(
+    engine: AsyncEngine, queue: Queue, server: Receiver, start: Callable[[], Process], tmp_path: Path
+) -> None:
+    (early,) = await notify(engine, server.url("/early"))
+    async with asyncio.timeout(5):
+        while queue.count == 0:
+            await asyncio.sleep(0.02)
+    queue.connection.flushdb()
+    # Whoever writes to Redis names a function, sends what can't be read, or a number that isn't due.
+    trap = tmp_path / "trap"
+    queue.enqueue("pathlib.Path.touch", str(trap))
+    queue.connection.hset("rq:job:odd", mapping={"data": b"\x80\x04pickle", "created_at": "never"})
+    queue.connection.rpush(queue.key, "odd", "nonsense", f"{early.hex}-7")
+    queue.enqueue("workers.webhooks.deliver.deliver", early.hex, 7)
+    queue.enqueue("workers.webhooks.deliver.deliver", "no id", 1)
+    start()
+    (got,) = await server.wait(1)
+    assert got.headers["webhook-id"] == f"evt_{early.hex}"
+    (late,) = await notify(engine, server.url("/late"))
+    assert await ended(engine, early) == await ended(engine, late) == "delivered"
+    queue.connection.flushdb()  # under the worker's feet
+    (last,) = await notify(engine, server.url("/last"))
+    assert await ended(engine, last) == "delivered"
+    assert [each.path for each in server.received] == ["/early", "/late", "/last"]
+    assert not trap.exists()
+
+
+async def test_the_function_also_works_alone(
+    engine: AsyncEngine, server: Receiver, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a plain `rq worker --serializer json`; and twice, as RQ may call it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (one,) = await notify(engine, server.url())
+    settings_of_process.cache_clear()
+    try:
+        await asyncio.to_thread(deliver, one.hex, 1)
+        await asyncio.to_thread(deliver, one.hex, 1)
+    finally:
+        settings_of_process.cache_clear()
+    assert (await state(engine, one)).status == "delivered"
+    assert len(server.received) == 1
+
+
+async def test_a_configuration_that_cant_work_ends_the_process_with_a_reason(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = Process(environment | {"PENSTOCK_WEBHOOK_LEASE_S": "1"}, tmp_path / "log")
+    assert await asyncio.to_thread(process.popen.wait, 30) == 1
+    assert "PENSTOCK_WEBHOOK_LEASE_S must be more" in process.events()[-1]["reason"]
