@@ -22,31 +22,30 @@ RECONNECT_AFTER_S = 0.5
 class EndWatch:
     """The waiting room of one API process: one subscription and one query a second, however many wait."""
 
-    def __init__(
-        self, engine: AsyncEngine, redis: Redis, *, max_seats: int = MAX_SEATS, poll_every_s: float = POLL_EVERY_S
-    ) -> None:
+    max_seats = MAX_SEATS
+    poll_every_s = POLL_EVERY_S
+
+    def __init__(self, engine: AsyncEngine, redis: Redis) -> None:
         self._engine = engine
         self._redis = redis
-        self._max_seats = max_seats
-        self._poll_every_s = poll_every_s
         self._seats: dict[UUID, set[Seat]] = {}
-        self._num_seats = 0
+        self.num_seated = 0  # requests that wait now
         self._closed = False
         self.subscribed = asyncio.Event()  # set while ends are heard of as they happen
 
     @asynccontextmanager
     async def seat(self, job_id: UUID) -> AsyncIterator["Seat | None"]:
         """A place to wait for this job's end: take it before looking at the job. None where all are taken, or at shutdown."""
-        if self._closed or self._num_seats >= self._max_seats:
+        if self._closed or self.num_seated >= self.max_seats:
             yield None
             return
         seat = Seat()
-        self._num_seats += 1
+        self.num_seated += 1
         self._seats.setdefault(job_id, set()).add(seat)
         try:
             yield seat
         finally:
-            self._num_seats -= 1
+            self.num_seated -= 1
             self._seats[job_id].discard(seat)
             if not self._seats[job_id]:
                 del self._seats[job_id]
@@ -78,7 +77,7 @@ class EndWatch:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self._poll_every_s)
+            await asyncio.sleep(self.poll_every_s)
             if not self._seats:
                 continue
             with contextlib.suppress(SQLAlchemyError, OSError):

@@ -23,6 +23,18 @@ def fail(error: BaseException) -> NoReturn:
     raise SystemExit(1)
 
 
+def fail_usage(error: Any) -> NoReturn:
+    """End the process as typer does where it was called wrongly, in one line; where nothing was said, with the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "penstock"
+        message = error.format_message().rstrip(".").replace("\n", " ")
+        print(f"{command}: {message[:1].lower() + message[1:]}; `{command} --help` shows how", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
 def one_line(error: BaseException) -> str | None:
     """The error in words; None where it is none that we know: then it is a bug, and its traceback is wanted."""
     if isinstance(error, PenstockError):

@@ -270,15 +270,17 @@ def version() -> None:
 def main() -> None:
     """The command's entry: exit status 0 if all went well, 1 with a line on standard error if not, 2 if it was called wrongly."""
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - a process's main
-        from app.cli.errors import fail
+        from app.cli.errors import fail, fail_usage
 
+        if hasattr(error, "format_message"):  # typer's own
+            fail_usage(error)
         fail(error)
 
 

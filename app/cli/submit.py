@@ -81,7 +81,7 @@ def from_jsonl(path: Path, options: dict[str, Any]) -> list[Submission]:
         if isinstance(body, dict):
             found.append(Submission(place, options | body))
         else:
-            wrong.append(f"{place}: must be a JSON object, such as {{\"prompt\": \"Once upon a time\"}}")
+            wrong.append(f'{place}: must be a JSON object, such as {{"prompt": "Once upon a time"}}')
     return _checked(found, wrong)
 
 

@@ -59,7 +59,9 @@ async def renew(
     renewed = await conn.scalar(
         update(t.workers)
         .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
-        .values(renewed_at=text("statement_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats)
+        .values(
+            renewed_at=text("statement_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats
+        )
         .returning(t.workers.c.incarnation)
     )
     if renewed is None:
@@ -72,6 +74,13 @@ async def renew(
         {"incarnation": incarnation},
     )
     return [HeldJob(*row) for row in rows]
+
+
+async def lock(conn: AsyncConnection, incarnation: UUID) -> None:
+    """Keep starts under this lease out until the caller's transaction ends; those that came first are seen after this."""
+    await conn.execute(
+        text("SELECT 1 FROM workers WHERE incarnation = :incarnation FOR UPDATE"), {"incarnation": incarnation}
+    )
 
 
 async def end(conn: AsyncConnection, incarnation: UUID) -> None:

@@ -53,6 +53,18 @@ async def reap(conn: AsyncConnection, *, ttl_s: float, fate: Fate, random: Rando
     return await _give_back_all(conn, lost, fate, random)
 
 
+async def retire(conn: AsyncConnection, incarnation: UUID, *, fate: Fate, random: Random) -> Rescued:
+    """Close a lease for good, in the caller's transaction, and give back, unpunished, whatever still runs under it.
+
+    That catches a start whose caller was stopped between its commit and its return.
+    """
+    await leases.lock(conn, incarnation)
+    held = await store.lock_incarnations(conn, [incarnation])
+    rescued = await _decide(conn, [(row, GivenBack(row.job_id, row.attempt, "drained")) for row in held], fate, random)
+    await leases.end(conn, incarnation)
+    return rescued
+
+
 async def reap_orphans(conn: AsyncConnection, *, fate: Fate, random: Random) -> Rescued:
     """Give back jobs that run under an incarnation that has ended or never was: there should be none."""
     rows = await conn.execute(
@@ -187,10 +199,8 @@ async def sweep(
 
 async def drop_stale(engine: AsyncEngine, queue: JobQueue, *, page: int = 1000) -> int:
     """Take out nominations of jobs that don't wait (any more): the other direction of the deep audit."""
-    nominated = await queue.scan()
     dropped = 0
-    for i in range(0, len(nominated), page):
-        part = nominated[i : i + page]
+    async for part in queue.scan(page):
         async with engine.connect() as conn:
             rows = await conn.execute(
                 text("""

@@ -1,6 +1,6 @@
 """How do nominations travel? Enqueue, claim, ack: each one Lua script, each harmless when repeated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -89,12 +89,15 @@ class JobQueue:
         values: list[Any] = await self.redis.hmget(self.keys.idx, [job_id.hex for job_id in job_ids])
         return [None if value is None else int(value.partition(b":")[0]) for value in values]
 
-    async def scan(self, count: int = 1000) -> list[tuple[UUID, int]]:
-        """Every (job, gen) that is nominated, for the deep audit."""
-        found: list[tuple[UUID, int]] = []
-        async for job, value in self.redis.hscan_iter(self.keys.idx, count=count):
-            found.append((UUID(hex=job.decode()), int(value.partition(b":")[0])))
-        return found
+    async def scan(self, page: int = 1000) -> AsyncIterator[list[tuple[UUID, int]]]:
+        """Every (job, gen) that is nominated all the while, in pages of about this size; one may come twice."""
+        cursor = 0
+        while True:
+            cursor, found = await self.redis.hscan(self.keys.idx, cursor, count=page)
+            if found:
+                yield [(UUID(hex=job.decode()), int(value.partition(b":")[0])) for job, value in found.items()]
+            if cursor == 0:
+                return
 
     async def depth(self) -> dict[str, Depth]:
         """What waits, by tier."""

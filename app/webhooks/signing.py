@@ -22,12 +22,6 @@ class SignatureInvalid(PenstockError):
     retryable = False
 
 
-def new_secret(entropy: bytes) -> str:
-    """A secret as tenants see it, from 24 to 64 random bytes."""
-    assert 24 <= len(entropy) <= 64
-    return SECRET_PREFIX + base64.b64encode(entropy).decode()
-
-
 def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The three headers of a try. While a secret is rotated there are several, and a signature by each.
 

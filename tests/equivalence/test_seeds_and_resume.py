@@ -1,6 +1,5 @@
 """The same seed gives the same tokens: alone, batched, preempted, resumed. And what happens to odd requests."""
 
-
 import pytest
 
 from tests.equivalence import tiny

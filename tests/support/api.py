@@ -1,5 +1,6 @@
 """What do tests of the API need? A model of bytes, tenants with keys, an app with its lifespan run, a worker's acts done by hand."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from app.quotas.keys import create_key, ensure_tenant
 from app.redis import Redis
 from app.settings import Settings
 
+LONG = {"Prefer": "wait=50"}  # longer than a test may take
 MODEL = "bytes"
 MAX_MODEL_LEN = 4096
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -136,3 +138,15 @@ def assert_problem(answer: httpx.Response, status: int, code: str, *said: str) -
     assert len(answer.content) < 10_000
     assert "NaN" not in answer.text
     return body
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when something in this process has come true that no event tells of."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def until_seated(app: FastAPI, count: int = 1) -> None:
+    """Return when so many requests wait for a job's end."""
+    await until(lambda: app.state.runtime.watch.num_seated >= count)

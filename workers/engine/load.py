@@ -1,8 +1,10 @@
 """Which engine does a config ask for?"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from workers.engine.config import EngineConfig
+from workers.engine.errors import ModelNotLoadable
 from workers.engine.protocol import Engine
 from workers.engine.tokenizer import TokenizerBundle
 
@@ -23,6 +25,27 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
 
         engine = NullEngine(config)
         return LoadedEngine(engine, engine.tokenizer)
+    folder = resolve_folder(config.model)  # before torch is imported: a typo is answered at once
     from workers.engine.paged import load_paged_engine
 
-    return load_paged_engine(config)
+    return load_paged_engine(config, folder)
+
+
+def resolve_folder(model: str) -> Path:
+    """The folder of a model, downloaded if it is a Hugging Face id. Raises ModelNotLoadable."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotLoadable(f"{model} has no config.json: is it a Hugging Face model's folder?")
+        return folder
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelNotLoadable(f"there is no folder {model}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ModelNotLoadable(
+            f"{model} is neither a folder nor a Hugging Face model that can be fetched ({type(error).__name__}: {error})"
+        ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
@@ -57,34 +58,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def resolve_folder(model: str) -> Path:
-    """The folder of a model, downloaded if it is a Hugging Face id. Raises ModelNotLoadable."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotLoadable(f"{model} has no config.json: is it a Hugging Face model's folder?")
-        return folder
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise ModelNotLoadable(f"there is no folder {model}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        return Path(snapshot_download(model, allow_patterns=patterns))
-    except Exception as error:
-        raise ModelNotLoadable(
-            f"{model} is neither a folder nor a Hugging Face model that can be fetched ({type(error).__name__}: {error})"
-        ) from error
-
-
 def load_model(folder: Path, device: torch.device, dtype: str) -> LoadedModel:
     """Load, hook up, probe. Raises ModelNotLoadable or ModelUnsupported."""
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto" if dtype == "auto" else getattr(torch, dtype)
+        module, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelNotLoadable(f"{folder} can't be loaded as a causal language model: {error}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:  # they would be random
+        raise ModelNotLoadable(f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}")
     module = module.eval().to(device)
     parameters = inspect.signature(module.forward).parameters
     config = module.config.get_text_config(decoder=True)
@@ -134,7 +118,7 @@ def _hook_up(module: Any, num_layers: int, takes_positions: bool) -> list[LayerS
         ids = torch.arange(2, device=module.device).unsqueeze(0)
         with forward_context(probe), torch.inference_mode():
             module(input_ids=ids, use_cache=False, **({"position_ids": ids} if takes_positions else {}))
-    except Exception as error:
+    except Exception as error:  # broad: a model that we know nothing of may raise anything
         raise ModelUnsupported(f"{reason} ({type(error).__name__}: {error}); {advice}") from error
     calls = Counter(layer.module for layer in probe.layers)
     if len(calls) != num_layers or set(calls.values()) != {1}:

@@ -1,6 +1,7 @@
 """How is the paged engine put together from its settings?"""
 
 import logging
+from pathlib import Path
 
 import torch
 import transformers
@@ -12,7 +13,7 @@ from workers.engine.engine import PagedEngine
 from workers.engine.errors import EngineConfigError, ModelNotLoadable
 from workers.engine.fingerprint import model_hash, text_hash
 from workers.engine.load import LoadedEngine
-from workers.engine.model import LoadedModel, choose_device, load_model, resolve_folder
+from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.protocol import EngineInfo
 from workers.engine.runner import ModelRunner, block_bytes
 from workers.engine.scheduler import Scheduler
@@ -21,14 +22,13 @@ from workers.engine.tokenizer import load_bundle
 logger = logging.getLogger(__name__)
 
 
-def load_paged_engine(config: EngineConfig) -> LoadedEngine:
-    """Load model and tokenizer, size the pool. Raises EngineError."""
+def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
+    """Load model and tokenizer from `folder`, size the pool. Raises EngineError."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = resolve_folder(config.model)
     try:
         bundle = load_bundle(str(folder))
-    except Exception as error:
+    except Exception as error:  # broad: the tokenizers library raises bare Exceptions
         raise ModelNotLoadable(f"{config.model} has no tokenizer that can be loaded: {error}") from error
     model = load_model(folder, choose_device(config.device), config.dtype)
     engine = paged_engine(config, model, model_hash=model_hash(folder), tokenizer_hash=text_hash(bundle.tokenizer_json))

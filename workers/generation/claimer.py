@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.errors import PenstockError
 from app.jobs import store
 from app.jobs.states import tier_rank
 from app.jobs.store import StartedJob
@@ -16,6 +17,7 @@ from app.redis import RedisError
 from app.telemetry import emit
 from workers.engine.protocol import Request, SamplingParams
 from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def room(worker: WorkerContext) -> tuple[int, int]:
     return max(0, min(jobs, _MAX_CLAIM)), max(0, tokens)
 
 
-async def claim_forever(worker: WorkerContext) -> None:
+async def claim_forever(worker: WorkerContext, finisher: Finisher) -> None:
     """Bring jobs in until the worker drains.
 
     Raises:
@@ -49,7 +51,7 @@ async def claim_forever(worker: WorkerContext) -> None:
     """
     while not worker.is_draining:
         try:
-            await _claim_once(worker)
+            await _claim_once(worker, finisher)
         except (RedisError, SQLAlchemyError, OSError) as error:
             # Nothing is lost: an undecided nomination is put back by the sweeper, a start whose commit is unknown is
             # found at the next lease renewal.
@@ -57,7 +59,7 @@ async def claim_forever(worker: WorkerContext) -> None:
             await asyncio.sleep(_ERROR_WAIT_S)
 
 
-async def _claim_once(worker: WorkerContext) -> None:
+async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
     jobs, tokens = room(worker)
     if jobs <= 0 or tokens <= 0:
         await worker.wait_for_change(_BELL_WAIT_S)
@@ -71,7 +73,7 @@ async def _claim_once(worker: WorkerContext) -> None:
         started = await store.start(conn, worker.incarnation, nominated)
     kill_point("worker.after_start")
     # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
-    requests = take_in(worker, started)
+    requests = take_in(worker, finisher, started)
     try:
         # From the commit on the lease protects the job; what wasn't started is stale. Both leave Redis.
         await worker.queue.ack([(each.job_id, each.gen) for each in nominated])
@@ -80,28 +82,35 @@ async def _claim_once(worker: WorkerContext) -> None:
     await hand_over(worker, requests)
 
 
-def take_in(worker: WorkerContext, started: Sequence[StartedJob]) -> list[Request]:
+def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[StartedJob]) -> list[Request]:
     """Put started jobs into the hand; return what the engine has to be told."""
     requests = []
     for each in started:
-        prompt_ids = each.prompt_ids
-        if each.tokenizer_hash != worker.tokenizer_hash:
-            prompt_ids = _encode_again(worker, each)
-        job = RunningJob(each, worker.tokenizer, prompt_ids, worker.clock.monotonic())
+        job = RunningJob(each, worker.tokenizer, worker.clock.monotonic())
         worker.hand[job.request_id] = job
-        sampling = {name: value for name, value in each.sampling.items() if name not in {"stop", "logit_bias"}}
-        biases = {int(token): bias for token, bias in each.sampling.get("logit_bias", {}).items()}
-        requests.append(
-            Request(
-                id=job.request_id,
-                prompt_ids=prompt_ids,
-                sampling=SamplingParams(**sampling, logit_bias=biases),
-                n=each.n,
-                priority=tier_rank(each.tier),
-                cache_salt=each.tenant_id,
-            )
-        )
+        try:
+            requests.append(_request(worker, job))
+        except Exception as error:  # noqa: BLE001 - the per-job edge: what one job asks for must not stop the others
+            emit(log, logging.WARNING, "job_not_runnable", error=error, job=each.job_id.hex)
+            code = error.code if isinstance(error, PenstockError) else "invalid_request"
+            finisher.end(job, "failed", {"code": code, "message": f"this worker can't run the job: {error}"})
     return requests
+
+
+def _request(worker: WorkerContext, job: RunningJob) -> Request:
+    each = job.started
+    if each.tokenizer_hash != worker.tokenizer_hash:
+        job.prompt_ids = _encode_again(worker, each)
+    sampling = {name: value for name, value in each.sampling.items() if name not in {"stop", "logit_bias"}}
+    biases = {int(token): bias for token, bias in each.sampling.get("logit_bias", {}).items()}
+    return Request(
+        id=job.request_id,
+        prompt_ids=job.prompt_ids,
+        sampling=SamplingParams(**sampling, logit_bias=biases),
+        n=each.n,
+        priority=tier_rank(each.tier),
+        cache_salt=each.tenant_id,
+    )
 
 
 async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:

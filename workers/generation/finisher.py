@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs.finish import Ending, finish
-from app.jobs.rescue import Rescued, give_back
+from app.jobs.rescue import Rescued, give_back, retire
 from app.jobs.states import EndStatus
 from app.jobs.store import Cause, GivenBack
 from app.killpoints import kill_point
@@ -51,16 +52,24 @@ class Finisher:
         for job in jobs:
             job.is_ending = True
         given = [GivenBack(job.started.job_id, job.started.attempt, cause, detail) for job in jobs]
+        await self._rescue(lambda conn: give_back(conn, given, self._worker.fate, self._worker.random))
+        for job in jobs:
+            self._worker.drop(job.request_id)
+
+    async def retire(self) -> None:
+        """Close the lease, and give back what runs under it unknown to us. Repeats until Postgres has said yes."""
+        worker = self._worker
+        await self._rescue(lambda conn: retire(conn, worker.incarnation, fate=worker.fate, random=worker.random))
+
+    async def _rescue(self, work: Callable[[AsyncConnection], Awaitable[Rescued]]) -> None:
         while True:
             try:
                 async with self._worker.db.begin() as conn:
-                    rescued = await give_back(conn, given, self._worker.fate, self._worker.random)
+                    rescued = await work(conn)
                 break
             except (SQLAlchemyError, OSError) as error:
-                emit(log, logging.WARNING, "give_back_failed", error=error, jobs=len(given))
+                emit(log, logging.WARNING, "give_back_failed", error=error)
                 await asyncio.sleep(_RETRY_S)
-        for job in jobs:
-            self._worker.drop(job.request_id)
         await self._spread(rescued)
 
     async def _write(self, batch: list[tuple[RunningJob, Ending]]) -> None:

@@ -44,14 +44,10 @@ class Choice:
         self.token_ids += new
         self.logprobs += delta.logprobs[:taken]
         self.text += text
-        waiting = self.unpublished
-        self.unpublished = ChoiceDelta(
-            choice=self.index,
-            offset=waiting.offset if waiting else delta.offset,
-            token_ids=[*waiting.token_ids, *new] if waiting else new,
-            text=waiting.text + text if waiting else text,
-            finish_reason=self.finish_reason,
+        fresh = ChoiceDelta(
+            choice=self.index, offset=delta.offset, token_ids=new, text=text, finish_reason=self.finish_reason
         )
+        self.unpublished = _joined(self.unpublished, fresh)
         return stopped
 
     def result(self) -> dict[str, Any]:
@@ -72,14 +68,27 @@ class Choice:
         return shown
 
 
+def _joined(first: ChoiceDelta | None, second: ChoiceDelta | None) -> ChoiceDelta | None:
+    """Two neighbouring deltas of a choice as one."""
+    if first is None or second is None:
+        return first or second
+    return ChoiceDelta(
+        choice=first.choice,
+        offset=first.offset,
+        token_ids=[*first.token_ids, *second.token_ids],
+        text=first.text + second.text,
+        finish_reason=second.finish_reason,
+    )
+
+
 class RunningJob:
     """A started attempt. It leaves the hand when Postgres has its end, not before."""
 
-    def __init__(self, started: StartedJob, tokenizer: Tokenizer, prompt_ids: list[int], now: float) -> None:
+    def __init__(self, started: StartedJob, tokenizer: Tokenizer, now: float) -> None:
         self.started = started
-        self.prompt_ids = prompt_ids
+        self.prompt_ids = started.prompt_ids
         continues_text = started.request.get("messages") is None
-        tail = prompt_ids[-_PROMPT_TAIL:] if continues_text else []
+        tail = started.prompt_ids[-_PROMPT_TAIL:] if continues_text else []
         stop: list[str] = started.sampling.get("stop", [])
         self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail)) for i in range(started.n)]
         self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
@@ -118,6 +127,12 @@ class RunningJob:
         for choice in self.choices:
             choice.unpublished = None
         return deltas
+
+    def put_back(self, deltas: list[ChoiceDelta]) -> None:
+        """These didn't reach the readers: tell them again, before what is newer."""
+        for delta in deltas:
+            choice = self.choices[delta.choice]
+            choice.unpublished = _joined(delta, choice.unpublished)
 
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _DEADLINE_CHECK_S = 0.1
 _ERROR_WAIT_S = 0.5
+_UNREADABLE = {"code": "internal_error", "message": "the model's tokens can't be turned into text"}
 
 
 async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
@@ -36,7 +37,13 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         job = worker.hand.get(delta.request_id)
         if job is None or job.is_ending:
             continue
-        if job.take(delta):
+        try:
+            has_stopped = job.take(delta)
+        except Exception as error:  # noqa: BLE001 - the per-job edge: one job's text must not stop the others
+            emit(log, logging.ERROR, "output_unreadable", error=error, job=job.started.job_id.hex)
+            await stop_job(worker, finisher, job, "failed", _UNREADABLE)
+            continue
+        if has_stopped:
             await worker.engine.abort(delta.request_id, delta.choice)
         if job.is_complete:
             finisher.end(job, "succeeded")
@@ -52,23 +59,23 @@ async def publish_forever(worker: WorkerContext) -> None:
     """Tell readers what is new, all jobs in one round trip, at most once an interval. A lost stream loses no result."""
     while True:
         await asyncio.sleep(worker.settings.event_interval_s)
-        publications = []
-        for job in worker.hand.values():
-            if not job.is_ending:
-                publications += pending_events(job)
+        told = [
+            (job, deltas) for job in worker.hand.values() if not job.is_ending and (deltas := job.take_unpublished())
+        ]
+        publications = [
+            Publication(
+                job.started.job_id,
+                job.num_generated,
+                JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas),
+            )
+            for job, deltas in told
+        ]
         try:
             await worker.events.publish(publications)
         except RedisError as error:
+            for job, deltas in told:
+                job.put_back(deltas)
             emit(log, logging.WARNING, "publish_failed", error=error)
-
-
-def pending_events(job: RunningJob) -> list[Publication]:
-    """The event that brings a job's readers up to date, if there is something new."""
-    deltas = job.take_unpublished()
-    if not deltas:
-        return []
-    event = JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas)
-    return [Publication(job.started.job_id, job.num_generated, event)]
 
 
 async def stop_job(

@@ -120,7 +120,7 @@ class Supervisor:
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
         try:
             async with _racing(
-                claim_forever(worker),
+                claim_forever(worker, finisher),
                 renew_forever(worker, finisher),
                 read_engine(worker, finisher),
                 publish_forever(worker),
@@ -130,7 +130,6 @@ class Supervisor:
                 self._wait_for_drain(worker),
             ):
                 pass
-            await self._close_lease(worker)
         except LeaseLost as error:
             emit(log, logging.ERROR, "lease_lost", reason=error.detail, jobs=len(worker.hand))
             await self._forget(worker)
@@ -144,11 +143,6 @@ class Supervisor:
             info.device, info.model_hash,
         )  # fmt: skip
         await leases.register(conn, incarnation, ttl_s=self._settings.lease_ttl_s)
-
-    async def _close_lease(self, worker: WorkerContext) -> None:
-        if any(not job.is_ending for job in worker.hand.values()):
-            return  # given back first, in _give_up_the_rest
-        await self._until_written(leases.end, worker.incarnation)
 
     async def _wait_for_drain(self, worker: WorkerContext) -> None:
         """End the incarnation once a drain has nothing left to wait for."""
@@ -170,7 +164,7 @@ class Supervisor:
             await finisher.give_back(rest, "drained")
         while worker.hand:
             await worker.wait_for_change(0.1)
-        await self._until_written(leases.end, worker.incarnation)
+        await finisher.retire()
         emit(log, logging.INFO, "drained")
 
     async def _watch_for_hang(self, worker: WorkerContext) -> None:
@@ -199,7 +193,7 @@ class Supervisor:
         jobs = [job for job in worker.hand.values() if not job.is_ending]
         detail = {"message": f"the engine died: {error}"}
         await finisher.give_back(jobs, "engine_crash", detail)
-        await self._until_written(leases.end, worker.incarnation)
+        await finisher.retire()
         await worker.engine.stop(0)
         delay_s = _RETRY_S
         while not self._drain.is_set():

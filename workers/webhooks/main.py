@@ -43,7 +43,8 @@ async def run(config: Settings) -> None:
             emit(log, logging.INFO, "draining", signal=signal.Signals(number).name)
             worker.stopping = True
             for each in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(each)  # a second one ends at once
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)  # a second one ends at once
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)

@@ -494,3 +494,16 @@ async def test_the_start_is_told_once_to_those_who_asked(engine: AsyncEngine, se
     async with engine.begin() as conn:
         await store.start(conn, await open_lease(conn), rescued.nominations[POOL])
     assert [row.event_type for row in await rows(engine, webhook_deliveries)] == ["job.started"]
+
+
+async def test_a_retired_lease_leaves_nothing_running(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    incarnation, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        rescued = await rescue.retire(conn, incarnation, fate=FATE, random=Random(1))
+    assert [each.job_id for each in rescued.nominations[POOL]] == [job.job_id]
+    waiting = await view(engine, job.job_id)
+    assert (waiting.status, waiting.gen) == ("queued", 2)
+    with pytest.raises(LeaseLost):
+        async with engine.begin() as conn:
+            await store.start(conn, incarnation, rescued.nominations[POOL])

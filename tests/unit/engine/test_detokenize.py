@@ -1,5 +1,7 @@
 """Any split of the tokens into pushes gives the text of the whole, cut off at the stop string."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def ids(text):
 def chunks(tokens, cuts):
     """Tokens split at the places `cuts`."""
     bounds = sorted({0, len(tokens), *(cut % (len(tokens) + 1) for cut in cuts)})
-    return [tokens[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [tokens[start:end] for start, end in pairwise(bounds)]
 
 
 def run(detokenizer, pushes):

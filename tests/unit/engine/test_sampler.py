@@ -177,7 +177,9 @@ def test_the_noise_of_a_seed_never_changes():
     # Checkpoints are resumed by other versions of this code: if this fails, raise the sampler's number in paged.py.
     assert row_key(42, 1, 7) == 0x909D7856DBE9D02A
     keys = torch.tensor([[7, 11]], dtype=torch.int32)
-    assert gumbel(keys, torch.tensor([0, 1, 2], dtype=torch.int32))[0].tolist() == pytest.approx([1.702014, 1.365748, -0.113665], abs=1e-5)
+    assert gumbel(keys, torch.tensor([0, 1, 2], dtype=torch.int32))[0].tolist() == pytest.approx(
+        [1.702014, 1.365748, -0.113665], abs=1e-5
+    )
 
 
 def test_keys_of_neighbours_share_nothing():
@@ -204,9 +206,7 @@ def test_eos_is_held_back_until_min_tokens():
     row[0, 0] = row[0, 1] = 50.0
     row[0, 0] += 1
     sampling = params(min_tokens=2, temperature=0.0)
-    chosen = [
-        sampler().sample(row, [sequence(sampling, generated=[5] * count)])[0].token_id for count in range(4)
-    ]
+    chosen = [sampler().sample(row, [sequence(sampling, generated=[5] * count)])[0].token_id for count in range(4)]
     assert chosen == [1, 1, 0, 0]
 
 
@@ -235,7 +235,9 @@ def test_penalties_are_counted_on_as_tokens_come_and_rows_are_used_again():
         it = sequence(sampling, prompt=[arrival], arrival=arrival)
         for _ in range(VOCAB):
             it.token_ids.append(target.sample(row, [it])[0].token_id)
-        assert sorted(it.token_ids[1:]) == list(range(VOCAB)), "with equal logits each token comes once before any twice"
+        assert sorted(it.token_ids[1:]) == list(range(VOCAB)), (
+            "with equal logits each token comes once before any twice"
+        )
         target.forget([arrival])
     assert len(target._counts._generated) == 4
 

@@ -86,7 +86,9 @@ def test_higher_tiers_are_admitted_first():
 
 def test_a_large_prompt_is_not_passed_by_a_small_one_behind_it():
     target = scheduler(num_blocks=20, max_batch_tokens=64)
-    running, large, _small = add(target, sequence(prompt=40, max_tokens=4), sequence(prompt=60, max_tokens=4), sequence())
+    running, large, _small = add(
+        target, sequence(prompt=40, max_tokens=4), sequence(prompt=60, max_tokens=4), sequence()
+    )
     assert set(step(target)) == {running}
     assert set(step(target)) == {running}
     target.remove(running)
