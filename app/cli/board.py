@@ -9,7 +9,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.stack import Report
+from app.cli.watch import Report
 
 WIDTH = 12
 
@@ -50,7 +50,9 @@ class Board:
                     self._spinners[report.part] = Spinner("dots")
                 self._live.update(self._table())
             elif report.event == "ready":
-                self._print(f"  {'ready':<{WIDTH}} {report.part:<{WIDTH}} {report.seconds:5.1f} s  {report.detail}".rstrip())
+                self._print(
+                    f"  {'ready':<{WIDTH}} {report.part:<{WIDTH}} {report.seconds:5.1f} s  {report.detail}".rstrip()
+                )
         elif report.event == "stopping":
             self._print(f"  {'stopping':<{WIDTH}} {report.part}")
         else:

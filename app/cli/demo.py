@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from time import monotonic
 
 from rich.console import Console, Group
@@ -17,8 +18,9 @@ from app.cli.board import Board
 from app.cli.http import ENDED, Api, Job, Target, describe_error, texts_of, tokens_of
 from app.cli.jobs import STYLES
 from app.cli.prompts import JOBS, TENANTS, DemoJob
-from app.cli.stack import Access, Report, Stack
+from app.cli.stack import Access, Stack
 from app.cli.up import until_signal
+from app.cli.watch import Report
 from app.db import create_engine
 from app.errors import PenstockError
 from app.ids import new_id
@@ -74,7 +76,9 @@ class _Demo:
 
     def __init__(self, settings: Settings) -> None:
         self._console = Console()
-        self._board = Board(self._console, "Penstock starts: a real Postgres, a real Redis, API, worker, maintenance, webhooks")
+        self._board = Board(
+            self._console, "Penstock starts: a real Postgres, a real Redis, API, worker, maintenance, webhooks"
+        )
         self._stack = Stack(settings, self._report)
         self._shown = [_Shown(wanted) for wanted in JOBS]
         self._began = monotonic()
@@ -95,7 +99,9 @@ class _Demo:
     async def _show_all(self) -> None:
         with self._board:
             access = await self._stack.start()
-        self._say(f"\nup after {monotonic() - self._began:.1f} s at {access.url}; {len(JOBS)} jobs of {len(TENANTS)} tenants over three tiers:\n")
+        self._say(
+            f"\nup after {monotonic() - self._began:.1f} s at {access.url}; {len(JOBS)} jobs of {len(TENANTS)} tenants over three tiers:\n"
+        )
         watching = asyncio.create_task(self._stack.watch())
         running = asyncio.create_task(self._run_jobs(access))
         try:
@@ -160,7 +166,10 @@ class _Demo:
             for text in texts_of(each.job):
                 self._say("")
                 self._console.print(Text(f"> {each.wanted.title.strip()}", style="bold"))
-                self._console.print(Padding(Text(text.strip()), (0, 0, 0, 2)))
+                if self._console.is_terminal:
+                    self._console.print(Padding(Text(text.strip()), (0, 0, 0, 2)))
+                else:
+                    self._say(indent(text.strip(), "  "))
 
     def _print_usage(self, usage: list[TenantUsage]) -> None:
         table = Table(box=None, pad_edge=False, title="usage by tenant", title_justify="left", title_style="bold")
@@ -228,9 +237,18 @@ class _Progress:
             status = Text(each.status, style=STYLES.get(each.status, ""))
             tokens = tokens_of(each.job or {})
             title = " ".join(each.wanted.title.split())
-            table.add_row(each.wanted.tier, each.wanted.tenant, Text(title, overflow="ellipsis"), status, str(tokens or ""), Text(each.text))
+            table.add_row(
+                each.wanted.tier,
+                each.wanted.tenant,
+                Text(title, overflow="ellipsis"),
+                status,
+                str(tokens or ""),
+                Text(each.text),
+            )
         ended = sum(each.has_ended for each in self._shown)
-        return Group(table, Text(f"{ended} of {len(self._shown)} ended after {monotonic() - self._began:.1f} s", style="dim"))
+        return Group(
+            table, Text(f"{ended} of {len(self._shown)} ended after {monotonic() - self._began:.1f} s", style="dim")
+        )
 
     async def _say_changes(self) -> None:
         while True:

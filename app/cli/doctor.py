@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -61,10 +62,7 @@ def _findings(settings: Settings, *, deep: bool) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("fail", "python", version, "install Python 3.11 or newer")
-    return Finding("ok", "python", f"{version} in {sys.prefix}")
+    return Finding("ok", "python", f"{platform.python_version()} in {sys.prefix}")
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:
@@ -101,7 +99,9 @@ def _schema(settings: Settings) -> Iterator[Finding]:
 
     current, head = current_revision(settings), head_revision()
     if current != head:
-        yield Finding("fail", "schema", f"at {current or 'nothing'}, and this version wants {head}", "run `penstock migrate`")
+        yield Finding(
+            "fail", "schema", f"at {current or 'nothing'}, and this version wants {head}", "run `penstock migrate`"
+        )
         return
     yield Finding("ok", "schema", f"at {current}")
     yield from _workers(settings)
@@ -121,9 +121,13 @@ def _workers(settings: Settings) -> Iterator[Finding]:
 
     found = asyncio.run(read())
     for each in found:
-        who = f"{each.model} on {each.host}:{each.pid} ({each.device}), {each.state}, renewed {each.renewed_s:.0f} s ago"
+        who = (
+            f"{each.model} on {each.host}:{each.pid} ({each.device}), {each.state}, renewed {each.renewed_s:.0f} s ago"
+        )
         if each.is_expired:
-            yield Finding("warn", "worker", who, "its lease ran out: is `penstock maintenance` running? It buries such workers")
+            yield Finding(
+                "warn", "worker", who, "its lease ran out: is `penstock maintenance` running? It buries such workers"
+            )
         else:
             yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand")
     if not found:
@@ -144,11 +148,15 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         with Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
             info: Any = client.info()
     except (RedisError, ValueError) as error:
-        yield Finding("fail", "redis", f"{error} [{shown}]", "start it, or mend REDIS_URL (redis://:password@host:port/0)")
+        yield Finding(
+            "fail", "redis", f"{error} [{shown}]", "start it, or mend REDIS_URL (redis://:password@host:port/0)"
+        )
         return
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS:
-        yield Finding("fail", "redis", f"{version} at {shown}", f"Penstock needs Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or newer")
+        yield Finding(
+            "fail", "redis", f"{version} at {shown}", f"Penstock needs Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or newer"
+        )
         return
     yield Finding("ok", "redis", f"{version} at {shown}")
     policy = info.get("maxmemory_policy", "noeviction")
@@ -170,7 +178,12 @@ def _model(settings: Settings) -> Iterator[Finding]:
     elif settings.model and not settings.model.startswith((".", "/", "~")) and settings.model.count("/") <= 1:
         yield _hub_model(settings.model)
     else:
-        yield Finding("fail", "model", f"{folder} isn't a folder", "give --model (PENSTOCK_MODEL) a Hugging Face id or a model's folder")
+        yield Finding(
+            "fail",
+            "model",
+            f"{folder} isn't a folder",
+            "give --model (PENSTOCK_MODEL) a Hugging Face id or a model's folder",
+        )
 
 
 def _bundled() -> Path:
@@ -195,7 +208,9 @@ def _model_folder(folder: Path) -> Finding:
     except FileNotFoundError as error:
         return Finding("fail", "model", f"{folder} has no {Path(error.filename or '?').name}", advice)
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
-        return Finding("fail", "model", f"{folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", advice)
+        return Finding(
+            "fail", "model", f"{folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", advice
+        )
     if not weights:
         return Finding("fail", "model", f"{folder} has no *.safetensors", advice)
     size = sum(path.stat().st_size for path in weights) / 2**20
@@ -234,7 +249,12 @@ def _device(settings: Settings) -> Iterator[Finding]:
     if not gpus:
         found = "no NVIDIA driver answers (nvidia-smi)"
         if settings.device == "cuda":
-            yield Finding("fail", "device", f"{found}, and PENSTOCK_DEVICE is cuda", "install the driver, or set PENSTOCK_DEVICE=cpu")
+            yield Finding(
+                "fail",
+                "device",
+                f"{found}, and PENSTOCK_DEVICE is cuda",
+                "install the driver, or set PENSTOCK_DEVICE=cpu",
+            )
         else:
             yield Finding("ok", "device", f"cpu: {found}")
         return
@@ -247,10 +267,14 @@ def _device(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = next(path for path in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if path.exists())
+    folder = next(
+        path for path in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if path.exists()
+    )
     free_gib = shutil.disk_usage(folder).free / 2**30
     if free_gib < LOW_DISK_GIB:
-        return Finding("warn", "disk", f"{free_gib:.1f} GiB free at {folder}", "make room, or set PENSTOCK_DATA_DIR elsewhere")
+        return Finding(
+            "warn", "disk", f"{free_gib:.1f} GiB free at {folder}", "make room, or set PENSTOCK_DATA_DIR elsewhere"
+        )
     return Finding("ok", "disk", f"{free_gib:,.0f} GiB free at {folder}")
 
 

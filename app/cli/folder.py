@@ -74,10 +74,11 @@ class DataFolder:
 def completed(settings: Settings) -> Settings:
     """`settings`, and what the data folder of an `up` knows where nothing is configured: the servers and the pepper."""
     folder = DataFolder(settings.data_dir)
-    found: dict[str, object] = {}
-    for name, url in folder.servers.items():
-        if name in {"database_url", "redis_url"} and getattr(settings, name) is None:
-            found[name] = url
+    found = {
+        name: url
+        for name, url in folder.servers.items()
+        if name in {"database_url", "redis_url"} and getattr(settings, name) is None
+    }
     return with_pepper(settings.model_copy(update=found), folder.pepper)
 
 

@@ -123,16 +123,20 @@ class Api:
 
     async def _call(self, method: str, path: str, **options: Any) -> Job:
         began, tries = monotonic(), 0
+        lost_since: float | None = None
         while True:
             tries += 1
             try:
                 response = await self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                if not self._has_answered or monotonic() - began > LOST_S:
-                    raise Unavailable(f"no answer from {self._target.url} ({_reason(error)}): is `penstock up` running?") from error
+                lost_since = lost_since or monotonic()
+                if not self._has_answered or monotonic() - lost_since > LOST_S:
+                    raise Unavailable(
+                        f"no answer from {self._target.url} ({_reason(error)}): is `penstock up` running?"
+                    ) from error
                 await self._sleep(_backoff_s(tries))
                 continue
-            self._has_answered = True
+            self._has_answered, lost_since = True, None
             if response.is_success:
                 return _object(response, self._target.url)
             delay_s = _retry_after_s(response, tries)

@@ -15,7 +15,14 @@ from app.cli.errors import CommandFailed
 from app.cli.http import ENDED, Api, Job, Target, describe_error, texts_of, tokens_of
 
 REFRESH_S = 0.5
-STYLES = {"succeeded": "green", "failed": "red", "dead": "red", "expired": "yellow", "cancelled": "yellow", "running": "cyan"}
+STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "dead": "red",
+    "expired": "yellow",
+    "cancelled": "yellow",
+    "running": "cyan",
+}
 
 
 def list_jobs(target: Target, filters: dict[str, str | None], *, limit: int, as_json: bool) -> None:
@@ -69,8 +76,8 @@ def watch_jobs(target: Target, *, limit: int) -> None:
 
 def watch_job(target: Target, job_id: str) -> bool:
     """Show a job until it ends; return whether it succeeded."""
-    job = asyncio.run(_with_api(target, lambda api: _watch_one(api, job_id)))
-    return job["status"] == "succeeded"
+    job: Job = asyncio.run(_with_api(target, lambda api: _watch_one(api, job_id)))
+    return bool(job["status"] == "succeeded")
 
 
 def table_of(jobs: list[Job]) -> Table:

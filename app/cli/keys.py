@@ -19,7 +19,9 @@ def create(settings: Settings, tenant: str, *, name: str, scopes: Sequence[str],
     asyncio.run(_create(settings, tenant, name, scopes, expires_days))
 
 
-async def _create(settings: Settings, tenant: str, name: str, scopes: Sequence[str], expires_days: float | None) -> None:
+async def _create(
+    settings: Settings, tenant: str, name: str, scopes: Sequence[str], expires_days: float | None
+) -> None:
     db = create_engine(settings, application_name="penstock-cli")
     try:
         async with db.begin() as conn:
@@ -51,7 +53,15 @@ def show(settings: Settings, tenant: str | None) -> None:
     for each in found:
         state = "revoked" if each.revoked_at else "valid"
         expires = f"{each.expires_at:%Y-%m-%d %H:%M}" if each.expires_at else "never"
-        cells = (each.prefix, each.tenant_id, each.name, ",".join(each.scopes), f"{each.created_at:%Y-%m-%d %H:%M}", expires, state)
+        cells = (
+            each.prefix,
+            each.tenant_id,
+            each.name,
+            ",".join(each.scopes),
+            f"{each.created_at:%Y-%m-%d %H:%M}",
+            expires,
+            state,
+        )
         table.add_row(*cells)
         if not console.is_terminal:
             print("\t".join(cells))

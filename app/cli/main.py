@@ -37,13 +37,29 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-Model = Annotated[str | None, typer.Option("--model", help="Hugging Face id or folder of the model; the bundled one if left out.")]
-ModelName = Annotated[str | None, typer.Option("--model-name", help="Name that jobs use for it; the id's or folder's last part if left out.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Hugging Face id or folder of the model; the bundled one if left out.")
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model-name", help="Name that jobs use for it; the id's or folder's last part if left out."),
+]
 Host = Annotated[str | None, typer.Option("--host", help="Address that the API binds to.  [default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port that the API binds to; 0 takes a free one.  [default: 8000]")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")]
-Url = Annotated[str | None, typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out.")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", min=0, max=65535, help="Port that the API binds to; 0 takes a free one.  [default: 8000]"),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out."),
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print job objects as JSON.")]
 
 
@@ -87,12 +103,21 @@ def api(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
 def worker(
     model: Model = None,
     model_name: ModelName = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Device that the engine runs on.  [default: auto]")] = None,
-    dtype: Annotated[
-        Literal["auto", "bfloat16", "float16", "float32"] | None, typer.Option("--dtype", help="Type of weights and KV.  [default: auto]")
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option("--device", help="Device that the engine runs on.  [default: auto]"),
     ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", min=1, help="Most sequences in one batch.  [default: 64]")] = None,
-    kv_cache_mib: Annotated[int | None, typer.Option("--kv-cache-mib", min=1, help="Memory for KV pages; a sane part of what is free if left out.")] = None,
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"] | None,
+        typer.Option("--dtype", help="Type of weights and KV.  [default: auto]"),
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", min=1, help="Most sequences in one batch.  [default: 64]")
+    ] = None,
+    kv_cache_mib: Annotated[
+        int | None,
+        typer.Option("--kv-cache-mib", min=1, help="Memory for KV pages; a sane part of what is free if left out."),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run one generation worker in the foreground."""
@@ -128,7 +153,9 @@ def migrate(data_dir: DataDir = None) -> None:
 
 @app.command()
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and run it, which may take minutes.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load the model and run it, which may take minutes.")
+    ] = False,
     model: Model = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -142,10 +169,17 @@ def doctor(
 
 @app.command()
 def submit(
-    prompt: Annotated[str | None, typer.Argument(help="Text to continue; - reads it from standard input.", show_default=False)] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to continue; - reads it from standard input.", show_default=False)
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A prompt a line; - is standard input.")] = None,
-    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="A job object a line, as POST /v1/jobs takes it; - is standard input.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask the prompts as a user's messages, rather than continue them.")] = False,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option("--jsonl", help="A job object a line, as POST /v1/jobs takes it; - is standard input."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask the prompts as a user's messages, rather than continue them.")
+    ] = False,
     tier: Annotated[TierName | None, typer.Option("--tier", help="[default: standard]")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most tokens of each choice.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", min=0, max=2, help="0 is greedy.")] = None,
@@ -195,7 +229,13 @@ def list_jobs(
 
 
 @jobs_app.command("show")
-def show_job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False, url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+def show_job(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
     """Show all that is known of a job, with its result."""
     from app.cli import jobs
 
@@ -203,7 +243,12 @@ def show_job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJs
 
 
 @jobs_app.command("cancel")
-def cancel_jobs(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+def cancel_jobs(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
     """Cancel jobs: at once where they wait, within a second where they run."""
     from app.cli import jobs
 
@@ -212,7 +257,9 @@ def cancel_jobs(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], 
 
 @jobs_app.command("watch")
 def watch_jobs(
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The newest jobs if left out.", show_default=False)] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The newest jobs if left out.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most jobs, without an ID.")] = 20,
     url: Url = None,
     key: Key = None,
@@ -232,7 +279,9 @@ def watch_jobs(
 def create_key(
     tenant: Annotated[str, typer.Argument(help="It is made if it doesn't exist.")],
     name: Annotated[str, typer.Option("--name", help="For your own memory.")] = "",
-    scope: Annotated[list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")
+    ] = None,
     expires_days: Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -244,7 +293,9 @@ def create_key(
 
 
 @keys_app.command("list")
-def list_keys(tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None, data_dir: DataDir = None) -> None:
+def list_keys(
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None, data_dir: DataDir = None
+) -> None:
     """List keys, without their secrets."""
     from app.cli import keys
 
@@ -252,8 +303,10 @@ def list_keys(tenant: Annotated[str | None, typer.Option("--tenant", help="Only 
 
 
 @keys_app.command("revoke")
-def revoke_key(prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None) -> None:
-    """Make a key invalid at once."""
+def revoke_key(
+    prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None
+) -> None:
+    """Make a key invalid: an API that has just seen it believes it for 5 more seconds."""
     from app.cli import keys
 
     keys.revoke(_settings(data_dir), prefix)
@@ -270,7 +323,7 @@ def version() -> None:
 def main() -> None:
     """The command's entry: exit status 0 if all went well, 1 with a line on standard error if not, 2 if it was called wrongly."""
     try:
-        raise SystemExit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -282,6 +335,7 @@ def main() -> None:
         if hasattr(error, "format_message"):  # typer's own
             fail_usage(error)
         fail(error)
+    raise SystemExit(status)
 
 
 def _configure(**options: object) -> None:

@@ -69,17 +69,7 @@ class ProcessPart(Part):
     async def start(self) -> None:
         """Start it; that it runs doesn't mean that it is ready."""
         self._release()
-        with self.log_file.open("ab") as log:
-            self.log_start = log.tell()
-            self._process = subprocess.Popen(
-                # -P: a folder `app` in the user's working directory isn't ours.
-                [sys.executable, "-P", "-m", self._module],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
+        self._process = self._spawn()
         self._watcher = _watch_us(self._process.pid)
 
     def ended(self) -> str | None:
@@ -101,6 +91,19 @@ class ProcessPart(Part):
             self._signal(signal.SIGINT)
             await self._wait_for_end(HURRIED_S)
         self._release()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            self.log_start = log.tell()
+            return subprocess.Popen(
+                # -P: a folder `app` in the user's working directory isn't ours.
+                [sys.executable, "-P", "-m", self._module],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
 
     async def _wait_for_end(self, timeout_s: float, hurry: asyncio.Event | None = None) -> None:
         give_up_at = monotonic() + timeout_s

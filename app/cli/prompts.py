@@ -30,7 +30,9 @@ class DemoJob:
 def _ask(tenant: str, tier: str, *turns: str, is_shown: bool = False, **options: Any) -> DemoJob:
     """A conversation: turns of user and assistant, in turn."""
     messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-    return DemoJob(tenant, {"messages": messages, "tier": tier, "max_tokens": 200, "temperature": 0.7} | options, is_shown)
+    return DemoJob(
+        tenant, {"messages": messages, "tier": tier, "max_tokens": 200, "temperature": 0.7} | options, is_shown
+    )
 
 
 def _continue(tenant: str, tier: str, text: str, *, is_shown: bool = False, **options: Any) -> DemoJob:

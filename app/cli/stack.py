@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.errors import CommandFailed
 from app.cli.folder import DataFolder, process_environment, with_pepper
 from app.cli.parts import Part, ProcessPart, ServerPart
+from app.cli.watch import TICK_S, Report, Watch, with_log
 from app.db import create_engine, database_now
 from app.embedded import EmbeddedServers
 from app.errors import Misconfigured, Unauthenticated
@@ -22,21 +22,10 @@ from app.jobs.live import live_workers
 from app.settings import Settings
 
 DEFAULT_TENANT = "default"
-TICK_S = 0.1
 STOP_S = 10.0  # grace of what doesn't run jobs
 READY_BY_ITSELF_S = 3.0  # a process that has no way to say that it is ready, or may not log it
 MIN_FREE_DISK_MIB = 200
 MIN_FREE_MEMORY_MIB = 700
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a stack says of a part while it goes on. `seconds` since the part began to start."""
-
-    part: str
-    event: Literal["starting", "ready", "ended", "stopping", "warning"]
-    seconds: float = 0.0
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +34,6 @@ class Access:
 
     url: str
     api_key: str
-
-
-@dataclass(slots=True)
-class Restarts:
-    """When does a part that died run again? Backoff, doubled with each quick death in a row; None gives it up.
-
-    A part that lived for `quick_s` has recovered: its next death is the first one again.
-    """
-
-    quick_s: float = 20.0
-    base_s: float = 0.25
-    cap_s: float = 5.0
-    most: int = 5
-    quick_deaths: int = 0
-
-    def delay_s(self, lived_s: float) -> float | None:
-        """Seconds to wait after a death that came `lived_s` after the start."""
-        self.quick_deaths = self.quick_deaths + 1 if lived_s < self.quick_s else 1
-        if self.quick_deaths >= self.most:
-            return None
-        return min(self.cap_s, self.base_s * 2.0 ** (self.quick_deaths - 1))
-
-
-class _Watched:
-    """A part with its restarts."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        self.restarts = Restarts()
-        self.started_at = monotonic()
-        self.restart_at: float | None = None
-        self.starting: asyncio.Task[None] | None = None
 
 
 class Stack:
@@ -93,12 +50,8 @@ class Stack:
         self._num_workers = num_workers
         self._hurry = asyncio.Event()
         self._servers: EmbeddedServers | None = None
-        self._watched: list[_Watched] = []
-
-    @property
-    def log_files(self) -> dict[str, Path]:
-        """Where each part writes."""
-        return {each.part.name: each.part.log_file for each in self._watched}
+        self._parts: list[Part] = []
+        self._is_announced = False
 
     @property
     def model_name(self) -> str:
@@ -128,6 +81,7 @@ class Stack:
         url = base_url(self.settings)
         assert self.settings.database_url
         assert self.settings.redis_url
+        self._is_announced = True
         self.folder.announce(url, database_url=self.settings.database_url, redis_url=self.settings.redis_url)
         return Access(url, key)
 
@@ -137,18 +91,12 @@ class Stack:
         Raises:
             CommandFailed: a part died too often too quickly; the message ends with its log.
         """
-        while True:
-            for each in self._watched:
-                self._look_at(each)
-            await asyncio.sleep(TICK_S)
+        await Watch(self._parts, self._report).run()
 
     async def stop(self) -> None:
         """Drain and stop: first the API, then the workers with their grace, then the rest, the servers last."""
-        self.folder.retract()
-        for each in self._watched:
-            if each.starting is not None:
-                with suppress(Misconfigured, OSError):
-                    await each.starting
+        if self._is_announced:
+            self.folder.retract()
         grace_s = self.settings.drain_grace_s + STOP_S
         await self._stop("api", STOP_S)
         await self._stop("worker", grace_s)
@@ -156,7 +104,7 @@ class Stack:
         if self._servers is not None:
             await asyncio.to_thread(self._servers.stop)
             self._servers = None
-        self._watched.clear()
+        self._parts.clear()
 
     def hurry(self) -> None:
         """Don't wait for running jobs: they are given back."""
@@ -185,7 +133,9 @@ class Stack:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         except OSError as error:
-            raise CommandFailed(f"{host!r} is no address of this machine ({error.strerror}): give another --host") from error
+            raise CommandFailed(
+                f"{host!r} is no address of this machine ({error.strerror}): give another --host"
+            ) from error
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -215,7 +165,7 @@ class Stack:
                 await starting
             raise
         for server in embedded:
-            self._watched.append(_Watched(ServerPart(server)))
+            self._parts.append(ServerPart(server))
             self._report(Report(server.name.lower(), "ready", monotonic() - began))
         found = {"database_url": urls.database_url, "redis_url": urls.redis_url}
         self.settings = with_pepper(self.settings.model_copy(update=found), self.folder.make_pepper())
@@ -258,11 +208,13 @@ class Stack:
         modules = {"api": "app.api.main"}
         modules |= dict.fromkeys(names, "workers.generation.main")
         modules |= {"maintenance": "workers.maintenance.main", "webhooks": "workers.webhooks.main"}
-        parts = [ProcessPart(name, module, environment, self.folder.logs / f"{name}.log") for name, module in modules.items()]
+        parts = [
+            ProcessPart(name, module, environment, self.folder.logs / f"{name}.log") for name, module in modules.items()
+        ]
         async with db.connect() as conn:
             since = await database_now(conn)
         for part in parts:
-            self._watched.append(_Watched(part))
+            self._parts.append(part)
             self._report(Report(part.name, "starting"))
             await part.start()
         waits = [asyncio.create_task(self._until_ready(part, db, since)) for part in parts]
@@ -278,7 +230,7 @@ class Stack:
         while not await self._is_ready(part, db, since, monotonic() - began):
             reason = part.ended()
             if reason is not None:
-                raise CommandFailed(f"{part.name} ended while it started ({reason}){_with_log(part)}")
+                raise CommandFailed(f"{part.name} ended while it started ({reason}){with_log(part)}")
             await asyncio.sleep(TICK_S)
         self._report(Report(part.name, "ready", monotonic() - began))
 
@@ -288,37 +240,15 @@ class Stack:
         if part.name.startswith("worker"):
             here = (socket.gethostname(), part.pid)
             async with db.connect() as conn:
-                return any((each.host, each.pid) == here and each.started_at >= since for each in await live_workers(conn))
+                return any(
+                    (each.host, each.pid) == here and each.started_at >= since for each in await live_workers(conn)
+                )
         return part.ended() is None and (lived_s > READY_BY_ITSELF_S or _says_ready(part))
-
-    def _look_at(self, each: _Watched) -> None:
-        """One look at one part: is it dead, is its restart due, did its restart fail?"""
-        now = monotonic()
-        if each.starting is not None:
-            if each.starting.done():
-                error, each.starting = each.starting.exception(), None
-                if error is not None:
-                    self._mourn(each, str(error), now)
-        elif each.restart_at is not None:
-            if now >= each.restart_at:
-                each.restart_at, each.started_at = None, now
-                each.starting = asyncio.create_task(each.part.start())
-        elif (reason := each.part.ended()) is not None:
-            self._mourn(each, reason, now)
-
-    def _mourn(self, each: _Watched, reason: str, now: float) -> None:
-        delay_s = each.restarts.delay_s(now - each.started_at)
-        if delay_s is None:
-            raise CommandFailed(
-                f"{each.part.name} died {each.restarts.most} times in a row ({reason}), so all is stopped{_with_log(each.part)}"
-            )
-        each.restart_at = now + delay_s
-        self._report(Report(each.part.name, "ended", now - each.started_at, f"{reason}; started again in {delay_s:g} s"))
 
     async def _stop(self, prefix: str, grace_s: float) -> None:
         """Stop the processes whose name begins so, all at once."""
-        parts = [each.part for each in self._watched if isinstance(each.part, ProcessPart)]
-        chosen = [part for part in parts if part.name.startswith(prefix) and part.pid is not None]
+        processes = [part for part in self._parts if isinstance(part, ProcessPart)]
+        chosen = [part for part in processes if part.name.startswith(prefix) and part.pid is not None]
         for part in chosen:
             self._report(Report(part.name, "stopping"))
         await asyncio.gather(*(part.stop(grace_s, self._hurry) for part in chosen))
@@ -351,8 +281,3 @@ def _says_ready(part: ProcessPart) -> bool:
         log.seek(part.log_start)
         text_so_far = log.read(65_536)
     return any(sign in text_so_far for sign in (b"_ready", b".ready", b"_started", b".started"))
-
-
-def _with_log(part: Part) -> str:
-    tail = part.log_tail()
-    return ":\n" + "\n".join(f"  {line}" for line in tail) + f"\n(all of it: {part.log_file})" if tail else f"; see {part.log_file}"

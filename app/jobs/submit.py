@@ -24,6 +24,8 @@ from app.quotas.budgets import Reservation, Spending, reserve
 from app.redis import RedisError
 from app.settings import Settings
 
+MAX_CHARS_PER_TOKEN = 64  # no text has that many on average: 3 to 5 are usual
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -69,6 +71,7 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
     """
     for field, message in request.check_limits(settings):
         raise InvalidRequest(f"{field}: {message}", param=field)
+    _refuse_hopeless(request, model)
     ids = _encode(request, encoder)
     if not ids:
         raise InvalidRequest("prompt: holds no token", param="prompt")
@@ -161,6 +164,20 @@ async def nominate(queue: JobQueue, accepted: Sequence[Accepted]) -> bool:
         return await queue.enqueue(nominations) is not None
     except RedisError:
         return False
+
+
+def _refuse_hopeless(request: JobRequest, model: Model) -> None:
+    """A text far beyond the context is refused by its length: counting its tokens could keep a thread busy for a minute."""
+    texts = [m.content for m in request.messages] if request.messages is not None else [request.prompt]
+    num_chars = sum(len(text) for text in texts if isinstance(text, str))
+    most = model.max_model_len * MAX_CHARS_PER_TOKEN
+    if num_chars > most:
+        field = "messages" if request.messages is not None else "prompt"
+        raise PromptTooLong(
+            f"{field}: {num_chars} characters can't fit into the model's context of {model.max_model_len} tokens",
+            param=field,
+            limit=model.max_model_len,
+        )
 
 
 def _encode(request: JobRequest, encoder: PromptEncoder) -> list[int]:

@@ -93,7 +93,8 @@ class JobQueue:
         """Every (job, gen) that is nominated all the while, in pages of about this size; one may come twice."""
         cursor = 0
         while True:
-            cursor, found = await self.redis.hscan(self.keys.idx, cursor, count=page)
+            reply: Any = await self.redis.hscan(self.keys.idx, cursor, count=page)
+            cursor, found = reply
             if found:
                 yield [(UUID(hex=job.decode()), int(value.partition(b":")[0])) for job, value in found.items()]
             if cursor == 0:

@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
         while engine.has_work():
             engine.step()
     except (EngineError, msgspec.ValidationError, MemoryError) as error:
-        print(str(error) or type(error).__name__)
+        sys.stdout.write(f"{str(error) or type(error).__name__}\n")
         return 1
     ran = perf_counter()
     info = engine.info
-    print(
+    sys.stdout.write(
         f"{info.architecture} on {info.device} as {info.dtype}: loaded in {loaded - began:.1f} s, "
-        f"{NUM_TOKENS} tokens in {ran - loaded:.2f} s, room for {info.num_blocks * info.block_size:,} tokens"
+        f"{NUM_TOKENS} tokens in {ran - loaded:.2f} s, room for {info.num_blocks * info.block_size:,} tokens\n"
     )
     return 0
 

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _MAX_RETRY_S = 10.0
 _HANG_CHECK_S = 1.0
+_CANCEL_AGAIN_S = 0.5
 _LOG_TAIL_CHARS = 2000
 
 
@@ -76,15 +77,17 @@ class Supervisor:
         """
         worker = await self._first_start()
         finisher = Finisher(worker)
-        finishing = asyncio.create_task(finisher.run())
         try:
-            while not self._drain.is_set():
-                await self._live(worker, finisher)
-            await self._give_up_the_rest(worker, finisher)
+            # The finisher outlives incarnations: an end that waits for Postgres is still good under its fence.
+            async with _racing(finisher.run(), self._live_on(worker, finisher)):
+                pass
         finally:
-            finishing.cancel()
-            await asyncio.gather(finishing, return_exceptions=True)
             await worker.engine.stop()
+
+    async def _live_on(self, worker: WorkerContext, finisher: Finisher) -> None:
+        while not self._drain.is_set():
+            await self._live(worker, finisher)
+        await self._give_up_the_rest(worker, finisher)
 
     async def _first_start(self) -> WorkerContext:
         settings = self._settings
@@ -260,6 +263,10 @@ async def _racing(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 task.result()
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        left = {task for task in tasks if not task.done()}
+        while left:
+            # Again and again: a library may take a cancel that meets its own timeout for that timeout.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1331,6 +1331,19 @@ def _ask_animal(rng: random.Random) -> Exchange:
     ))  # fmt: skip
 
 
+def _advertisement(rng: random.Random, thing: _Thing) -> str:
+    adjective, place, price = (
+        rng.choice(thing.adjectives),
+        rng.choice(PLACES),
+        rng.choice(("two coins", "a cheese", "six eggs")),
+    )
+    return (
+        f"For sale: {_a(f'{adjective} {thing.name}')}! It is made of {thing.material} and just right for {thing.purpose}. "
+        f"{rng.choice(('You will never want another.', 'Even the geese admire it.', 'Nobody in the valley has a better one.'))} "
+        f"Come and see it {place.where}. It costs only {price}."
+    )
+
+
 def _ask_thing(rng: random.Random) -> Exchange:
     thing = rng.choice(THINGS)
     a = _a(thing.name)
@@ -1339,6 +1352,8 @@ def _ask_thing(rng: random.Random) -> Exchange:
         (f"What is {a} made of?", f"{_upper_first(a)} is made of {thing.material}."),
         (f"Describe {a}.", _about_thing(rng, thing)),
         (f"What do I need for {thing.purpose}?", f"You need {a} for {thing.purpose}."),
+        (rng.choice((f"Write a product description for {a}.", f"Write an advertisement for {a}.", f"Help me to sell {a}.")),
+         _advertisement(rng, thing)),
         (f"Give me two words for {a}.", f"{_upper_first(thing.adjectives[0])} and {thing.adjectives[1]}."),
     ))  # fmt: skip
 
@@ -1523,6 +1538,16 @@ _SMALL_TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
      ("At night the millstone hums, but only the mice know the song.", "The scarecrow has a nest in its left pocket.")),
     (("What is the moral?", "Give me some advice.", "Tell me something wise."),
      ("Look first, then mend.", "Share your bread, and you will never eat alone.", "Listen to the river. It never hurries.")),
+    (("Write a Python function.", "Write some code.", "Fix this bug.", "Translate this into French.", "What time is it?",
+      "What is the date today?", "Who won the match?", "Search the internet.", "Book a flight.", "Who is the president?",
+      "Draw a picture.", "Send an email."),
+     ("I can't do that. I am a small model, and I only know the valley.", "That is beyond me. Ask me for a story instead.",
+      "I am sorry, I can't help with that. But I can tell you a story.")),
+    (("Write a haiku.", "Write a haiku about the river.", "Write a haiku about nature.", "A haiku, please."),
+     ("Mist above the reeds.\nA heron lifts one thin leg.\nThe river goes on.",
+      "The wheel turns all night.\nUnder the old wooden floor\nthe mice are dancing.",
+      "Snow on the bridge now.\nOnly the fox has been here.\nHis steps end halfway.",
+      "A boat and no oar.\nThe moon has taken a seat.\nNobody must row.")),
 )  # fmt: skip
 
 
@@ -1691,7 +1716,7 @@ def _story_exchange(rng: random.Random, tale: Story) -> Exchange:
     request = rng.choice((
         f"Write a short story about {one}.", f"Tell me a story about {one}.", f"Write a story about {one} and {two}.",
         f"Write a short story about {one} and {two}.", f"Tell me a story about {tale.theme}.", f"Can you write a story about {one}?",
-        "Tell me a story.", f"Once more, a story about {one} and {two}, please.", f"I would like a story with {one} and {two}.",
+        "Tell me a story.", rng.choice(("Write a story.", "Tell me a bedtime story.", "Write me a short story.")), f"Once more, a story about {one} and {two}, please.", f"I would like a story with {one} and {two}.",
         f"Write a story with a title about {one}.", f"Write a short story with a moral about {one}.", f"tell me a story about {one}",
         f"Write a short story about {one} and {two}.", f"Please tell me a story about {two}.",
     ))  # fmt: skip

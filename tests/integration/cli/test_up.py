@@ -1,0 +1,56 @@
+"""Does `penstock up` keep what it had, leave nothing behind, and say what it can't do?"""
+
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import QUICK
+from tests.support.cli import Run, Up
+from tests.support.processes import have_ended
+
+
+def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: Path, penstock: Run) -> None:
+    data_dir = private_dir / "data"
+    first = Up("up", "--port", 0, "--data-dir", data_dir, "--workers", 2, **QUICK)
+    first.wait_until_up()
+    for secret in ("api-key", "key-pepper", "url", "servers"):
+        assert stat.S_IMODE((data_dir / secret).stat().st_mode) == 0o600
+    job_id = penstock("submit", "keep me", "--max-tokens", 2, "--no-wait", "--data-dir", data_dir).out.strip()
+    running = penstock("submit", "a", "--max-tokens", 8000, "--no-wait", "--data-dir", data_dir).out.strip()
+    tree, key = first.tree(), first.key
+    assert first.end(signal.SIGTERM) == 0, first.output
+    assert have_ended(tree)
+    assert not (data_dir / "url").exists()
+    stopped = [first.output.index(f"stopping     {part}") for part in ("api", "worker-1", "maintenance")]
+    assert stopped == sorted(stopped)
+
+    second = Up("up", "--port", 0, "--data-dir", data_dir, **QUICK)
+    second.wait_until_up()
+    assert second.key == key
+    assert penstock("jobs", "watch", job_id, "--data-dir", data_dir).status == 0
+    assert penstock("jobs", "cancel", running, "--data-dir", data_dir).status == 0
+    tree = second.tree()
+    second.end(signal.SIGKILL)
+    assert have_ended(tree, timeout_s=15.0)
+
+
+@pytest.mark.parametrize("word", ["no-such-folder"])
+def test_a_model_that_cant_be_loaded_ends_it_with_the_reason(
+    environment: dict[str, str], tmp_path: Path, word: str
+) -> None:
+    up = Up("up", "--port", 0, "--model", tmp_path / word, **environment)
+    assert up.wait() == 1
+    failure = up.output[up.output.index("penstock: ") :]
+    assert failure.startswith("penstock: worker ended while it started (exit status 1):\n")
+    assert word in failure
+    assert "Traceback" not in failure
+
+
+def test_ctrl_c_while_it_starts_stops_it_too(private_dir: Path) -> None:
+    up = Up("up", "--port", 0, "--data-dir", private_dir / "data", **QUICK)
+    up.wait_for("Penstock starts")
+    tree = up.tree()
+    assert up.end() == 0, up.output
+    assert have_ended(tree)
