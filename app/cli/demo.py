@@ -87,6 +87,7 @@ class _Demo:
     async def run(self) -> int:
         """Start, submit, watch, show, stop; the exit status."""
         was_stopped = False
+        self._stack.prepare()
         try:
             was_stopped = await until_signal(self._show_all(), self._stack)
         finally:

@@ -23,7 +23,9 @@ from app.settings import Settings
 
 DEFAULT_TENANT = "default"
 STOP_S = 10.0  # grace of what doesn't run jobs
-READY_BY_ITSELF_S = 3.0  # a process that has no way to say that it is ready, or may not log it
+# Maintenance and webhooks say that they are ready in their log only, which a log level may forbid.
+READY_UNHEARD_S = 3.0
+READY_UNSAID_S = 60.0
 MIN_FREE_DISK_MIB = 200
 MIN_FREE_MEMORY_MIB = 700
 
@@ -39,7 +41,7 @@ class Access:
 class Stack:
     """Everything that Penstock needs, on this machine.
 
-    `start`, then `watch` until there is a reason to stop, then `stop`, which may be called at any time and also cleans up after
+    `prepare` and `start`, then `watch` until there is a reason to stop, then `stop`, which may be called at any time and also cleans up after
     a start that failed. `hurry` makes a stop that is under way shorter.
     """
 
@@ -61,14 +63,21 @@ class Stack:
             return config.model_name or Path(config.model or "").name
         return "null" if config.engine == "null" else "brook"
 
+    def prepare(self) -> None:
+        """What can go wrong before anything is started: no room, or a port that is taken.
+
+        Raises:
+            CommandFailed: the message says what to do.
+        """
+        self._check_room()
+        self._choose_port()
+
     async def start(self) -> Access:
         """Bring everything up; return when all parts are ready.
 
         Raises:
             PenstockError: something can't start; the message says what and what to do. Call `stop`.
         """
-        self._check_room()
-        self._choose_port()
         self.folder.make()
         await self._start_servers()
         await self._migrate()
@@ -243,7 +252,10 @@ class Stack:
                 return any(
                     (each.host, each.pid) == here and each.started_at >= since for each in await live_workers(conn)
                 )
-        return part.ended() is None and (lived_s > READY_BY_ITSELF_S or _says_ready(part))
+        may_say_so = self.settings.log_level in {"DEBUG", "INFO"}
+        return part.ended() is None and (
+            lived_s > (READY_UNSAID_S if may_say_so else READY_UNHEARD_S) or _says_ready(part)
+        )
 
     async def _stop(self, prefix: str, grace_s: float) -> None:
         """Stop the processes whose name begins so, all at once."""

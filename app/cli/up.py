@@ -28,6 +28,7 @@ async def _up(settings: Settings, num_workers: int) -> None:
     board = Board(console, "Penstock starts")
     stack = Stack(settings, board.show, num_workers=num_workers)
     began = monotonic()
+    stack.prepare()
 
     async def live() -> None:
         with board:

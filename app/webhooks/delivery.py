@@ -79,27 +79,28 @@ _BEGIN = text(f"""
     SELECT begun.id, begun.tries, noted.at, begun.event_type, begun.url, begun.body, tenants.webhook_secret
     FROM begun CROSS JOIN noted JOIN tenants ON tenants.id = begun.tenant_id
 """)  # noqa: S608  constants only
-_NOTE = text("""
-    UPDATE webhook_tries SET http_status = :http_status, error = :error, duration_ms = :duration_ms
-    WHERE delivery_id = :id AND number = :number
-""")
-# A receiver that has it has it, whatever other tries there are.
-_DELIVERED = text("""
-    UPDATE webhook_deliveries SET status = 'delivered', ended_at = clock_timestamp(), leased_until = NULL
-    WHERE id = :id AND status <> 'delivered'
-    RETURNING id
-""")
-_FAILED = text("""
-    UPDATE webhook_deliveries SET status = 'failed', ended_at = clock_timestamp(), leased_until = NULL
-    WHERE id = :id AND status = 'pending' AND tries = :number
-    RETURNING id
-""")
-_AGAIN = text("""
-    UPDATE webhook_deliveries
-    SET next_try_at = clock_timestamp() + make_interval(secs => :delay_s), leased_until = NULL
-    WHERE id = :id AND status = 'pending' AND tries = :number
-    RETURNING id
-""")
+_NOTE = """
+    WITH noted AS (
+        UPDATE webhook_tries SET http_status = :http_status, error = :error, duration_ms = :duration_ms
+        WHERE delivery_id = :id AND number = :number)
+"""
+_LATEST = "WHERE id = :id AND status = 'pending' AND tries = :number RETURNING id"
+_RECORD = {
+    # A receiver that has it has it, whatever other tries there are.
+    "delivered": text(f"""{_NOTE}
+        UPDATE webhook_deliveries SET status = 'delivered', ended_at = clock_timestamp(), leased_until = NULL
+        WHERE id = :id AND status <> 'delivered' RETURNING id
+    """),  # noqa: S608  constants only
+    "failed": text(f"""{_NOTE}
+        UPDATE webhook_deliveries SET status = 'failed', ended_at = clock_timestamp(), leased_until = NULL
+        {_LATEST}
+    """),  # noqa: S608  constants only
+    "again": text(f"""{_NOTE}
+        UPDATE webhook_deliveries
+        SET next_try_at = clock_timestamp() + make_interval(secs => :delay_s), leased_until = NULL
+        {_LATEST}
+    """),  # noqa: S608  constants only
+}
 
 
 async def nominate(conn: AsyncConnection, *, limit: int, again_after_s: float) -> list[Nomination]:
@@ -133,16 +134,16 @@ async def begin(conn: AsyncConnection, nomination: Nomination, *, lease_s: float
 
 async def record(conn: AsyncConnection, made: Try, answer: Answer, verdict: Verdict) -> bool:
     """Note what came of a try and what follows; False where the delivery was decided by others in the meantime."""
-    key = {"id": made.delivery_id, "number": made.number}
-    await conn.execute(
-        _NOTE, {**key, "http_status": answer.http_status, "error": answer.error, "duration_ms": answer.duration_ms}
-    )
-    if verdict.outcome == "delivered":
-        changed = await conn.scalar(_DELIVERED, {"id": made.delivery_id})
-    elif verdict.outcome == "failed":
-        changed = await conn.scalar(_FAILED, key)
-    else:
-        changed = await conn.scalar(_AGAIN, {**key, "delay_s": verdict.delay_s})
+    values: dict[str, object] = {
+        "id": made.delivery_id,
+        "number": made.number,
+        "http_status": answer.http_status,
+        "error": answer.error,
+        "duration_ms": answer.duration_ms,
+    }
+    if verdict.outcome == "again":
+        values["delay_s"] = verdict.delay_s
+    changed = await conn.scalar(_RECORD[verdict.outcome], values)
     return changed is not None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_NUM_CANDIDATES = 1024  # the best tokens, among which nearly every filter makes its cut
+_NUM_CANDIDATES = (128, 1024)  # of the best tokens: nearly every filter makes its cut among these
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,16 @@ def draw_filtered(scores: Tensor, keys: Tensor, filters: Filters) -> Tensor:
     Tokens are ranked by score, the lower id first among equals. Sorting a whole vocabulary is slow, so the cut is
     looked for among the best candidates, and only rows where it lies beyond (or among equals of the last) are sorted.
     """
+    vocab_size = scores.shape[1]
     log_probs = scores.log_softmax(dim=-1)
-    num_candidates = min(_NUM_CANDIDATES, scores.shape[1])
-    tokens, settled = _draw_among(scores, log_probs, keys, filters, num_candidates)
-    if not settled.all():
+    tokens, settled = _draw_among(scores, log_probs, keys, filters, min(_NUM_CANDIDATES[0], vocab_size))
+    for num_candidates in (*_NUM_CANDIDATES[1:], vocab_size):
         rest = (~settled).nonzero().squeeze(1)
-        tokens[rest], _ = _draw_among(scores[rest], log_probs[rest], keys[rest], filters.pick(rest), scores.shape[1])
+        if len(rest) == 0:
+            break
+        tokens[rest], settled[rest] = _draw_among(
+            scores[rest], log_probs[rest], keys[rest], filters.pick(rest), min(num_candidates, vocab_size)
+        )
     return tokens
 
 

@@ -117,10 +117,11 @@ def test_doctor_finds_a_running_stack_well(penstock: Run) -> None:
 
 def test_a_second_up_says_in_one_line_what_is_in_use(up: Up, data_dir: Path, tmp_path: Path) -> None:
     port = urlsplit(up.url).port
-    other = Up("up", "--port", port or 0, "--data-dir", tmp_path)
+    other = Up("up", "--port", port, "--data-dir", tmp_path)
     same = Up("up", "--port", 0, "--data-dir", data_dir)
     assert other.wait() == 1
     assert other.output.startswith(f"penstock: port {port} on 127.0.0.1 can't be used (Address already in use)")
+    assert other.output.count("\n") == 1
     assert same.wait() == 1
     assert f"is already in use by pid {up.process.pid}" in same.lines[-1]
     assert (data_dir / "url").read_text().strip() == up.url

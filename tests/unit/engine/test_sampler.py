@@ -131,7 +131,9 @@ def test_equal_scores_are_cut_by_token_id():
 
 
 @pytest.mark.parametrize("rounding", [False, True])
-@pytest.mark.parametrize("filters", [{"top_k": 1500}, {"top_k": 1000}, {"top_p": 0.9}, {"top_p": 0.3}, {"min_p": 0.02}])
+@pytest.mark.parametrize(
+    "filters", [{"top_k": 1500}, {"top_k": 1000}, {"top_k": 100}, {"top_p": 0.9}, {"top_p": 0.3}, {"min_p": 0.02}]
+)
 def test_looking_among_candidates_gives_what_sorting_everything_gives(filters, rounding, monkeypatch):
     scores = logits(rows=24, vocab=5000, scale=2.0)
     if rounding:  # as bfloat16 gives them: many are equal, also where the candidates end
@@ -143,7 +145,7 @@ def test_looking_among_candidates_gives_what_sorting_everything_gives(filters, r
         torch.full((24,), filters.get("min_p", 0.0)),
     )
     quick = draw_filtered(scores, keys, given)
-    monkeypatch.setattr("workers.engine.draw._NUM_CANDIDATES", 5000)
+    monkeypatch.setattr("workers.engine.draw._NUM_CANDIDATES", (5000,))
     assert torch.equal(quick, draw_filtered(scores, keys, given))
 
 
