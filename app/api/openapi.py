@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from app.api.documents import Problem
+from app.api.documents import JobObject, Problem
 from app.jobs.request import JobRequest
 
 PROBLEM = "application/problem+json"
@@ -92,7 +92,8 @@ def install(app: FastAPI) -> None:
                 routes=app.routes,
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for model in (JobRequest, Problem):
+            # FastAPI drops nulls from examples: what has some is described anew.
+            for model in (JobRequest, JobObject, Problem):
                 described = model.model_json_schema(ref_template=_REF)
                 schemas.update(described.pop("$defs", {}))
                 schemas[model.__name__] = described

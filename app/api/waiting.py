@@ -57,18 +57,18 @@ class EndWatch:
             self._wake(job_id)
 
     async def run(self) -> None:
-        """Listen and poll until cancelled."""
+        """Listen and poll until cancelled after a `release`: redis-py swallows some cancellations, so the loops ask as well."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             tasks.create_task(self._poll())
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closed:
             with contextlib.suppress(RedisError, OSError):
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(ENDED_CHANNEL)
                     self.subscribed.set()
-                    while True:
+                    while not self._closed:
                         message = await pubsub.get_message(timeout=1.0)
                         if message is not None:
                             self._heard(message["data"])
@@ -76,7 +76,7 @@ class EndWatch:
             await asyncio.sleep(RECONNECT_AFTER_S)
 
     async def _poll(self) -> None:
-        while True:
+        while not self._closed:
             await asyncio.sleep(self.poll_every_s)
             if not self._seats:
                 continue

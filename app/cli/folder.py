@@ -112,6 +112,6 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> str | None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return path.read_text().strip() or None
     return None

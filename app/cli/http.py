@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -206,9 +207,13 @@ def _backoff_s(tries: int) -> float:
 
 
 def _reason(error: httpx.TransportError) -> str:
-    if isinstance(error, httpx.ConnectError):
-        return "the connection is refused" if "111" in str(error) or "refused" in str(error).lower() else str(error)
-    return type(error).__name__ if not str(error) else str(error)
+    """The system's own words, which stand at the bottom of the chain of causes."""
+    words, below = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    while below is not None:
+        if isinstance(below, OSError) and below.strerror:
+            words = os.strerror(below.errno) if below.errno and below.errno > 0 else below.strerror
+        below = below.__cause__ or below.__context__
+    return words
 
 
 def _is_local(url: str) -> bool:

@@ -74,14 +74,7 @@ class ProcessPart(Part):
 
     def ended(self) -> str | None:
         """How it ended; None while it runs, or where it wasn't started."""
-        code = None if self._process is None else self._process.poll()
-        if code is None:
-            return None
-        if code >= 0:
-            return f"exit status {code}"
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
+        return None if self._process is None else _in_words(self._process.poll())
 
     async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:
         """SIGTERM; SIGINT when there is a hurry, which our processes take for a second request; then SIGKILL."""
@@ -144,8 +137,7 @@ class ServerPart(Part):
     def ended(self) -> str | None:
         """How it ended; None while it runs, or where it wasn't started."""
         process = self._server.process
-        code = None if process is None else process.poll()
-        return None if code is None else f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
+        return None if process is None else _in_words(process.poll())
 
     async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:  # noqa: ARG002
         """Shut down in order, whatever the hurry: it takes a moment, and what is written stays written."""
@@ -179,6 +171,14 @@ def in_words(line: str) -> str:
             rest = " ".join(f"{name}={value}" for name, value in fields.items() if value not in {None, ""})
             return " ".join(part for part in (event if event != "log" else "", message, rest) if part)
     return line
+
+
+def _in_words(code: int | None) -> str | None:
+    if code is None or code >= 0:
+        return None if code is None else f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
 
 
 def _watch_us(pid: int) -> subprocess.Popen[bytes]:

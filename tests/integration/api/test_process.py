@@ -1,12 +1,7 @@
 """Does the API as a process start, end and die as promised?"""
 
 import asyncio
-import json
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,52 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.jobs.models import Model
 from app.queue.streams import JobQueue
 from tests.support.api import LONG, HandWorker, Tenant
+from tests.support.api_process import running_process
 
 SECRET_PROMPT = "the prompt that nobody may log"
-
-
-class ApiProcess:
-    """`python -m app.api.main` on a free port; its log, line by line."""
-
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self.log = log
-        with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.api.main"],
-                env=environment | {"PENSTOCK_API_PORT": "0", "PYTHONWARNINGS": "error"},
-                stdout=stream,
-                stderr=stream,
-            )
-
-    def events(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    async def until_logged(self, event: str) -> dict[str, object]:
-        """The first line with this event, once there is one."""
-        async with asyncio.timeout(60):
-            while True:
-                for line in self.log.read_text().splitlines(keepends=True):
-                    if line.endswith("\n") and json.loads(line)["event"] == event:
-                        found: dict[str, object] = json.loads(line)
-                        return found
-                assert self.process.poll() is None, self.log.read_text()
-                await asyncio.sleep(0.02)
-
-    async def url(self) -> str:
-        return f"http://127.0.0.1:{(await self.until_logged('api.listening'))['port']}"
-
-    async def exit_code(self) -> int:
-        return await asyncio.to_thread(self.process.wait, 60)
-
-
-@contextmanager
-def running_process(environment: dict[str, str], folder: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(environment, folder / "api.log")
-    try:
-        yield api
-    finally:
-        api.process.kill()
-        api.process.wait()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
@@ -146,7 +98,7 @@ async def test_killed_between_commit_and_enqueue_the_job_is_there_and_its_key_fi
 ) -> None:
     """The promise was never given, but the row is: the sweeper nominates it, and the caller's retry gets it."""
     body, headers = {"prompt": "Once"}, {"Idempotency-Key": "order-17"}
-    with running_process(environment | {"PENSTOCK_KILL_POINT": "api.after_commit"}, tmp_path) as api:
+    with running_process(environment, tmp_path, PENSTOCK_KILL_POINT="api.after_commit") as api:
         async with httpx.AsyncClient(base_url=await api.url(), headers=tenant.auth, timeout=60) as client:
             with pytest.raises(httpx.TransportError):
                 await client.post("/v1/jobs", json=body, headers=headers)
@@ -172,14 +124,12 @@ async def test_without_settings_it_says_which(environment: dict[str, str], tmp_p
 
 
 async def test_a_taken_port_ends_it(environment: dict[str, str], tmp_path: Path) -> None:
+    """It once hung here: a cancellation in the middle of connecting to Redis was swallowed."""
     with running_process(environment, tmp_path) as first:
         port = (await first.url()).rpartition(":")[2]
-        taken = subprocess.run(
-            [sys.executable, "-m", "app.api.main"],
-            env=environment | {"PENSTOCK_API_PORT": port},
-            capture_output=True,
-            timeout=60,
-        )
-    assert taken.returncode != 0
-    assert b"address already in use" in taken.stderr
-    assert b"Traceback" not in taken.stderr
+        (tmp_path / "second").mkdir()
+        with running_process(environment, tmp_path / "second", PENSTOCK_API_PORT=port) as second:
+            assert await second.exit_code() != 0
+            said = second.log.read_text()
+    assert "address already in use" in said
+    assert "Traceback" not in said

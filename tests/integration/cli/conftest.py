@@ -10,7 +10,13 @@ import pytest
 from tests.support.cli import Run, Up, runner
 from tests.support.processes import have_ended
 
-QUICK = {"PENSTOCK_ENGINE": "null", "PENSTOCK_NULL_STEP_S": "0.01", "PENSTOCK_DRAIN_GRACE_S": "2"}
+QUICK = {
+    "PENSTOCK_ENGINE": "null",
+    "PENSTOCK_NULL_STEP_S": "0.01",
+    "PENSTOCK_DRAIN_GRACE_S": "2",
+    "PENSTOCK_SWEEP_EVERY_S": "0.3",
+    "PENSTOCK_SWEEP_AFTER_S": "1",
+}
 
 
 @pytest.fixture

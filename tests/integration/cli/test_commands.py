@@ -132,7 +132,7 @@ def test_a_part_that_dies_is_started_again_and_said_so(up: Up, penstock: Run) ->
     for process in dead:
         process.send_signal(signal.SIGKILL)
     up.wait_for(r"ended +maintenance +killed by SIGKILL.*started again in")
-    up.wait_for(r"ended +redis +killed by signal 9.*started again in")
+    up.wait_for(r"ended +redis +killed by SIGKILL.*started again in")
     assert have_ended(dead)
     result = penstock("submit", "after the crash", "--max-tokens", 2)
     assert result.status == 0, result.err

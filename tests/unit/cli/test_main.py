@@ -1,7 +1,6 @@
 """Are errors one clear line, is bad input named by its line, and does the help come at once?"""
 
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -93,7 +92,7 @@ def test_no_api_is_told_in_one_line(penstock: Run, tmp_path: Path) -> None:
     result = penstock("jobs", "list", "--url", "http://127.0.0.1:1", "--key", "pk", "--data-dir", tmp_path)
     assert result.status == 1
     assert result.err == (
-        "penstock: no answer from http://127.0.0.1:1 (the connection is refused): is `penstock up` running?\n"
+        "penstock: no answer from http://127.0.0.1:1 (Connection refused): is `penstock up` running?\n"
     )
 
 
@@ -114,8 +113,8 @@ def test_every_bad_line_is_named_and_nothing_is_handed_in(penstock: Run, tmp_pat
     assert lines[0] == f"penstock: {path}:2: not JSON: Expecting value: line 1 column 1 (char 0)"
     assert lines[1].startswith(f"{path}:3: must be a JSON object")
     assert lines[2] == f"{path}:5: temperature: input should be less than or equal to 2"
-    assert [line.partition(": ")[0] for line in lines[3:5]] == [f"{path}:6"] * 2
-    assert lines[-1] == "nothing was handed in: 5 things to mend"
+    assert lines[3].startswith(f"{path}:6: promt: ")
+    assert lines[-1] == "nothing was handed in: 4 things to mend"
 
 
 @pytest.mark.parametrize(
@@ -215,8 +214,6 @@ def test_doctor_finds_weights_that_were_cut_short(penstock: Run, tmp_path: Path)
     cut = weights.read_bytes()[:-10]
     weights.unlink()
     weights.write_bytes(cut)
-    result = penstock(
-        "doctor", PENSTOCK_MODEL=str(tmp_path), PENSTOCK_DEVICE="cpu", PENSTOCK_DATA_DIR=os.devnull + "/x"
-    )
+    result = penstock("doctor", PENSTOCK_MODEL=str(tmp_path), PENSTOCK_DEVICE="cpu")
     assert "was cut short" in result.out
     assert result.status == 1

@@ -15,6 +15,15 @@ VOCAB = 50
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small tensors are fastest on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def sequence(sampling, prompt=(1, 2, 3), generated=(), choice=0, arrival=0):
     return Sequence(
         request_id="r",

@@ -1,0 +1,142 @@
+"""Is the OpenAPI document whole, and does the API do what it says? Schemathesis tries to prove that it doesn't."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+
+from app.api.documents import JobObject, Problem
+from app.api.main import create_app
+from app.jobs.models import Model
+from app.jobs.request import JobRequest
+from app.settings import Settings
+from tests.support.api import Tenant
+from tests.support.api_process import running_process
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    document: dict[str, Any] = create_app(Settings()).openapi()
+    return document
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_the_document_is_whole(document: dict[str, Any]) -> None:
+    assert {name: operation["operationId"] for name, operation in operations(document)} == {
+        "POST /v1/jobs": "submitJob",
+        "GET /v1/jobs": "listJobs",
+        "GET /v1/jobs/{id}": "getJob",
+        "POST /v1/jobs/{id}/cancel": "cancelJob",
+        "GET /v1/models": "listModels",
+        "GET /healthz": "health",
+        "GET /readyz": "readiness",
+        "GET /errors/{code}": "explainError",
+    }
+    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    for name, operation in operations(document):
+        assert bool(operation.get("security")) == ("/v1/" in name)
+        assert operation["summary"]
+        assert operation["description"]
+        for status, answer in operation["responses"].items():
+            assert answer["description"], (name, status)
+            assert list(answer["content"]) == ["application/json" if status < "400" else "application/problem+json"]
+            schema = answer["content"][next(iter(answer["content"]))]["schema"]
+            assert schema["$ref"].rpartition("/")[2] in document["components"]["schemas"]
+
+
+def test_the_body_is_the_request_itself(document: dict[str, Any]) -> None:
+    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobRequest"}
+    described = document["components"]["schemas"]["JobRequest"]
+    assert set(described["properties"]) == set(JobRequest.model_fields)
+
+
+def test_the_examples_are_valid(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for model in (JobRequest, JobObject, Problem):
+        assert schemas[model.__name__]["examples"]
+        for example in schemas[model.__name__]["examples"]:
+            model.model_validate(example)
+
+
+async def test_the_document_and_its_page_are_served(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
+    assert "/openapi.json" in (await client.get("/docs")).text
+
+
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.response_headers_conformance,
+    checks.negative_data_rejection,
+]
+EXAMPLES = {"POST /v1/jobs": 80, "GET /v1/jobs": 40}
+FEW = 12
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+async def test_schemathesis_finds_nothing(
+    environment: dict[str, str],
+    tmp_path: Path,
+    model: Model,
+    tenant: Tenant,
+    document: dict[str, Any],
+    subtests: pytest.Subtests,
+    mode: GenerationMode,
+) -> None:
+    # Nothing ends here: a wait would only cost time.
+    with running_process(environment, tmp_path, PENSTOCK_MAX_WAIT_S="0.5") as api:
+        url = await api.url()
+        async with httpx.AsyncClient(base_url=url, headers=tenant.auth) as client:
+            ended = (await client.post("/v1/jobs", json={"prompt": "Once"})).json()
+        schema = schemathesis.openapi.from_dict(document)
+        schema.config.update(base_url=url)
+        schema.config.generation.update(with_security_parameters=False)  # the key is always sent
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            with subtests.test(operation.label):
+                await asyncio.to_thread(attack, operation, mode, tenant, ended["id"])
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/readyz")).json()["status"] == "ready"
+        crashes = [line for line in api.events() if line["level"] == "error"]
+        assert crashes == []
+
+
+def attack(operation: Any, mode: GenerationMode, tenant: Tenant, job: str) -> None:
+    """Send what Schemathesis makes up, with a good key; every second time to a job that exists."""
+    turn = itertools.count()
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES.get(operation.label, FEW),
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    def send(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE and "id" in case.path_parameters and next(turn) % 2:
+            case.path_parameters["id"] = job
+        case.call_and_validate(headers=tenant.auth, checks=CHECKS)
+
+    try:
+        send()
+    except Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE, "an operation that takes nothing can't be asked wrongly"
