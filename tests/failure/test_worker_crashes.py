@@ -55,7 +55,7 @@ async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, 
 async def first_token(redis: Redis, job_id: UUID) -> None:
     log = EventLog(redis, ttl_s=60, max_entries=100)
     async with asyncio.timeout(20):
-        while (last := await log.last(job_id)) is None or last.seq == 0:
+        while not any(each.seq for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
 
@@ -144,7 +144,9 @@ async def test_a_stopped_and_continued_worker_writes_nothing_into_jobs_that_move
         assert await wait_until_ended(engine, more) == {"succeeded": 5}
 
 
-@pytest.mark.parametrize("point", ["worker.after_claim", "worker.after_start", "worker.before_finish", "worker.after_finish"])
+@pytest.mark.parametrize(
+    "point", ["worker.after_claim", "worker.after_start", "worker.before_finish", "worker.after_finish"]
+)
 async def test_death_at_each_point_of_the_path_loses_and_doubles_nothing(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     maintenance: Process, point: str,
@@ -169,7 +171,8 @@ async def test_sigterm_gives_back_what_cannot_finish_and_exits_0(
     async with engine.connect() as conn:
         rows = (
             await conn.execute(
-                text("SELECT status, failures, worker_losses, engine_crashes FROM jobs WHERE id = ANY(:ids)"), {"ids": long}
+                text("SELECT status, failures, worker_losses, engine_crashes FROM jobs WHERE id = ANY(:ids)"),
+                {"ids": long},
             )
         ).all()
     assert [tuple(row) for row in rows] == [("queued", 0, 0, 0)] * 5, "no penalty for a drain"

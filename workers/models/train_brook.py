@@ -1,9 +1,10 @@
 """How is brook made? One command: text from the grammar, a tokenizer from the text, a model from both, a card on top.
 
-    python -m workers.models.train_brook --out FOLDER [--minutes 35] [--seed 7] [--compile]
+    python -m workers.models.train_brook --out FOLDER [--minutes 30] [--seed 7] [--compile] [--start FOLDER]
 
-Needs one CPU core, no network and no download. The learning rate follows the clock, so any number of minutes ends in a
-finished model; the same seed gives the same text and the same tokenizer, and nearly the same model.
+Needs one CPU core, no network and no download. Minutes are CPU time, so a busy machine gives the same model, only later.
+The learning rate follows them, so any number ends in a finished model. The same seed gives the same text, the same
+tokenizer and nearly the same model.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workers.models.corpus import Document, documents, known_words, words_of
 
@@ -62,9 +63,10 @@ SAMPLE_PROMPTS: Final = (
 class Recipe:
     """What a training run depends on besides the corpus."""
 
-    minutes: float
+    minutes: float  # CPU time
     seed: int
     compile: bool = False
+    start: Path | None = None  # a folder whose weights and tokenizer are trained further, on new text
     muon_learning_rate: float = 5e-3
     adam_learning_rate: float = 2e-3
     warmup_share: float = 0.02
@@ -83,7 +85,7 @@ class Report:
     validation_loss: float
     num_steps: int
     num_tokens: int
-    minutes: float
+    minutes: float  # CPU time, this run only
     num_parameters: int
 
 
@@ -199,13 +201,13 @@ def optimizers_for(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Report:
-    """Trains until the minutes are over. No document is read twice."""
-    packer = Packer(token_blocks(tokenizer, recipe.seed))
+    """Trains until the minutes are over. No document is read twice; a further run reads the text of the next seed."""
+    packer = Packer(token_blocks(tokenizer, recipe.seed + (recipe.start is not None)))
     optimizers = optimizers_for(model, recipe)
-    peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
+    peaks = [optimizer.defaults["lr"] * (0.6 if recipe.start else 1.0) for optimizer in optimizers]
     short_loss = torch.compile(loss_of, dynamic=False) if recipe.compile else loss_of
     model.train()
-    started = time.monotonic()
+    started = time.process_time()
     progress, num_steps, num_tokens, smooth = 0.0, 0, 0, float("nan")
     with Progress(
         TextColumn("training"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -227,7 +229,7 @@ def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Repor
             num_steps += 1
             num_tokens += batch.shape[0] * (batch.shape[1] - 1)
             smooth = loss.item() if num_steps == 1 else 0.97 * smooth + 0.03 * loss.item()
-            elapsed_s = time.monotonic() - started
+            elapsed_s = time.process_time() - started
             progress = elapsed_s / (60 * recipe.minutes)
             status = f"step {num_steps}  loss {smooth:.3f}  {num_steps / elapsed_s:.2f} steps/s  {num_tokens / 1e6:.1f} M tokens"
             bar.update(task, completed=min(progress, 1.0), status=status)
@@ -238,7 +240,7 @@ def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Repor
         validation_loss=validate(model, tokenizer, recipe.seed),
         num_steps=num_steps,
         num_tokens=num_tokens,
-        minutes=(time.monotonic() - started) / 60,
+        minutes=(time.process_time() - started) / 60,
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
 
@@ -335,20 +337,21 @@ def main() -> None:
     """Reads the arguments, trains, saves, and prints samples."""
     parser = argparse.ArgumentParser(description="Train brook, the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--minutes", type=float, default=35.0, help="wall time of the training itself")
+    parser.add_argument("--minutes", type=float, default=30.0, help="CPU time of the training itself")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "--threads", type=int, default=1, help="one is nearly as fast as two, and two wait for each other"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler")
+    parser.add_argument("--start", type=Path, help="folder to train further, instead of starting from nothing")
     arguments = parser.parse_args()
-    recipe = Recipe(minutes=arguments.minutes, seed=arguments.seed, compile=arguments.compile)
+    recipe = Recipe(arguments.minutes, arguments.seed, arguments.compile, arguments.start)
 
     console = Console()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(recipe.seed)
-    tokenizer = make_tokenizer(recipe.seed)
-    model = make_model(tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.start) if recipe.start else make_tokenizer(recipe.seed)
+    model = LlamaForCausalLM.from_pretrained(recipe.start).float() if recipe.start else make_model(tokenizer)
     report = train(model, tokenizer, recipe, console)
     save(model, tokenizer, arguments.out)
     console.print(report)

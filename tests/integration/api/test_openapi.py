@@ -86,8 +86,8 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.negative_data_rejection,
 ]
-EXAMPLES = {"POST /v1/jobs": 80, "GET /v1/jobs": 40}
-FEW = 12
+EXAMPLES = {"POST /v1/jobs": 60, "GET /v1/jobs": 30}
+FEW = 8
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
