@@ -55,7 +55,7 @@ async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, 
 async def first_token(redis: Redis, job_id: UUID) -> None:
     log = EventLog(redis, ttl_s=60, max_entries=100)
     async with asyncio.timeout(20):
-        while not any(each.seq for each in await log.read(job_id)):
+        while not any(each.seq for each in await log.read(job_id)):  # noqa: ASYNC110 - the event comes from another process
             await asyncio.sleep(0.02)
 
 

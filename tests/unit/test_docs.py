@@ -164,7 +164,11 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 def job_codes() -> list[str]:
     """What may stand in a job's `error.code`."""
-    files = [*(ROOT / "app/jobs").glob("*.py"), *(ROOT / "workers/generation").glob("*.py"), ROOT / "workers/engine/engine.py"]
+    files = [
+        *(ROOT / "app/jobs").glob("*.py"),
+        *(ROOT / "workers/generation").glob("*.py"),
+        ROOT / "workers/engine/engine.py",
+    ]
     return sorted(set().union(*(literal_codes(path.read_text(encoding="utf-8")) for path in files)) - {"unknown"})
 
 
@@ -330,6 +334,14 @@ def test_what_a_page_names_exists(path: Path) -> None:
     assert absent_tests(text) == []
 
 
+def test_every_page_can_be_found_from_the_readme() -> None:
+    pages = [f"(docs/{path.name})" for path in DOCS.glob("*.md")]
+    assert missing(pages, (ROOT / "README.md").read_text(encoding="utf-8")) == []
+    records = [f"(decisions/{path.name})" for path in (DOCS / "decisions").glob("*.md")]
+    assert len(records) > 10
+    assert missing(records, page("decisions.md")) == []
+
+
 def test_the_protocol_names_tests() -> None:
     assert len(re.findall(r"::test_", page("protocol.md"))) > 20
 
@@ -338,9 +350,9 @@ def test_a_link_a_path_or_a_test_that_leads_nowhere_is_found() -> None:
     text = "[a](nowhere.md) [b](#no-such-heading) [c](protocol.md) [d](https://example.com/x)"
     assert broken_links(DOCS / "api.md", text) == ["nowhere.md", "#no-such-heading"]
     assert absent_paths("`app/settings.py` `app/nowhere.py` `workers/engine/`") == ["app/nowhere.py"]
-    assert absent_tests("`tests/unit/test_docs.py::test_nothing` `tests/unit/test_docs.py::test_the_protocol_names_tests`") == [
-        "tests/unit/test_docs.py::test_nothing"
-    ]
+    assert absent_tests(
+        "`tests/unit/test_docs.py::test_nothing` `tests/unit/test_docs.py::test_the_protocol_names_tests`"
+    ) == ["tests/unit/test_docs.py::test_nothing"]
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem)

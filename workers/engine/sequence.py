@@ -60,11 +60,7 @@ class Sequence:
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why it ends after the tokens that it has, or None if it goes on."""
         sampling = self.sampling
-        if (
-            self.num_generated > max(sampling.min_tokens, 0)
-            and not sampling.ignore_eos
-            and self.token_ids[-1] in eos_token_ids
-        ):
+        if self.num_generated > 0 and not sampling.ignore_eos and self.token_ids[-1] in eos_token_ids:
             return "stop"
         if self.num_remaining <= 0:
             return "length"

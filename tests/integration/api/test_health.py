@@ -170,13 +170,13 @@ async def test_an_unforeseen_error_is_a_problem_without_a_trace(
 ) -> None:
     app = create_app(settings)
 
-    async def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("app.api.health._redis", broken)
+    monkeypatch.setattr("app.api.jobs.parse_page", broken)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
-        problem = assert_problem(await client.get("/readyz"), 500, "internal_error")
+        problem = assert_problem(await client.get("/v1/jobs", headers=tenant.auth), 500, "internal_error")
     assert "secret" not in str(problem)
 
 
@@ -189,6 +189,7 @@ async def test_what_isn_t_there_is_a_problem_too(client: httpx.AsyncClient) -> N
         ("GET", "/v1/jobs/job_1/cancel", "POST"),
         ("POST", "/healthz", "GET"),
         ("BREW", "/v1/models", "GET"),
+        ("POST", "/openapi.json", "GET"),
     ):
         answer = await client.request(method, path)
         assert_problem(answer, 405, "method_not_allowed", allowed)

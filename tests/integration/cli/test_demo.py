@@ -14,7 +14,7 @@ def test_the_demo_runs_twenty_jobs_with_the_bundled_model_and_leaves_nothing(tmp
     assert "\r" not in demo.output
     assert len(re.findall(r" succeeded +(?:interactive|standard|batch) ", demo.output)) == 20
     assert "20 of 20 jobs succeeded" in demo.output
-    assert re.search(r"valley-school +8 +\d+ +\d+ +\d+\n", demo.output)
+    assert re.search(r"valley-school +8 +[\d,]+ +[\d,]+ +[\d,]+\n", demo.output)
     assert "> Write a short story about a fox and a lantern." in demo.output
     assert list(tmp_path.glob("penstock-demo-*")) == []
     assert tempfile.gettempdir() != str(tmp_path)

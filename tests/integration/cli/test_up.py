@@ -13,14 +13,16 @@ from tests.support.processes import have_ended
 
 def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: Path, penstock: Run) -> None:
     data_dir = private_dir / "data"
-    first = Up("up", "--port", 0, "--data-dir", data_dir, "--workers", 2, **QUICK)
+    first = Up("up", "--port", 0, "--data-dir", data_dir, "--workers", 2, **(QUICK | {"PENSTOCK_DRAIN_GRACE_S": "600"}))
     first.wait_until_up()
     for secret in ("api-key", "key-pepper", "url", "servers"):
         assert stat.S_IMODE((data_dir / secret).stat().st_mode) == 0o600
     job_id = penstock("submit", "keep me", "--max-tokens", 2, "--no-wait", "--data-dir", data_dir).out.strip()
     running = penstock("submit", "a", "--max-tokens", 8000, "--no-wait", "--data-dir", data_dir).out.strip()
     tree, key = first.tree(), first.key
-    assert first.end(signal.SIGTERM) == 0, first.output
+    first.process.send_signal(signal.SIGTERM)
+    first.wait_for("stopping +worker-2")
+    assert first.end(signal.SIGINT) == 0, first.output  # a second signal doesn't wait for the grace
     assert have_ended(tree)
     assert not (data_dir / "url").exists()
     stopped = [first.output.index(f"stopping     {part}") for part in ("api", "worker-1", "maintenance")]

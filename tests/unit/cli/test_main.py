@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.doctor import bundled_model
 from app.cli.errors import without_password
 from app.cli.folder import DataFolder, completed, process_environment
 from app.cli.prompts import JOBS, TENANTS
@@ -206,9 +207,7 @@ def test_doctor_says_what_fails_and_what_to_do(penstock: Run, tmp_path: Path) ->
 
 
 def test_doctor_finds_weights_that_were_cut_short(penstock: Run, tmp_path: Path) -> None:
-    from app.cli.doctor import _bundled
-
-    for path in _bundled().iterdir():
+    for path in bundled_model().iterdir():
         (tmp_path / path.name).symlink_to(path)
     weights = tmp_path / "model.safetensors"
     cut = weights.read_bytes()[:-10]
@@ -217,3 +216,12 @@ def test_doctor_finds_weights_that_were_cut_short(penstock: Run, tmp_path: Path)
     result = penstock("doctor", PENSTOCK_MODEL=str(tmp_path), PENSTOCK_DEVICE="cpu")
     assert "was cut short" in result.out
     assert result.status == 1
+
+
+def test_doctor_deep_runs_the_engine(penstock: Run, tmp_path: Path) -> None:
+    result = penstock("doctor", "--deep", "--data-dir", tmp_path, PENSTOCK_ENGINE="null", PENSTOCK_DEVICE="cpu")
+    assert result.status == 0, result.out
+    assert "ok    engine     null on cpu" in result.out
+    bad = penstock("doctor", "--deep", "--model", tmp_path, "--data-dir", tmp_path, PENSTOCK_ENGINE="null")
+    assert bad.status == 1
+    assert [line for line in bad.out.splitlines() if line.startswith("fail  engine")]

@@ -108,6 +108,11 @@ def test_words_keep_their_leading_spaces_also_after_invisible_tokens():
     assert parts == ["the", " cat", "", " cat", "", " the cat", " cat"]
 
 
+def test_a_long_push_of_characters_that_straddle_every_slice():
+    tokens = [260] + [3 + byte for byte in "😀".encode()] * 70
+    assert Detokenizer(PIECES).push(tokens) == ("the" + "😀" * 70, False)
+
+
 def test_the_first_word_keeps_its_space_behind_a_prompt():
     the, cat = 260, 261
     assert Detokenizer(PIECES, prompt_tail=[the]).push([cat]) == (" cat", False)

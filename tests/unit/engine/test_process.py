@@ -78,7 +78,7 @@ async def test_an_aborted_request_goes_silent():
 
 async def test_commands_larger_than_the_socket_and_a_reader_that_lags_do_not_deadlock():
     engine = await EngineProcess.start(EngineConfig(engine="null", num_blocks=1 << 16, max_model_len=1 << 19))
-    big = Request(id="big", prompt_ids=[65] * 400_000, sampling=SamplingParams(max_tokens=1))
+    big = Request(id="big", prompt_ids=[300] * 400_000, sampling=SamplingParams(max_tokens=1))
     for i in range(40):  # nobody reads meanwhile
         await engine.add(request(f"r{i}", max_tokens=2000))
     await engine.add(big)

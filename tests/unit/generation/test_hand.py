@@ -1,0 +1,111 @@
+"""Does a running job turn the engine's deltas into text, events and an end that fit together?"""
+
+from itertools import pairwise
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from app.ids import new_id
+from app.jobs.store import StartedJob
+from app.queue.events import ChoiceDelta
+from workers.engine.protocol import TokenDelta
+from workers.engine.tokenizer import byte_bundle
+from workers.generation.hand import RunningJob
+
+TOKENIZER = Tokenizer.from_str(byte_bundle(512).tokenizer_json)
+EOS = 511
+
+
+def job(
+    n: int = 1, stop: tuple[str, ...] = (), max_tokens: int = 100, deadline_in_s: float | None = None
+) -> RunningJob:
+    started = StartedJob(
+        new_id(), 1, 1, "acme", "standard", n, list(b"hi"), "hash", {"prompt": "hi"},
+        {"stop": list(stop), "max_tokens": max_tokens}, deadline_in_s, False,
+    )  # fmt: skip
+    return RunningJob(started, TOKENIZER, 10.0)
+
+
+def delta(running: RunningJob, choice: int, offset: int, ids: list[int], reason: str | None = None) -> TokenDelta:
+    return TokenDelta(running.request_id, choice, offset, ids, reason)  # type: ignore[arg-type]
+
+
+def test_each_attempt_has_a_name_of_its_own() -> None:
+    running = job()
+    assert running.request_id == f"{running.started.job_id.hex}.1"
+    assert UUID(hex=running.request_id.partition(".")[0]) == running.started.job_id
+
+
+def test_text_grows_and_the_end_is_billed_to_the_token() -> None:
+    running = job()
+    assert not running.take(delta(running, 0, 0, list(b"ab")))
+    assert not running.take(delta(running, 0, 2, [EOS], "stop"))
+    assert running.is_complete
+    ending = running.ending("succeeded")
+    assert ending.choices == [{"index": 0, "text": "ab", "finish_reason": "stop"}]
+    assert (ending.used.prompt_tokens, ending.used.completion_tokens) == (2, 3)
+
+
+def test_a_stop_string_ends_the_choice_and_what_the_engine_made_beyond_is_not_taken() -> None:
+    running = job(stop=("bc",))
+    assert not running.take(delta(running, 0, 0, list(b"ab")))
+    assert running.take(delta(running, 0, 2, list(b"cd")))
+    assert not running.take(delta(running, 0, 4, list(b"ef"), "length"))
+    ending = running.ending("succeeded")
+    assert ending.choices == [{"index": 0, "text": "a", "finish_reason": "stop"}]
+    assert ending.used.completion_tokens == 3
+
+
+def test_a_job_is_complete_when_all_its_choices_are() -> None:
+    running = job(n=2)
+    running.take(delta(running, 1, 0, [97], "length"))
+    assert not running.is_complete
+    running.take(delta(running, 0, 0, [98], "length"))
+    assert running.is_complete
+    assert running.num_generated == 2
+
+
+def test_a_failed_job_is_not_billed_and_has_no_text() -> None:
+    ending = job().ending("failed", {"code": "x", "message": "y"})
+    assert (ending.billed, ending.choices) == (False, None)
+
+
+def test_a_cancelled_job_keeps_what_it_had() -> None:
+    running = job()
+    running.take(delta(running, 0, 0, list(b"ab")))
+    ending = running.ending("cancelled")
+    assert ending.billed
+    assert ending.choices == [{"index": 0, "text": "ab", "finish_reason": None}]
+
+
+def test_the_deadline_is_told_on_this_machines_clock() -> None:
+    assert job(deadline_in_s=5.0).deadline == 15.0
+    assert job().deadline is None
+
+
+@given(
+    text=st.text(max_size=30),
+    cuts=st.lists(st.integers(0, 200), max_size=8),
+    told=st.lists(st.sampled_from(["told", "lost", "later"]), min_size=20, max_size=20),
+)
+def test_events_joined_are_the_text_whatever_got_lost_on_the_way(text: str, cuts: list[int], told: list[str]) -> None:
+    running = job(max_tokens=1000)
+    ids = [*text.encode(), EOS]
+    borders = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
+    heard: list[ChoiceDelta] = []
+    for (start, end), fate in zip(pairwise(borders), told, strict=False):
+        running.take(delta(running, 0, start, ids[start:end], "stop" if end == len(ids) else None))
+        if fate == "later":
+            continue
+        deltas = running.take_unpublished()
+        if fate == "told":
+            heard += deltas
+        else:
+            running.put_back(deltas)
+    heard += running.take_unpublished()
+    assert "".join(each.text for each in heard) == running.choices[0].text
+    assert [token for each in heard for token in each.token_ids] == ids
+    assert [each.offset for each in heard] == [sum(len(e.token_ids) for e in heard[:i]) for i in range(len(heard))]
+    assert running.choices[0].text == text
