@@ -65,7 +65,7 @@ class ApiServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
         await super().startup(sockets)
-        for server in self.servers:
+        for server in self.servers if self.started else ():
             host, port = server.sockets[0].getsockname()[:2]
             emit(log, logging.INFO, "api.listening", host=host, port=port)
 

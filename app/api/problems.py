@@ -106,7 +106,7 @@ async def _frameworks(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return problem(NotFound("there is nothing at this path"))
     if error.status_code == 405:
-        methods = ", ".join(sorted(_methods_here(request)))
+        methods = ", ".join(sorted(_methods_here(request))) or (error.headers or {}).get("Allow", "")
         return problem(MethodNotAllowed(f"this path has {methods}"), {"Allow": methods})
     refusal = InvalidRequest(str(error.detail))
     return problem(refusal, error.headers)

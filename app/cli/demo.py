@@ -28,7 +28,7 @@ from app.quotas.keys import create_key, ensure_tenant
 from app.quotas.usage import TenantUsage, usage_by_tenant
 from app.settings import Settings
 
-POLL_S = 0.25
+POLL_S = 0.4
 TEXT_CHARS = 44
 INTERRUPTED = 130
 
@@ -79,7 +79,7 @@ class _Demo:
         self._board = Board(
             self._console, "Penstock starts: a real Postgres, a real Redis, API, worker, maintenance, webhooks"
         )
-        self._stack = Stack(settings, self._report)
+        self._stack = Stack(settings, self._report, throwaway=True)
         self._shown = [_Shown(wanted) for wanted in JOBS]
         self._began = monotonic()
         self._jobs_s = 0.0

@@ -172,7 +172,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
     if settings.engine == "null":
         yield Finding("ok", "model", "none: PENSTOCK_ENGINE is null, which makes tokens up")
         return
-    folder = _bundled() if settings.model is None else Path(settings.model)
+    folder = bundled_model() if settings.model is None else Path(settings.model)
     if folder.is_dir():
         yield _model_folder(folder)
     elif settings.model and not settings.model.startswith((".", "/", "~")) and settings.model.count("/") <= 1:
@@ -186,7 +186,8 @@ def _model(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _bundled() -> Path:
+def bundled_model() -> Path:
+    """The folder of the model that is served where none is configured."""
     spec = find_spec("workers.models")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -280,7 +281,7 @@ def _disk(settings: Settings) -> Finding:
 
 def _engine(settings: Settings) -> Finding:
     """Load the model in a process of its own and let it write some tokens."""
-    model = settings.model or ("" if settings.engine == "null" else str(_bundled()))
+    model = settings.model or ("" if settings.engine == "null" else str(bundled_model()))
     config = {"engine": settings.engine, "model": model, "device": settings.device, "dtype": settings.dtype}
     command = [sys.executable, "-P", "-m", "workers.engine.trial", json.dumps(config)]
     try:

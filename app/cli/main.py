@@ -365,7 +365,9 @@ def _become(module: str, **options: object) -> None:
     _configure(**options)
     from app.cli.folder import process_environment
 
-    environment = process_environment(_settings(None))
+    config = _settings(None)
+    _ = config.sqlalchemy_url, config.required_redis_url  # said here in one line, rather than in a log
+    environment = process_environment(config)
     os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606
 
 

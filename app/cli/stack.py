@@ -42,14 +42,17 @@ class Stack:
     """Everything that Penstock needs, on this machine.
 
     `prepare` and `start`, then `watch` until there is a reason to stop, then `stop`, which may be called at any time and also cleans up after
-    a start that failed. `hurry` makes a stop that is under way shorter.
+    a start that failed. `hurry` makes a stop that is under way shorter. `throwaway`: its data need not survive a power cut.
     """
 
-    def __init__(self, settings: Settings, report: Callable[[Report], None], *, num_workers: int = 1) -> None:
+    def __init__(
+        self, settings: Settings, report: Callable[[Report], None], *, num_workers: int = 1, throwaway: bool = False
+    ) -> None:
         self.folder = DataFolder(settings.data_dir.absolute())
         self.settings = settings.model_copy(update={"data_dir": self.folder.path})
         self._report = report
         self._num_workers = num_workers
+        self._throwaway = throwaway
         self._hurry = asyncio.Event()
         self._servers: EmbeddedServers | None = None
         self._parts: list[Part] = []
@@ -160,7 +163,7 @@ class Stack:
 
     async def _start_servers(self) -> None:
         began = monotonic()
-        servers = EmbeddedServers(self.settings)
+        servers = EmbeddedServers(self.settings, fast=self._throwaway)
         embedded = [server for server in (servers.postgres, servers.redis) if server is not None]
         for server in embedded:
             self._report(Report(server.name.lower(), "starting"))

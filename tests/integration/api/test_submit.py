@@ -124,6 +124,18 @@ async def test_one_key_one_job(client: httpx.AsyncClient, engine: AsyncEngine, e
     assert await count(engine, "jobs") == 1
 
 
+async def test_a_replay_is_answered_even_when_the_same_body_would_be_refused_now(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = await client.post("/v1/jobs", json={"prompt": "Once"}, headers=headers)
+    await register_bytes(engine, name="second")
+    client._transport.app.state.runtime.catalog._read_at = None  # type: ignore[attr-defined]
+    assert_problem(await client.post("/v1/jobs", json={"prompt": "Once"}), 404, "unknown_model", "name one")
+    again = await client.post("/v1/jobs", json={"prompt": "Once"}, headers=headers)
+    assert (again.status_code, again.json()) == (202, first.json())
+
+
 async def test_keys_of_two_tenants_never_meet(
     client: httpx.AsyncClient, other_tenant: Tenant, engine: AsyncEngine
 ) -> None:
