@@ -47,6 +47,17 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
     )
 
 
+def storable(value: Any) -> Any:
+    """A JSON value as JSONB can hold it: U+0000, which it can't, is replaced."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {storable(key): storable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [storable(each) for each in value]
+    return value
+
+
 async def database_now(conn: AsyncConnection) -> datetime:
     """Postgres' clock: the only one that leases and deadlines believe."""
     result: Any = await conn.scalar(text("SELECT clock_timestamp()"))

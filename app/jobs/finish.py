@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import storable
 from app.jobs import tables as t
 from app.jobs.notices import Used, job_notice
 from app.jobs.states import EndStatus
@@ -87,13 +88,31 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
             [
                 {
                     "job_id": row.id, "attempt": row.attempt, "incarnation": row.ran_under,
-                    "outcome": by_id[row.id].outcome, "detail": by_id[row.id].detail,
+                    "outcome": by_id[row.id].outcome, "detail": storable(by_id[row.id].detail),
                 }
                 for row in rows
             ],
         )  # fmt: skip
     await _aftermath(conn, rows, ended)
     return set(ended)
+
+
+async def has_finished(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
+    """Of these endings, those that are written already: what a COMMIT did whose reply got lost."""
+    rows = await conn.execute(
+        text("""
+            SELECT jobs.id FROM jobs
+            JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:statuses AS text[]))
+                AS e (id, attempt, status) ON jobs.id = e.id AND jobs.attempt = e.attempt AND jobs.status = e.status
+            WHERE jobs.finished_at IS NOT NULL
+        """),
+        {
+            "ids": [each.job_id for each in endings],
+            "attempts": [each.attempt for each in endings],
+            "statuses": [each.status for each in endings],
+        },
+    )
+    return {row.id for row in rows}
 
 
 async def end_queued(
@@ -158,7 +177,7 @@ def _dead_letter(row: Row[Any], ending: Ending | None) -> dict[str, Any]:
             "failures": row.failures,
             "worker_losses": row.worker_losses,
             "engine_crashes": row.engine_crashes,
-            **(ending.evidence if ending else {}),
+            **storable(ending.evidence if ending else {}),
         },
     }
 
@@ -166,4 +185,4 @@ def _dead_letter(row: Row[Any], ending: Ending | None) -> dict[str, Any]:
 def _json(value: dict[str, Any] | None) -> str | None:
     import json
 
-    return None if value is None else json.dumps(value).replace("\\u0000", "\\ufffd")  # jsonb holds no U+0000
+    return None if value is None else json.dumps(storable(value))

@@ -1,7 +1,7 @@
 """Every compare-and-set on a job row but the last one (finish): start, give back, cancel. Postgres decides here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
-from app.jobs.notices import job_notice
+from app.jobs.notices import Used, job_notice
 from app.queue.streams import Nomination
 from app.webhooks.outbox import wants, write_notices
 
@@ -54,7 +54,8 @@ class GivenBack:
     job_id: UUID
     attempt: int
     cause: Cause
-    detail: dict[str, Any] | None = None
+    detail: dict[str, Any] | None = None  # for operators; the job's owner doesn't see it
+    used: Used = field(default_factory=Used)  # computed for nothing: shown, never billed
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class EventLog:
     @staticmethod
     def _stored(entry_id: bytes, fields: dict[bytes, bytes]) -> StoredEvent:
         seq, _, order = entry_id.partition(b"-")
-        return StoredEvent(int(seq), int(order), _decoder.decode(fields[b"d"]))
+        return StoredEvent(int(seq), int(order) - 1, _decoder.decode(fields[b"d"]))
 
 
 async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:

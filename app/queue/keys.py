@@ -42,7 +42,7 @@ class PoolKeys:
 
     @property
     def pend(self) -> str:
-        """Sorted set: streams with claimed entries -> when the last was claimed."""
+        """Sorted set: streams with claimed entries -> when one was first claimed since the last look at them."""
         return f"pend:{self.prefix}"
 
     def stream(self, tier: str, tenant: str) -> str:

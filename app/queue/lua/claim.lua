@@ -43,7 +43,7 @@ while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
     if redis.call('HGET', idx, job) == gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':' .. entry then
       redis.call('ZINCRBY', act, cost, tenant)
       redis.call('HINCRBYFLOAT', tiers, tier, tonumber(cost) / weight)
-      redis.call('ZADD', pend, now, q)
+      redis.call('ZADD', pend, 'NX', now, q)
       room = room - tonumber(cost)
       for _, value in ipairs({job, gen, tier, tenant, cost}) do claimed[#claimed + 1] = value end
     else

@@ -21,8 +21,9 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
           redis.call('HSET', idx, job, wanted .. again)
           local act = 'act:' .. prefix .. ':' .. tier
           if not redis.call('ZSCORE', act, tenant) then
-            local vtc = 'vtc:' .. prefix .. ':' .. tier
-            redis.call('ZADD', act, redis.call('HGET', vtc, tenant) or '0', tenant)
+            local vtc, least = 'vtc:' .. prefix .. ':' .. tier, redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
+            local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least or '0'))
+            redis.call('ZADD', act, tostring(counter), tenant)
             redis.call('HDEL', vtc, tenant)
           end
           redis.call('LPUSH', bell, '1')
@@ -32,7 +33,8 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
         redis.call('XDEL', q, entry)
       end
     end
-    left = redis.call('XLEN', q) > 0 and redis.call('XPENDING', q, 'workers')[1] or 0
+    left = redis.call('XPENDING', q, 'workers')[1]
+    if redis.call('XLEN', q) == 0 then redis.call('DEL', q) end
   end
   if left == 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now, q) end
 end
