@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import DateTime, MetaData, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.settings import Settings
@@ -45,6 +47,21 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
             "tcp_user_timeout": 15_000,
         },
     )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether this says that Postgres is away or overtaxed, so that the same again may work, rather than that it refused."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return isinstance(error, OSError | PoolTimeout)
+
+
+def has_lost_connection(error: BaseException) -> bool:
+    """Whether this says that Postgres went away, be it for a moment."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, OSError)
+    state = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or state is None or state.startswith(("08", "57P"))
 
 
 def storable(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -104,16 +104,16 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Type of weights and KV; auto: the checkpoint's."
     )
-    kv_cache_mib: int | None = Field(
-        None, ge=1, le=2**20, description="Memory for KV pages. Unset: a sane part of what is free."
-    )
+    kv_cache_mib: int | None = Field(None, ge=1, le=2**20, description="Memory for KV pages. Unset: 1024.")
     max_model_len: int | None = Field(
         None, ge=8, le=2**24, description="Longest prompt + output in tokens. Unset: the model's own."
     )
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
-    max_batch_tokens: int = Field(2048, ge=16, le=2**20, description="Most tokens in one forward pass.")
+    max_batch_tokens: int | None = Field(
+        None, ge=16, le=2**20, description="Most tokens in one forward pass. Unset: 512."
+    )
     engine_threads: int | None = Field(
-        None, ge=1, le=512, description="CPU threads of the engine. Unset: all cores that it may use."
+        None, ge=1, le=512, description="CPU threads of the engine. Unset: PyTorch's choice, the cores."
     )
     null_step_s: float = Field(0.0, ge=0, le=60, description="Seconds that each step of the null engine takes.")
     engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")
@@ -142,6 +142,14 @@ class Settings(BaseSettings):
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @model_validator(mode="after")
+    def _leases_fit(self) -> Self:
+        if not self.lease_renew_s < self.lease_fence_s < self.lease_ttl_s:
+            raise ValueError(
+                "lease_renew_s < lease_fence_s < lease_ttl_s must hold: a worker stops before others believe it dead"
+            )
+        return self
 
     @property
     def sqlalchemy_url(self) -> str:

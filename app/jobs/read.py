@@ -15,7 +15,7 @@ from app.quotas.tables import usage
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as its owner sees it. Token counts are those that were billed, 0 before the end."""
+    """A job as its owner sees it. `prompt_tokens` is counted at the submission; the other counts are the bill's, 0 before the end."""
 
     id: UUID
     tenant_id: str

@@ -10,11 +10,13 @@ from uuid import UUID
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import storable
 from app.jobs import leases, store
 from app.jobs import tables as t
 from app.jobs.finish import Ending, end_queued, finish
 from app.jobs.store import Fate, GivenBack, HeldRow
 from app.queue.streams import JobQueue, Nomination
+from app.quotas.tables import usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class Backoff:
     def delay_s(self, attempt: int, draw: float) -> float:
         """Seconds to wait after failed attempt `attempt` (counted from 1); `draw` is uniform in [0, 1)."""
         return draw * min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 62))
+
+
+_LAST_WORDS = {
+    "transient_error": "{count} attempts failed by a transient error",
+    "worker_lost": "{count} workers were lost while they ran the job",
+    "engine_crash": "the engine died {count} times while it ran the job",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +112,14 @@ async def _decide(
             [
                 {
                     "job_id": row.job_id, "attempt": row.attempt, "incarnation": row.incarnation,
-                    "outcome": each.cause, "detail": each.detail,
+                    "outcome": each.cause, "detail": storable(each.detail),
                 }
                 for row, each, _ in again
             ],
         )  # fmt: skip
+    wasted = [(row, each) for row, each, _ in again if each.used.prompt_tokens]
+    if wasted:
+        await conn.execute(insert(usage), [_wasted(row, each) for row, each in wasted])
     pools = {row.job_id: row.pool for row, _, _ in again}
     by_pool: dict[str, list[Nomination]] = {}
     for nomination in nominations:
@@ -115,10 +127,33 @@ async def _decide(
     return Rescued(by_pool, [(each.job_id, each.status) for each in endings])
 
 
+def _wasted(row: HeldRow, given: GivenBack) -> dict[str, Any]:
+    return {
+        "job_id": row.job_id,
+        "attempt": row.attempt,
+        "kind": "wasted",
+        "tenant_id": row.tenant_id,
+        "api_key_id": row.api_key_id,
+        "model": row.model,
+        "tier": row.tier,
+        "prompt_tokens": given.used.prompt_tokens,
+        "cached_tokens": given.used.cached_tokens,
+        "completion_tokens": given.used.completion_tokens,
+    }
+
+
 def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
     """The end that this attempt brings, where the job may not run again."""
     if row.cancel_requested:
-        return Ending(row.job_id, row.attempt, "cancelled", billed=False, outcome=given.cause, detail=given.detail)
+        return Ending(
+            row.job_id,
+            row.attempt,
+            "cancelled",
+            used=given.used,
+            billed=False,
+            outcome=given.cause,
+            detail=given.detail,
+        )
     limits = {
         "transient_error": (row.failures + 1, fate.max_attempts, "attempts_exhausted"),
         "worker_lost": (row.worker_losses + 1, fate.max_worker_losses, "workers_lost"),
@@ -129,14 +164,10 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
     count, most, code = limits[given.cause]
     if count < most:
         return None
-    detail = given.detail or {}
-    error = {
-        "code": code,
-        "message": str(detail.get("message") or f"gave up after {count} of at most {most}: {given.cause}"),
-    }
+    error = {"code": code, "message": _LAST_WORDS[given.cause].format(count=count)}
     return Ending(
         row.job_id, row.attempt, "dead", error=error, billed=False, outcome=given.cause, detail=given.detail,
-        evidence={"last": detail},
+        evidence={"last": given.detail or {}}, used=given.used,
     )  # fmt: skip
 
 

@@ -68,8 +68,9 @@ class HeldRow:
     tenant_id: str
     tier: str
     pool: str
+    model: str
+    api_key_id: UUID | None
     incarnation: UUID
-    cost: int
     failures: int
     worker_losses: int
     engine_crashes: int
@@ -160,8 +161,8 @@ async def lock_incarnations(conn: AsyncConnection, incarnations: Sequence[UUID])
 
 
 _HELD = """
-    SELECT jobs.id, jobs.attempt, jobs.gen, jobs.tenant_id, jobs.tier, jobs.pool, jobs.incarnation,
-           jobs.prompt_tokens + jobs.n * jobs.max_tokens, jobs.failures, jobs.worker_losses, jobs.engine_crashes,
+    SELECT jobs.id, jobs.attempt, jobs.gen, jobs.tenant_id, jobs.tier, jobs.pool, jobs.model,
+           jobs.api_key_id, jobs.incarnation, jobs.failures, jobs.worker_losses, jobs.engine_crashes,
            jobs.cancel_requested_at IS NOT NULL
     FROM jobs
 """

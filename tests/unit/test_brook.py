@@ -2,10 +2,12 @@
 
 import json
 import random
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.models import BROOK
@@ -30,8 +32,12 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(BROOK, local_files_only=True).eval()
+def model() -> Iterator[Any]:
+    # One thread: with so small a model, threads on a busy machine only wait for each other.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield AutoModelForCausalLM.from_pretrained(BROOK, local_files_only=True).eval()
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

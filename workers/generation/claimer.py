@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PenstockError
@@ -18,7 +20,7 @@ from app.telemetry import emit
 from workers.engine.protocol import Request, SamplingParams
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
-from workers.generation.hand import RunningJob
+from workers.generation.hand import RunningJob, request_id_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,19 @@ async def claim_forever(worker: WorkerContext, finisher: Finisher) -> None:
             # Nothing is lost: an undecided nomination is put back by the sweeper, a start whose commit is unknown is
             # found at the next lease renewal.
             emit(log, logging.WARNING, "claim_failed", error=error)
-            await asyncio.sleep(_ERROR_WAIT_S)
+            await _until_postgres_answers(worker)
+
+
+async def _until_postgres_answers(worker: WorkerContext) -> None:
+    """Nobody claims while Postgres is away: the queue would be emptied into nominations that can't be decided."""
+    while not worker.is_draining:
+        await asyncio.sleep(_ERROR_WAIT_S)
+        try:
+            async with worker.db.connect() as conn:
+                await conn.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError):
+            continue
+        return
 
 
 async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
@@ -86,31 +100,43 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
     """Put started jobs into the hand; return what the engine has to be told."""
     requests = []
     for each in started:
-        job = RunningJob(each, worker.tokenizer, worker.clock.monotonic())
-        worker.hand[job.request_id] = job
+        now = worker.clock.monotonic()
         try:
-            requests.append(_request(worker, job))
+            ours = _in_our_tokens(worker, each)
+            job, request = RunningJob(ours, worker.tokenizer, now), _request(ours)
         except Exception as error:  # noqa: BLE001 - the per-job edge: what one job asks for must not stop the others
             emit(log, logging.WARNING, "job_not_runnable", error=error, job=each.job_id.hex)
+            job = RunningJob(each, worker.tokenizer, now)
+            worker.hand[job.request_id] = job
             code = error.code if isinstance(error, PenstockError) else "invalid_request"
             finisher.end(job, "failed", {"code": code, "message": f"this worker can't run the job: {error}"})
+            continue
+        worker.hand[job.request_id] = job
+        requests.append(request)
     return requests
 
 
-def _request(worker: WorkerContext, job: RunningJob) -> Request:
-    each = job.started
-    if each.tokenizer_hash != worker.tokenizer_hash:
-        job.prompt_ids = _encode_again(worker, each)
-    sampling = {name: value for name, value in each.sampling.items() if name not in {"stop", "logit_bias"}}
-    biases = {int(token): bias for token, bias in each.sampling.get("logit_bias", {}).items()}
+def _request(job: StartedJob) -> Request:
+    sampling = {name: value for name, value in job.sampling.items() if name not in {"stop", "logit_bias"}}
+    biases = {int(token): bias for token, bias in job.sampling.get("logit_bias", {}).items()}
     return Request(
-        id=job.request_id,
+        id=request_id_of(job),
         prompt_ids=job.prompt_ids,
         sampling=SamplingParams(**sampling, logit_bias=biases),
-        n=each.n,
-        priority=tier_rank(each.tier),
-        cache_salt=each.tenant_id,
+        n=job.n,
+        priority=tier_rank(job.tier),
+        cache_salt=job.tenant_id,
     )
+
+
+def _in_our_tokens(worker: WorkerContext, job: StartedJob) -> StartedJob:
+    """The job with its prompt in this worker's tokens: it may have been counted with another version of the tokenizer."""
+    prompt, messages = job.request.get("prompt"), job.request.get("messages")
+    if job.tokenizer_hash == worker.tokenizer_hash:
+        return job
+    if messages is not None:
+        return replace(job, prompt_ids=worker.encoder.encode_messages(messages))
+    return replace(job, prompt_ids=worker.encoder.encode_text(prompt)) if isinstance(prompt, str) else job
 
 
 async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:
@@ -129,11 +155,3 @@ async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:
 
 def _job_id(request_id: str) -> UUID:
     return UUID(hex=request_id.partition(".")[0])
-
-
-def _encode_again(worker: WorkerContext, job: StartedJob) -> list[int]:
-    """The prompt in this worker's tokens: the job was counted with another version of the model's tokenizer."""
-    prompt = job.request.get("prompt")
-    if job.request.get("messages") is not None:
-        return worker.encoder.encode_messages(job.request["messages"])
-    return worker.encoder.encode_text(prompt) if isinstance(prompt, str) else job.prompt_ids

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from app.clock import Clock
 from app.jobs.store import Fate
 from app.jobs.tokenizing import PromptEncoder
-from app.queue.events import EventLog
+from app.queue.events import EventLog, Publication
 from app.queue.streams import JobQueue
 from app.settings import Settings
 from workers.engine.process import EngineProcess
@@ -37,6 +37,7 @@ class WorkerContext:
     incarnation: UUID
     hand: dict[str, RunningJob] = field(default_factory=dict)  # by the engine's request id
     stats: EngineStats = field(default_factory=EngineStats)
+    unsent: dict[UUID, list[Publication]] = field(default_factory=dict)  # events that Redis may or may not have
     is_draining: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # room or hand changed
 
@@ -60,7 +61,9 @@ class WorkerContext:
 
     def drop(self, request_id: str) -> None:
         """Forget a job whose end is written, or that isn't ours any more."""
-        self.hand.pop(request_id, None)
+        job = self.hand.pop(request_id, None)
+        if job is not None:
+            self.unsent.pop(job.started.job_id, None)
         self.changed.set()
 
     async def wait_for_change(self, timeout_s: float) -> None:

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.jobs.finish import Ending, finish
+from app.db import is_outage
+from app.jobs.finish import Ending, finish, has_finished
 from app.jobs.rescue import Rescued, give_back, retire
 from app.jobs.states import EndStatus
 from app.jobs.store import Cause, GivenBack
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _MAX_BATCH = 256
 _RETRY_S = 0.5
+_NOT_STORABLE = {"code": "result_not_storable", "message": "the result can't be stored in the database"}
 
 
 class Finisher:
@@ -51,7 +53,7 @@ class Finisher:
         """End these attempts without a result and nominate the jobs anew. Repeats until Postgres has said yes."""
         for job in jobs:
             job.is_ending = True
-        given = [GivenBack(job.started.job_id, job.started.attempt, cause, detail) for job in jobs]
+        given = [GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.used()) for job in jobs]
         await self._rescue(lambda conn: give_back(conn, given, self._worker.fate, self._worker.random))
         for job in jobs:
             self._worker.drop(job.request_id)
@@ -68,6 +70,8 @@ class Finisher:
                     rescued = await work(conn)
                 break
             except (SQLAlchemyError, OSError) as error:
+                if not is_outage(error):
+                    raise
                 emit(log, logging.WARNING, "give_back_failed", error=error)
                 await asyncio.sleep(_RETRY_S)
         await self._spread(rescued)
@@ -75,22 +79,21 @@ class Finisher:
     async def _write(self, batch: list[tuple[RunningJob, Ending]]) -> None:
         """Write until it is written. After an unknown COMMIT the repetition finds the rows ended and changes nothing."""
         kill_point("worker.before_finish")
+        endings = [ending for _, ending in batch]
+        is_repeated = False
         while True:
             try:
                 async with self._worker.db.begin() as conn:
-                    ended = await finish(conn, [ending for _, ending in batch])
+                    ended = await finish(conn, endings)
+                    if is_repeated and len(ended) < len(endings):
+                        ended |= await has_finished(conn, endings)
                 break
-            except (OperationalError, InterfaceError, OSError, TimeoutError) as error:
+            except (SQLAlchemyError, OSError) as error:
+                if not is_outage(error):
+                    await self._write_one_by_one(batch, error)
+                    return
                 emit(log, logging.WARNING, "finish_failed", error=error, jobs=len(batch))
-                await asyncio.sleep(_RETRY_S)
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                await self._write_one_by_one(batch, error)
-                return
-            except SQLAlchemyError as error:
-                emit(log, logging.WARNING, "finish_failed", error=error, jobs=len(batch))
+                is_repeated = True
                 await asyncio.sleep(_RETRY_S)
         kill_point("worker.after_finish")
         fenced = len(batch) - len(ended)
@@ -100,16 +103,21 @@ class Finisher:
         for job, _ in batch:
             self._worker.drop(job.request_id)
 
-    async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: DBAPIError) -> None:
-        """One of these can't be stored. Find it: it fails, the others are written."""
+    async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: Exception) -> None:
+        """One of these can't be stored. Find it: it fails, the others are written.
+
+        Raises:
+            SQLAlchemyError: not even the failure can be stored. The worker ends; the job's lease lapses.
+        """
         if len(batch) > 1:
             for each in batch:
                 await self._write([each])
             return
-        job, _ = batch[0]
+        job, ending = batch[0]
+        if ending.error == _NOT_STORABLE:
+            raise error
         emit(log, logging.ERROR, "result_not_storable", job=job.started.job_id.hex, error=error)
-        reason = {"code": "result_not_storable", "message": "the result can't be stored in the database"}
-        plain = Ending(job.started.job_id, job.started.attempt, "failed", error=reason, billed=False, outcome="failed")
+        plain = Ending(ending.job_id, ending.attempt, "failed", error=_NOT_STORABLE, billed=False, outcome="failed")
         await self._write([(job, plain)])
 
     async def _tell(self, ended: list[tuple[RunningJob, Ending]]) -> None:
@@ -117,6 +125,7 @@ class Finisher:
         publications = []
         for job, ending in ended:
             event = JobEvent(kind=ending.status, attempt=ending.attempt, deltas=job.take_unpublished())
+            publications += self._worker.unsent.pop(ending.job_id, [])
             publications.append(Publication(ending.job_id, job.num_generated, event))
         try:
             await self._worker.events.publish(publications)

@@ -44,10 +44,14 @@ class Choice:
         self.token_ids += new
         self.logprobs += delta.logprobs[:taken]
         self.text += text
-        fresh = ChoiceDelta(
-            choice=self.index, offset=delta.offset, token_ids=new, text=text, finish_reason=self.finish_reason
+        waiting = self.unpublished
+        self.unpublished = ChoiceDelta(
+            choice=self.index,
+            offset=waiting.offset if waiting else delta.offset,
+            token_ids=[*waiting.token_ids, *new] if waiting else new,
+            text=waiting.text + text if waiting else text,
+            finish_reason=self.finish_reason,
         )
-        self.unpublished = _joined(self.unpublished, fresh)
         return stopped
 
     def result(self) -> dict[str, Any]:
@@ -68,25 +72,11 @@ class Choice:
         return shown
 
 
-def _joined(first: ChoiceDelta | None, second: ChoiceDelta | None) -> ChoiceDelta | None:
-    """Two neighbouring deltas of a choice as one."""
-    if first is None or second is None:
-        return first or second
-    return ChoiceDelta(
-        choice=first.choice,
-        offset=first.offset,
-        token_ids=[*first.token_ids, *second.token_ids],
-        text=first.text + second.text,
-        finish_reason=second.finish_reason,
-    )
-
-
 class RunningJob:
     """A started attempt. It leaves the hand when Postgres has its end, not before."""
 
     def __init__(self, started: StartedJob, tokenizer: Tokenizer, now: float) -> None:
         self.started = started
-        self.prompt_ids = started.prompt_ids
         continues_text = started.request.get("messages") is None
         tail = started.prompt_ids[-_PROMPT_TAIL:] if continues_text else []
         stop: list[str] = started.sampling.get("stop", [])
@@ -98,12 +88,12 @@ class RunningJob:
     @property
     def request_id(self) -> str:
         """The engine's name for this attempt: outputs of an older attempt can't be mistaken for ours."""
-        return f"{self.started.job_id.hex}.{self.started.attempt}"
+        return request_id_of(self.started)
 
     @property
     def cost(self) -> int:
         """Most tokens that the job can hold at once."""
-        return len(self.prompt_ids) + self.started.n * int(self.started.sampling["max_tokens"])
+        return len(self.started.prompt_ids) + self.started.n * int(self.started.sampling["max_tokens"])
 
     @property
     def num_generated(self) -> int:
@@ -128,15 +118,13 @@ class RunningJob:
             choice.unpublished = None
         return deltas
 
-    def put_back(self, deltas: list[ChoiceDelta]) -> None:
-        """These didn't reach the readers: tell them again, before what is newer."""
-        for delta in deltas:
-            choice = self.choices[delta.choice]
-            choice.unpublished = _joined(delta, choice.unpublished)
+    def used(self) -> Used:
+        """Tokens that this attempt has computed so far."""
+        return Used(len(self.started.prompt_ids), self.cached_tokens, self.num_generated)
 
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
-        used = Used(len(self.prompt_ids), self.cached_tokens, self.num_generated)
+        used = self.used()
         has_text = status == "succeeded" or used.completion_tokens > 0
         return Ending(
             self.started.job_id,
@@ -148,3 +136,8 @@ class RunningJob:
             billed=status != "failed",
             outcome=status,
         )
+
+
+def request_id_of(job: StartedJob) -> str:
+    """The engine's name for an attempt: job and attempt."""
+    return f"{job.job_id.hex}.{job.attempt}"

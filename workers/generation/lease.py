@@ -46,7 +46,10 @@ async def renew_forever(worker: WorkerContext, finisher: Finisher) -> None:
         if held is None:
             raise LeaseLost(f"worker {worker.incarnation}: its lease was taken away")
         renewed_at = sent_at
-        strangers = await _reconcile(worker, finisher, held, strangers)
+        try:
+            strangers = await _reconcile(worker, finisher, held, strangers)
+        except (SQLAlchemyError, OSError) as error:
+            emit(log, logging.WARNING, "jobs_not_adopted", error=error)  # at the next renewal
 
 
 async def _reconcile(

@@ -45,7 +45,7 @@ def main() -> int:
     try:
         asyncio.run(run(config))
     except (PenstockError, EngineError) as error:
-        tail = error.log_tail if isinstance(error, EngineStartFailed) else ""
+        tail = error.log_tail[-480:] if isinstance(error, EngineStartFailed) else ""
         emit(log, logging.CRITICAL, "worker_failed", reason=str(error), log_tail=tail)
         return 1
     return 0

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tokenizers import Tokenizer
 
@@ -20,7 +21,8 @@ from app.ids import new_id
 from app.jobs import leases
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
-from app.jobs.tokenizing import PromptEncoder
+from app.jobs.request import NAME
+from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis
@@ -42,7 +44,7 @@ _RETRY_S = 0.5
 _MAX_RETRY_S = 10.0
 _HANG_CHECK_S = 1.0
 _CANCEL_AGAIN_S = 0.5
-_LOG_TAIL_CHARS = 2000
+_LOG_TAIL_CHARS = 480  # the log's end says why; telemetry would keep the beginning of a longer text
 
 
 class EngineHung(Exception):
@@ -75,7 +77,9 @@ class Supervisor:
             EngineStartFailed: the model can't be loaded at the first start.
             Misconfigured: a setting makes no sense.
         """
-        worker = await self._first_start()
+        worker = await self._first_start_or_drain()
+        if worker is None:
+            return
         finisher = Finisher(worker)
         try:
             # The finisher outlives incarnations: an end that waits for Postgres is still good under its fence.
@@ -89,14 +93,29 @@ class Supervisor:
             await self._live(worker, finisher)
         await self._give_up_the_rest(worker, finisher)
 
+    async def _first_start_or_drain(self) -> WorkerContext | None:
+        """The loaded worker, or None where a signal came before it was loaded."""
+        starting, draining = asyncio.create_task(self._first_start()), asyncio.create_task(self._drain.wait())
+        await asyncio.wait({starting, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return None
+        return starting.result()
+
     async def _first_start(self) -> WorkerContext:
         settings = self._settings
-        engine = await self._start_engine()
         name = settings.model_name or Path(self._model()).name
+        if not re.fullmatch(NAME, name):
+            raise Misconfigured(
+                f"{name!r} can't be a model's name: set PENSTOCK_MODEL_NAME to letters, digits and . _ - /"
+            )
+        engine = await self._start_engine()
         bundle = engine.tokenizer
-        files = TokenizerFiles(
-            engine.info.tokenizer_hash, bundle.tokenizer_json.encode(), bundle.chat_template, bundle.special_tokens
-        )
+        tokenizer_json = bundle.tokenizer_json.encode()
+        digest = tokenizer_digest(tokenizer_json, bundle.chat_template)
+        files = TokenizerFiles(digest, tokenizer_json, bundle.chat_template, bundle.special_tokens)
         info = engine.info
         model = Model(name, name, files.hash, info.model_hash, info.max_model_len, info.vocab_size)
         await self._until_written(register_model, model, files)
@@ -165,10 +184,14 @@ class Supervisor:
         if rest:
             emit(log, logging.INFO, "given_back", jobs=len(rest))
             await finisher.give_back(rest, "drained")
-        while worker.hand:
-            await worker.wait_for_change(0.1)
+        await self._until_hand_is_empty(worker)
         await finisher.retire()
         emit(log, logging.INFO, "drained")
+
+    async def _until_hand_is_empty(self, worker: WorkerContext) -> None:
+        """Until all ends that are on their way are written."""
+        while worker.hand:
+            await worker.wait_for_change(0.1)
 
     async def _watch_for_hang(self, worker: WorkerContext) -> None:
         step, since = worker.stats.step, self._clock.monotonic()
@@ -192,10 +215,11 @@ class Supervisor:
         """Give back what the dead engine had, and start another."""
         worker.engine.kill()
         tail = error.log_tail[-_LOG_TAIL_CHARS:] if isinstance(error, EngineDied) else ""
-        emit(log, logging.ERROR, "engine_died", reason=str(error), jobs=len(worker.hand), log_tail=tail)
+        reason = str(error).partition("\n")[0]
+        emit(log, logging.ERROR, "engine_died", reason=reason, jobs=len(worker.hand), log_tail=tail)
         jobs = [job for job in worker.hand.values() if not job.is_ending]
-        detail = {"message": f"the engine died: {error}"}
-        await finisher.give_back(jobs, "engine_crash", detail)
+        await finisher.give_back(jobs, "engine_crash", {"reason": reason, "log_tail": tail})
+        await self._until_hand_is_empty(worker)
         await finisher.retire()
         await worker.engine.stop(0)
         delay_s = _RETRY_S
@@ -205,7 +229,13 @@ class Supervisor:
                 worker.stats = type(worker.stats)()
                 return
             except EngineStartFailed as failed:
-                emit(log, logging.ERROR, "engine_start_failed", reason=str(failed), log_tail=failed.log_tail)
+                emit(
+                    log,
+                    logging.ERROR,
+                    "engine_start_failed",
+                    reason=str(failed),
+                    log_tail=failed.log_tail[-_LOG_TAIL_CHARS:],
+                )
                 await asyncio.sleep(delay_s)
                 delay_s = min(_MAX_RETRY_S, delay_s * 2)
 
@@ -223,11 +253,12 @@ class Supervisor:
             "device": settings.device,
             "dtype": settings.dtype,
             "max_num_seqs": settings.max_num_seqs,
-            "max_batch_tokens": settings.max_batch_tokens,
             "max_model_len": settings.max_model_len or 0,
             "threads": settings.engine_threads or 0,
             "null_step_s": settings.null_step_s,
         }
+        if settings.max_batch_tokens is not None:
+            fields["max_batch_tokens"] = settings.max_batch_tokens
         if settings.kv_cache_mib is not None:
             fields["kv_cache_bytes"] = settings.kv_cache_mib * 2**20
         try:
@@ -244,6 +275,8 @@ class Supervisor:
                 async with self._db.begin() as conn:
                     await write(conn, *args)
                 return
+            except ProgrammingError as error:
+                raise Misconfigured("the database's schema isn't this version's: run `penstock migrate`") from error
             except (SQLAlchemyError, OSError) as error:
                 emit(log, logging.WARNING, "postgres_unavailable", error=error, retry_in_s=delay_s)
                 await asyncio.sleep(delay_s)

@@ -1,1 +1,1 @@
-"""The repairer and the timekeeper: leases, lost enqueues, deadlines, retries, retention."""
+"""The repairer and the timekeeper: leases, lost enqueues, deadlines, retries that are due."""

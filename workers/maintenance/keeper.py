@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
+from app.db import has_lost_connection
 from app.ids import new_id
 from app.jobs import rescue
 from app.jobs import tables as t
@@ -35,6 +36,7 @@ class Keeper:
         self._random = random
         self._queues: dict[str, JobQueue] = {}
         self._cursors: dict[str, SweepCursor] = {}
+        self._redis_run: str | None = None
         self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
         self._fate = Fate(
             settings.max_attempts,
@@ -71,15 +73,22 @@ class Keeper:
         return await self._spread(rescued)
 
     async def rebuild(self) -> int:
-        """Fill a Redis that lost its memory, then open its epoch."""
-        done = 0
+        """Fill a Redis that lost its memory, then open its epoch; compare all after a restart of Redis."""
+        total = 0
         for queue in await self._pools():
             if await queue.has_epoch():
                 continue
-            done += await rescue.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
+            found = await rescue.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
             await queue.open_epoch(new_id().hex)
-            emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=done)
-        return done
+            emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=found)
+            total += found
+        return total + await self._audit_after_restart()
+
+    async def _audit_after_restart(self) -> int:
+        """A Redis that restarted may have come back from an older copy, epoch and all: compare everything at once."""
+        run_id = str((await self._redis.info("server"))["run_id"])
+        before, self._redis_run = self._redis_run, run_id
+        return await self.audit() if before not in {None, run_id} else 0
 
     async def sweep(self) -> int:
         """Nominate jobs that have waited for long and that Redis doesn't know: their enqueue was lost."""
@@ -130,7 +139,8 @@ class Keeper:
                 if done:
                     emit(log, logging.INFO, "repaired", round=name, count=done)
             except SQLAlchemyError as error:
-                self._blind_until = self._clock.monotonic() + self._settings.lease_ttl_s
+                if has_lost_connection(error):
+                    self._blind_until = self._clock.monotonic() + self._settings.lease_ttl_s
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             except (RedisError, OSError) as error:
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
