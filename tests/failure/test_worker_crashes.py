@@ -10,11 +10,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db import create_engine
+from app.embedded import EmbeddedPostgres
 from app.jobs.cancel import cancel, spread_cancel
 from app.jobs.submit import nominate
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis
+from app.schema import migrate
 from app.settings import Settings
 from tests.support.jobs import POOL, seed, submit
 from tests.support.processes import have_ended
@@ -55,7 +58,7 @@ async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, 
 async def first_token(redis: Redis, job_id: UUID) -> None:
     log = EventLog(redis, ttl_s=60, max_entries=100)
     async with asyncio.timeout(20):
-        while not any(each.seq for each in await log.read(job_id)):  # noqa: ASYNC110 - the event comes from another process
+        while not any(each.seq for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
 
@@ -249,3 +252,85 @@ async def test_stop_strings_end_a_job_and_bill_to_the_token(
         used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE job_id = :id"), {"id": job_id})
     assert choices[0] == {"index": 0, "text": whole[: whole.index(stop)], "finish_reason": "stop"}
     assert 0 < used < 200
+
+
+async def test_a_job_counted_with_another_tokenizer_is_counted_again(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    plain, other = (
+        await submit_many(engine, settings, queue, 1, seed=3),
+        await submit(engine, settings, seed=3, max_tokens=40),
+    )
+    async with engine.begin() as conn:
+        await conn.execute(
+            text("UPDATE job_inputs SET tokenizer_hash = 'older', prompt_ids = '' WHERE job_id = :id"),
+            {"id": other[0].job_id},
+        )
+    await nominate(queue, other)
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        assert await wait_until_ended(engine, [*plain, other[0].job_id]) == {"succeeded": 2}
+    async with engine.connect() as conn:
+        texts = (await conn.execute(text("SELECT choices FROM job_results"))).scalars().all()
+        used = (await conn.execute(text("SELECT prompt_tokens FROM usage"))).scalars().all()
+    assert texts[0] == texts[1]
+    assert used == [16, 16]
+
+
+async def test_a_job_that_no_worker_understands_fails_alone(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    bad, good = await submit_many(engine, settings, queue, 2)
+    async with engine.begin() as conn:
+        await conn.execute(
+            text("""UPDATE job_inputs SET sampling = '{"max_tokens": 4, "surprise": 1}' WHERE job_id = :id"""),
+            {"id": bad},
+        )
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        assert await wait_until_ended(engine, [bad, good]) == {"succeeded": 1, "failed": 1}
+
+
+async def test_sigterm_while_the_engine_starts_is_heard(
+    queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE) as worker:
+        async with asyncio.timeout(20):
+            while not worker.children():
+                await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(worker.terminate, 10) == 0
+
+
+async def test_a_worker_on_an_empty_database_says_what_to_do(
+    empty_database_url: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(WORKER, environment | {"DATABASE_URL": empty_database_url}, tmp_path, **NULL_ENGINE) as worker:
+        assert await asyncio.to_thread(worker.process.wait, 20) == 1
+    assert "penstock migrate" in worker.log.read_text()
+
+
+async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
+    private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path
+) -> None:
+    migrate(own := settings.model_copy(update={"database_url": private_postgres.url}))
+    engine = create_engine(own, application_name="penstock-tests")
+    try:
+        await seed(engine)
+        queue = JobQueue(redis, POOL)
+        await queue.open_epoch("test")
+        there = environment | {"DATABASE_URL": private_postgres.url}
+        with (
+            running(WORKER, there, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="8"),
+            running(MAINTENANCE, there, tmp_path),
+        ):
+            ids = await submit_many(engine, own, queue, 40)
+            await wait_for(engine, STATUS, n=4, status="succeeded")
+            private_postgres.kill()
+            await asyncio.sleep(1)  # longer than a claim, shorter than the lease: only the outage is looked at
+            waiting = (await queue.depth())["standard"].jobs
+            await asyncio.sleep(1)
+            assert (await queue.depth())["standard"].jobs == waiting > 0
+            private_postgres.start()
+            await engine.dispose()
+            assert await wait_until_ended(engine, ids) == {"succeeded": 40}
+        await assert_exactly_once(engine, ids)
+    finally:
+        await engine.dispose()

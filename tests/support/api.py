@@ -143,7 +143,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str, *said: str) -
 async def until(condition: Callable[[], bool]) -> None:
     """Return when something in this process has come true that no event tells of."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -13,7 +13,7 @@ from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCance
 from app.ids import new_id
 from app.jobs import leases, rescue, store
 from app.jobs.cancel import cancel
-from app.jobs.finish import Ending, end_queued, finish
+from app.jobs.finish import Ending, end_queued, finish, has_finished
 from app.jobs.notices import Used
 from app.jobs.read import JobFilter, JobView, get_job, list_jobs
 from app.jobs.rescue import SweepCursor
@@ -507,3 +507,36 @@ async def test_a_retired_lease_leaves_nothing_running(engine: AsyncEngine, setti
     with pytest.raises(LeaseLost):
         async with engine.begin() as conn:
             await store.start(conn, incarnation, rescued.nominations[POOL])
+
+
+async def test_a_log_tail_with_nul_can_be_kept_and_is_not_shown_to_the_owner(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    await seed(engine)
+    await submit(engine, settings)
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+    detail = {"reason": "it ended", "log_tail": "secret\x00path"}
+    for _ in range(3):
+        async with engine.begin() as conn:
+            row = (await conn.execute(text("SELECT id, gen FROM jobs"))).one()
+            (job,) = await store.start(conn, incarnation, [Nomination(row.id, row.gen, "standard", "acme", 1)])
+            await rescue.give_back(
+                conn, [GivenBack(job.job_id, job.attempt, "engine_crash", detail, Used(4, 0, 9))], FATE, Random(1)
+            )
+    dead = await view(engine, row.id)
+    assert dead.status == "dead"
+    assert "secret" not in str(dead.error)
+    (letter,) = await rows(engine, dead_letters)
+    assert letter.evidence["last"]["log_tail"] == "secret\ufffdpath"
+    assert [(each.kind, each.attempt, each.completion_tokens) for each in await rows(engine, usage)] == [
+        ("wasted", attempt, 9) for attempt in (1, 2, 3)
+    ]
+
+
+async def test_what_an_unknown_commit_did_is_found_again(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (done, other) = await start_all(engine, await submit(engine, settings, count=2))
+    async with engine.begin() as conn:
+        await finish(conn, [success(done)])
+        assert await has_finished(conn, [success(done), success(other)]) == {done.job_id}

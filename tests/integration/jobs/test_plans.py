@@ -34,8 +34,12 @@ FILL_WORKERS = text("""
     INSERT INTO workers (incarnation, pool, model, host, pid, device, model_hash, state, expires_at, ended_at)
     SELECT gen_random_uuid(), 'tiny', 'tiny', 'h', 1, 'cpu', 'x', 'ended', now(), now() FROM generate_series(1, 5000)
 """)
-FILL_RESULTS = text("INSERT INTO job_results (job_id, attempt, choices) SELECT id, 1, '[]' FROM jobs WHERE status = 'succeeded'")
-FILL_INPUTS = text("INSERT INTO job_inputs (job_id, request, sampling, prompt_ids, tokenizer_hash) SELECT id, '{}', '{}', '', '' FROM jobs")
+FILL_RESULTS = text(
+    "INSERT INTO job_results (job_id, attempt, choices) SELECT id, 1, '[]' FROM jobs WHERE status = 'succeeded'"
+)
+FILL_INPUTS = text(
+    "INSERT INTO job_inputs (job_id, request, sampling, prompt_ids, tokenizer_hash) SELECT id, '{}', '{}', '', '' FROM jobs"
+)
 FILL_USAGE = text("""
     INSERT INTO usage (job_id, attempt, kind, tenant_id, model, tier, prompt_tokens, cached_tokens, completion_tokens)
     SELECT id, 1, 'billed', tenant_id, model, tier, 1, 1, 1 FROM jobs WHERE status = 'succeeded'

@@ -229,3 +229,16 @@ async def test_late_events_of_a_fenced_attempt_are_refused_by_their_place(redis:
     assert (last := await log.last(job_id)) is not None
     assert last.event.kind == "succeeded"
     assert msgspec.to_builtins(stored[2].event)["attempt"] == 2
+
+
+async def test_a_lost_claim_of_a_busy_tenant_is_put_back_too(queue: JobQueue, redis: Redis) -> None:
+    """Each claim used to move the stream's place in `pend`: a tenant that was claimed from all the time was never looked at."""
+    lost, *others = [nominate() for _ in range(6)]
+    await queue.enqueue([lost, *others])
+    await queue.claim("dead", max_jobs=1, room=10**9)
+    await redis.zadd("pend:{tiny}", {queue.keys.stream("standard", "acme"): 1})  # long ago
+    for _ in others:
+        (busy,) = await queue.claim("w", max_jobs=1, room=10**9)
+        await queue.ack([(busy.job_id, busy.gen)])
+    assert await queue.renominate(idle_s=0.0) == 1
+    assert await queue.claim("w", max_jobs=1, room=10**9) == [lost]

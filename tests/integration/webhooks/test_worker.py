@@ -90,7 +90,7 @@ async def dispatching(engine: AsyncEngine, queue: Queue) -> AsyncIterator[None]:
 async def ended(engine: AsyncEngine, one: UUID) -> str:
     """Its status, as soon as it isn't pending. A receiver has it a moment before Postgres does."""
     async with asyncio.timeout(15):
-        while (row := await state(engine, one)).status == "pending":  # noqa: ASYNC110  a row rings no bell
+        while (row := await state(engine, one)).status == "pending":
             await asyncio.sleep(0.02)
     return row.status
 
@@ -107,7 +107,7 @@ async def test_a_slow_endpoint_delays_nobody_and_a_stop_waits_for_what_is_under_
     for one in ids[10:]:
         assert await ended(engine, one) == "delivered"
     async with asyncio.timeout(10):
-        while queue.connection.scard("rq:workers"):  # noqa: ASYNC110  it has stopped listening when this is empty
+        while queue.connection.scard("rq:workers"):
             await asyncio.sleep(0.02)
     server.release()
     assert await stopped == 0
@@ -150,7 +150,7 @@ async def test_deliveries_survive_the_loss_of_redis_and_strangers_in_it_are_not_
 ) -> None:
     (early,) = await notify(engine, server.url("/early"))
     async with asyncio.timeout(5):
-        while queue.count == 0:  # noqa: ASYNC110  nor does a list
+        while queue.count == 0:
             await asyncio.sleep(0.02)
     queue.connection.flushdb()
     # Whoever writes to Redis names a function, sends what can't be read, or a number that isn't due.

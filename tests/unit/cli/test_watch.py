@@ -91,5 +91,5 @@ def test_our_log_lines_are_told_in_words_and_others_as_they_are() -> None:
 
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110 - nobody tells of a process's birth
+        while not is_so():
             await asyncio.sleep(0.02)
