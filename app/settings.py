@@ -113,7 +113,10 @@ class Settings(BaseSettings):
         None, ge=16, le=2**20, description="Most tokens in one forward pass. Unset: 512."
     )
     engine_threads: int | None = Field(
-        None, ge=1, le=512, description="CPU threads of the engine. Unset: PyTorch's choice, the cores."
+        None,
+        ge=1,
+        le=512,
+        description="CPU threads of the engine. Unset: one for a model under 20 M parameters, else the cores.",
     )
     null_step_s: float = Field(0.0, ge=0, le=60, description="Seconds that each step of the null engine takes.")
     engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")

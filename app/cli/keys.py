@@ -43,6 +43,24 @@ async def _create(
     print(token)
 
 
+def webhook_secret(settings: Settings, tenant: str) -> None:
+    """Print the secret that verifies the tenant's webhooks, on standard output.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    print(asyncio.run(_webhook_secret(settings, tenant)))
+
+
+async def _webhook_secret(settings: Settings, tenant: str) -> str:
+    db = create_engine(settings, application_name="penstock-cli")
+    try:
+        async with db.begin() as conn:
+            return await keys.webhook_secret(conn, tenant, actor=_actor())
+    finally:
+        await db.dispose()
+
+
 def show(settings: Settings, tenant: str | None) -> None:
     """Print the keys, oldest first, without their secrets."""
     found = asyncio.run(_list(settings, tenant))

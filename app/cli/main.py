@@ -302,6 +302,16 @@ def list_keys(
     keys.show(_settings(data_dir), tenant)
 
 
+@keys_app.command("webhook-secret")
+def show_webhook_secret(
+    tenant: Annotated[str, typer.Argument(help="Whose webhooks the secret verifies.")], data_dir: DataDir = None
+) -> None:
+    """Show the secret that a tenant's webhooks are signed with (Standard Webhooks); the look is audited."""
+    from app.cli import keys
+
+    keys.webhook_secret(_settings(data_dir), tenant)
+
+
 @keys_app.command("revoke")
 def revoke_key(
     prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None

@@ -216,9 +216,6 @@ class Stack:
             # Earlier runs may have registered other models: jobs that name none get the one that is served now.
             "PENSTOCK_DEFAULT_MODEL": config.default_model or self.model_name,
         }
-        if config.model is None and config.engine_threads is None:
-            # The bundled model is so small that threads which wait for each other cost more than they give.
-            environment["PENSTOCK_ENGINE_THREADS"] = "1"
         names = ["worker"] if self._num_workers == 1 else [f"worker-{i + 1}" for i in range(self._num_workers)]
         modules = {"api": "app.api.main"}
         modules |= dict.fromkeys(names, "workers.generation.main")

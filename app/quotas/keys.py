@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import InvalidRequest, Unauthenticated
+from app.errors import InvalidRequest, NotFound, Unauthenticated
 from app.ids import new_id
 from app.quotas.tables import api_keys, audit_log, tenants
 
@@ -93,6 +93,19 @@ async def create_key(
     )
     await _audit(conn, actor, "key.create", f"{tenant_id}/{prefix}", {"scopes": list(scopes), "name": name})
     return key_id, token
+
+
+async def webhook_secret(conn: AsyncConnection, tenant_id: str, *, actor: str) -> str:
+    """The secret that the tenant's webhooks are signed with. The look is audited.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    secret = await conn.scalar(select(tenants.c.webhook_secret).where(tenants.c.id == tenant_id))
+    if secret is None:
+        raise NotFound(f"there is no tenant {tenant_id!r}")
+    await _audit(conn, actor, "webhook_secret.show", tenant_id, {})
+    return str(secret)
 
 
 async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> bool:

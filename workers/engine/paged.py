@@ -21,6 +21,9 @@ from workers.engine.tokenizer import load_bundle
 
 logger = logging.getLogger(__name__)
 
+# A smaller model's matrices are so small that threads cost more, waiting for each other, than they bring.
+_ONE_THREAD_PARAMETERS = 20_000_000
+
 
 def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
     """Load model and tokenizer from `folder`, size the pool. Raises EngineError."""
@@ -31,6 +34,8 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
     except Exception as error:  # broad: the tokenizers library raises bare Exceptions
         raise ModelNotLoadable(f"{config.model} has no tokenizer that can be loaded: {error}") from error
     model = load_model(folder, choose_device(config.device), config.dtype)
+    if not config.threads and model.device.type == "cpu" and model.num_parameters < _ONE_THREAD_PARAMETERS:
+        torch.set_num_threads(1)
     engine = paged_engine(config, model, model_hash=model_hash(folder), tokenizer_hash=text_hash(bundle.tokenizer_json))
     return LoadedEngine(engine, bundle)
 

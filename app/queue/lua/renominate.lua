@@ -8,7 +8,7 @@ if not idle_ms or not most then return redis.error_reply('ERR renominate: idle_m
 local now = tonumber(redis.call('TIME')[1])
 local put_back = 0
 for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 1000, 'LIMIT', 0, most)) do
-  local left = 0
+  local oldest = -1
   if redis.call('EXISTS', q) == 1 then
     for _, item in ipairs(redis.call('XAUTOCLAIM', q, 'workers', 'renominate', idle_ms, '0', 'COUNT', 100)[2]) do
       if item then
@@ -33,10 +33,13 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
         redis.call('XDEL', q, entry)
       end
     end
-    left = redis.call('XPENDING', q, 'workers')[1]
+    -- The oldest claim that is left says when this stream has to be looked at again.
+    for _, pending in ipairs(redis.call('XPENDING', q, 'workers', '-', '+', 100)) do
+      oldest = math.max(oldest, pending[3])
+    end
     if redis.call('XLEN', q) == 0 then redis.call('DEL', q) end
   end
-  if left == 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now, q) end
+  if oldest < 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now - oldest / 1000, q) end
 end
 redis.call('LTRIM', bell, 0, 63)
 return put_back

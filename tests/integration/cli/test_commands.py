@@ -100,6 +100,15 @@ def test_a_key_opens_the_door_until_it_is_revoked(penstock: Run) -> None:
     assert (twice.status, twice.err.count("\n")) == (1, 1)
 
 
+def test_a_tenants_webhook_secret_is_shown_to_the_operator(penstock: Run) -> None:
+    assert penstock("keys", "create", "hooked").status == 0
+    shown = penstock("keys", "webhook-secret", "hooked")
+    assert shown.status == 0
+    assert shown.out.startswith("whsec_")
+    missing = penstock("keys", "webhook-secret", "nobody")
+    assert (missing.status, missing.err.count("\n")) == (1, 1)
+
+
 def test_a_key_for_a_bad_tenant_is_refused_in_one_line(penstock: Run) -> None:
     result = penstock("keys", "create", "No Slug")
     assert result.status == 1

@@ -242,3 +242,13 @@ async def test_a_lost_claim_of_a_busy_tenant_is_put_back_too(queue: JobQueue, re
         await queue.ack([(busy.job_id, busy.gen)])
     assert await queue.renominate(idle_s=0.0) == 1
     assert await queue.claim("w", max_jobs=1, room=10**9) == [lost]
+
+
+async def test_a_stream_is_looked_at_again_when_its_oldest_claim_is_due(queue: JobQueue, redis: Redis) -> None:
+    await queue.enqueue([nominate() for _ in range(3)])
+    await queue.claim("dead", max_jobs=1, room=10**9)
+    stream = queue.keys.stream("standard", "acme")
+    claimed_at = await redis.zscore("pend:{tiny}", stream)
+    await redis.zadd("pend:{tiny}", {stream: 1})
+    assert await queue.renominate(idle_s=60) == 0, "its claim is young"
+    assert await redis.zscore("pend:{tiny}", stream) == pytest.approx(claimed_at, abs=1.5)
