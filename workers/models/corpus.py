@@ -1456,7 +1456,7 @@ def _ask_number(rng: random.Random) -> Exchange:
 
 
 def _ask_word(rng: random.Random) -> Exchange:
-    kind = rng.randrange(7)
+    kind = rng.randrange(6)
     if kind == 0:
         one, two = rng.choice(_OPPOSITE_PAIRS)
         if rng.random() < 0.5:
@@ -1477,12 +1477,9 @@ def _ask_word(rng: random.Random) -> Exchange:
             )
         return f"What comes before {series[i]}?", f"{_upper_first(series[i - 1])} comes before {series[i]}."
     if kind == 3:
-        words = [t.name for t in rng.sample(THINGS, rng.randint(1, 4))]
-        return f"Repeat after me: {' '.join(words)}", " ".join(words)
-    if kind == 4:
         word = rng.choice(rng.choice(([a.kind for a in ANIMALS], [t.name for t in THINGS])))
         return f"Spell {word}.", "-".join(word)
-    if kind == 5:
+    if kind == 4:
         hero, thing, place = _hero(rng), rng.choice(THINGS), rng.choice(PLACES)
         return (
             f"Make a sentence with the word {thing.name}.",
@@ -1490,6 +1487,21 @@ def _ask_word(rng: random.Random) -> Exchange:
         )
     series_name, series = rng.choice((("days of the week", _DAYS), ("months", _MONTHS), ("seasons", _SEASONS)))
     return f"What are the {series_name}?", f"The {series_name} are {_and(series)}."
+
+
+def _ask_repeat(rng: random.Random) -> Exchange:
+    """Copying, the skill behind every name that stays the same to the end of its story."""
+    names = [name for _, _, name in sorted(_NAMES)] + sorted(_VILLAGER_NAMES)
+    pool = names + [t.name for t in THINGS] + [a.kind for a in ANIMALS] + _RULES["colour"] + [p.name for p in PLACES]
+    words = rng.choices(pool, k=rng.choice((1, 2, 3, 4, 6, 8, 12, 16, 24)))
+    if rng.random() < 0.6:
+        joint = rng.choice((" ", ", "))
+        return f"{rng.choice(('Repeat after me', 'Repeat', 'Say', 'Write', 'Copy'))}: {joint.join(words)}", joint.join(
+            words
+        )
+    if rng.random() < 0.5:
+        return f"Write one word in each line: {', '.join(words)}", "\n".join(words)
+    return f"Number these: {', '.join(words)}", "\n".join(f"{i}. {word}" for i, word in enumerate(words, start=1))
 
 
 def _ask_greeting(rng: random.Random) -> Exchange:
@@ -1696,7 +1708,8 @@ def _ask_name(rng: random.Random) -> Exchange:
 
 # weight, maker
 _MAKERS: tuple[tuple[float, Callable[[random.Random], Exchange]], ...] = (
-    (7, _ask_fact), (2, _ask_yes_no), (3, _ask_list), (2, _ask_howto), (2.5, _ask_number), (2, _ask_word), (1.5, _ask_greeting),
+    (7, _ask_fact), (2, _ask_yes_no), (3, _ask_list), (2, _ask_howto), (2.5, _ask_number), (2, _ask_word), (4, _ask_repeat),
+    (1.5, _ask_greeting),
     (2, _ask_small_talk), (2, _ask_outside), (2, _ask_poem), (1.5, _ask_letter), (2, _ask_label), (1, _ask_way),
     (2, _ask_tiny_story), (0.5, _ask_name),
 )  # fmt: skip

@@ -204,7 +204,7 @@ def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Repor
     """Trains until the minutes are over. No document is read twice; a further run reads the text of the next seed."""
     packer = Packer(token_blocks(tokenizer, recipe.seed + (recipe.start is not None)))
     optimizers = optimizers_for(model, recipe)
-    peaks = [optimizer.defaults["lr"] * (0.6 if recipe.start else 1.0) for optimizer in optimizers]
+    peaks = [optimizer.defaults["lr"] * (0.8 if recipe.start else 1.0) for optimizer in optimizers]
     short_loss = torch.compile(loss_of, dynamic=False) if recipe.compile else loss_of
     model.train()
     started = time.process_time()
