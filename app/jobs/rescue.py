@@ -1,21 +1,20 @@
-"""What happens to work that went astray? Attempts that ended badly, lost leases, lost enqueues, deadlines, retries that are due."""
+"""What happens to work that went astray? Attempts that ended badly, leases that ran out, orphans: again, or dead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import storable
 from app.jobs import leases, store
 from app.jobs import tables as t
-from app.jobs.finish import Ending, end_queued, finish
+from app.jobs.finish import Ending, finish
 from app.jobs.store import Fate, GivenBack, HeldRow
-from app.queue.streams import JobQueue, Nomination
+from app.queue.streams import Nomination
 from app.quotas.tables import usage
 
 
@@ -169,130 +168,3 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
         row.job_id, row.attempt, "dead", error=error, billed=False, outcome=given.cause, detail=given.detail,
         evidence={"last": given.detail or {}}, used=given.used,
     )  # fmt: skip
-
-
-# --- Postgres -> Redis ---------------------------------------------------------------------------------------------
-
-_QUEUED = """
-    SELECT id, gen, tier, tenant_id, prompt_tokens + n * max_tokens, eligible_at FROM jobs
-    WHERE status = 'queued' AND not_before IS NULL AND pool = :pool
-"""
-_SWEEP = text(
-    _QUEUED + "AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) "
-    "AND eligible_at < statement_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"
-)
-_FIRST_ID = UUID(int=0)
-
-
-@dataclass(slots=True)
-class SweepCursor:
-    """How far the sweep has come: each queued job is compared once, after its grace, and again by the audit."""
-
-    since: datetime = datetime(1970, 1, 1, tzinfo=UTC)
-    after: UUID = _FIRST_ID
-
-
-async def sweep(
-    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False
-) -> int:
-    """Nominate what is queued in Postgres for longer than `grace_s` and isn't known to Redis; move the cursor to the end.
-
-    Run it with a fresh cursor and `force` to rebuild a Redis that lost its memory: jobs come in the order in which they
-    became eligible, so that the order within a tenant is kept.
-
-    Returns:
-        How many jobs were nominated.
-    """
-    found = 0
-    while True:
-        async with engine.connect() as conn:
-            rows = (
-                await conn.execute(
-                    _SWEEP,
-                    {
-                        "pool": queue.keys.pool,
-                        "since": cursor.since,
-                        "after": cursor.after,
-                        "grace": grace_s,
-                        "page": page,
-                    },
-                )
-            ).all()
-        if not rows:
-            return found
-        known = await queue.known_gens([row.id for row in rows])
-        lost = [Nomination(*row[:5]) for row, gen in zip(rows, known, strict=True) if gen is None or gen < row.gen]
-        found += await queue.enqueue(lost, force=force) or 0
-        cursor.since, cursor.after = rows[-1].eligible_at, rows[-1].id
-        if len(rows) < page:
-            return found
-
-
-async def drop_stale(engine: AsyncEngine, queue: JobQueue, *, page: int = 1000) -> int:
-    """Take out nominations of jobs that don't wait (any more): the other direction of the deep audit."""
-    dropped = 0
-    async for part in queue.scan(page):
-        async with engine.connect() as conn:
-            rows = await conn.execute(
-                text("""
-                    SELECT nominated.id, nominated.gen
-                    FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
-                    LEFT JOIN jobs ON jobs.id = nominated.id AND jobs.gen <= nominated.gen AND jobs.status = 'queued'
-                    WHERE jobs.id IS NULL
-                """),
-                {"ids": [job_id for job_id, _ in part], "gens": [gen for _, gen in part]},
-            )
-            stale = [(row.id, row.gen) for row in rows]
-        dropped += await queue.ack(stale)
-    return dropped
-
-
-# --- the timekeeper ------------------------------------------------------------------------------------------------
-
-
-async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
-    """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
-    rows = await conn.execute(
-        text("""
-            UPDATE jobs SET not_before = NULL, eligible_at = statement_timestamp() WHERE id IN (
-                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp()
-                ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
-            RETURNING pool, id, gen, tier, tenant_id, prompt_tokens + n * max_tokens
-        """),
-        {"most": most},
-    )
-    by_pool: dict[str, list[Nomination]] = {}
-    for row in rows:
-        by_pool.setdefault(row.pool, []).append(Nomination(*row[1:]))
-    return by_pool
-
-
-async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tuple[UUID, int, str]]:
-    """End waiting jobs whose deadline has passed, in the caller's transaction; return (job, gen, pool)."""
-    rows = await conn.execute(
-        text("""
-            SELECT id FROM jobs WHERE status = 'queued' AND deadline_at <= statement_timestamp()
-            ORDER BY deadline_at LIMIT :most FOR UPDATE SKIP LOCKED
-        """),
-        {"most": most},
-    )
-    error: dict[str, Any] = {
-        "code": "deadline_passed",
-        "message": "the deadline passed before a worker could start the job",
-    }
-    return await end_queued(conn, [row.id for row in rows], "expired", error)
-
-
-async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:
-    """Delete Idempotency-Keys whose job ended longer than `ttl_s` ago."""
-    result = await conn.execute(
-        text("""
-            DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
-                SELECT k.tenant_id, k.key FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
-                WHERE k.created_at < statement_timestamp() - make_interval(secs => :ttl)
-                  AND j.finished_at < statement_timestamp() - make_interval(secs => :ttl)
-                ORDER BY k.created_at LIMIT :most)
-        """),
-        {"ttl": ttl_s, "most": most},
-    )
-    return int(result.rowcount)

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.db import has_lost_connection
 from app.ids import new_id
-from app.jobs import rescue
+from app.jobs import rescue, resync, timekeeping
 from app.jobs import tables as t
-from app.jobs.rescue import Rescued, SweepCursor
+from app.jobs.rescue import Rescued
+from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
 from app.queue.events import announce_end
 from app.queue.streams import JobQueue
@@ -78,7 +79,7 @@ class Keeper:
         for queue in await self._pools():
             if await queue.has_epoch():
                 continue
-            found = await rescue.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
+            found = await resync.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
             await queue.open_epoch(new_id().hex)
             emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=found)
             total += found
@@ -95,7 +96,7 @@ class Keeper:
         found = 0
         for queue in await self._pools():
             cursor = self._cursors.setdefault(queue.keys.pool, SweepCursor())
-            found += await rescue.sweep(self._db, queue, cursor, grace_s=self._settings.sweep_after_s)
+            found += await resync.sweep(self._db, queue, cursor, grace_s=self._settings.sweep_after_s)
         return found
 
     async def renominate(self) -> int:
@@ -105,13 +106,13 @@ class Keeper:
     async def wake(self) -> int:
         """Nominate retries whose delay is over."""
         async with self._db.begin() as conn:
-            due = await rescue.wake_due(conn)
+            due = await timekeeping.wake_due(conn)
         return await self._spread(Rescued(due, []))
 
     async def expire(self) -> int:
         """End waiting jobs whose deadline has passed."""
         async with self._db.begin() as conn:
-            ended = await rescue.expire_queued(conn)
+            ended = await timekeeping.expire_queued(conn)
         for job_id, gen, pool in ended:
             await self._queue(pool).ack([(job_id, gen)])
         await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])
@@ -123,14 +124,14 @@ class Keeper:
             rescued = await rescue.reap_orphans(conn, fate=self._fate, random=self._random)
         mended = await self._spread(rescued)
         for queue in await self._pools():
-            mended += await rescue.sweep(self._db, queue, SweepCursor(), grace_s=self._settings.sweep_after_s)
-            mended += await rescue.drop_stale(self._db, queue)
+            mended += await resync.sweep(self._db, queue, SweepCursor(), grace_s=self._settings.sweep_after_s)
+            mended += await resync.drop_stale(self._db, queue)
         return mended
 
     async def forget(self) -> int:
         """Delete Idempotency-Keys that are past their time."""
         async with self._db.begin() as conn:
-            return await rescue.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s)
+            return await timekeeping.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s)
 
     async def _repeat(self, name: str, every_s: float, work: Callable[[], Awaitable[int]]) -> None:
         while True:

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCancellable, NotFound
 from app.ids import new_id
-from app.jobs import leases, rescue, store
+from app.jobs import leases, rescue, resync, store, timekeeping
 from app.jobs.cancel import cancel
 from app.jobs.finish import Ending, end_queued, finish, has_finished
 from app.jobs.notices import Used
 from app.jobs.read import JobFilter, JobView, get_job, list_jobs
-from app.jobs.rescue import SweepCursor
+from app.jobs.resync import SweepCursor
 from app.jobs.store import Cause, Fate, GivenBack, StartedJob
 from app.jobs.submit import Accepted, Caller, accept, find_replay, nominate
 from app.jobs.tables import attempts, dead_letters, job_results
@@ -271,7 +271,7 @@ async def test_a_deadline_that_passes_in_the_queue_expires_the_job(engine: Async
     _, started = await start_all(engine, timed)
     assert started == [], "a worker doesn't start it any more"
     async with engine.begin() as conn:
-        assert [job_id for job_id, _, _ in await rescue.expire_queued(conn)] == [timed[0].job_id]
+        assert [job_id for job_id, _, _ in await timekeeping.expire_queued(conn)] == [timed[0].job_id]
     assert (await view(engine, timed[0].job_id)).status == "expired"
 
 
@@ -280,9 +280,9 @@ async def test_due_retries_wake_up(engine: AsyncEngine, settings: Settings) -> N
     _, started = await start_all(engine, await submit(engine, settings))
     await give_back_all(engine, started, "transient_error")
     async with engine.begin() as conn:
-        assert await rescue.wake_due(conn) == {}
+        assert await timekeeping.wake_due(conn) == {}
         await conn.execute(text("UPDATE jobs SET not_before = clock_timestamp()"))
-        woken = await rescue.wake_due(conn)
+        woken = await timekeeping.wake_due(conn)
     assert [(each.job_id, each.gen) for each in woken[POOL]] == [(started[0].job_id, 2)]
 
 
@@ -322,12 +322,12 @@ async def test_keys_are_forgotten_after_their_job_ended_long_ago(engine: AsyncEn
         (live,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="live")
         (done,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="done")
         await end_queued(conn, [done.job_id], "cancelled")
-        assert await rescue.forget_keys(conn, ttl_s=60) == 0
+        assert await timekeeping.forget_keys(conn, ttl_s=60) == 0
         await conn.execute(text("UPDATE idempotency_keys SET created_at = now() - interval '1 hour'"))
         await conn.execute(
             text("UPDATE jobs SET finished_at = now() - interval '1 hour' WHERE finished_at IS NOT NULL")
         )
-        assert await rescue.forget_keys(conn, ttl_s=60) == 1
+        assert await timekeeping.forget_keys(conn, ttl_s=60) == 1
         assert await conn.scalar(text("SELECT job_id FROM idempotency_keys")) == live.job_id
 
 
@@ -403,9 +403,9 @@ async def test_the_sweep_finds_lost_enqueues_and_only_those(
     await nominate(queue, known)
     lost = await submit(engine, settings, count=4)
     cursor = SweepCursor()
-    assert await rescue.sweep(engine, queue, cursor, grace_s=60) == 0, "too early"
-    assert await rescue.sweep(engine, queue, cursor, grace_s=0, page=2) == 4
-    assert await rescue.sweep(engine, queue, cursor, grace_s=0) == 0
+    assert await resync.sweep(engine, queue, cursor, grace_s=60) == 0, "too early"
+    assert await resync.sweep(engine, queue, cursor, grace_s=0, page=2) == 4
+    assert await resync.sweep(engine, queue, cursor, grace_s=0) == 0
     claimed = await queue.claim("w", max_jobs=100, room=10**9)
     assert {each.job_id for each in claimed} == {each.job_id for each in [*known, *lost]}
 
@@ -421,7 +421,7 @@ async def test_a_lost_redis_is_rebuilt_in_order(
     await redis.flushdb()
     (late,) = await submit(engine, settings)
     assert not await nominate(queue, [late]), "a Redis without memory takes nothing out of order"
-    assert await rescue.sweep(engine, queue, SweepCursor(), grace_s=0, page=5, force=True) == 22
+    assert await resync.sweep(engine, queue, SweepCursor(), grace_s=0, page=5, force=True) == 22
     await queue.open_epoch("again")
     claimed = await queue.claim("w", max_jobs=100, room=10**9)
     assert [each.job_id for each in claimed] == [each.job_id for each in [*accepted, late]]
@@ -436,7 +436,7 @@ async def test_the_audit_drops_nominations_of_jobs_that_do_not_wait(
     await queue.enqueue([Nomination(new_id(), 1, "batch", "ghost", 5)])
     async with engine.begin() as conn:
         await cancel(conn, "acme", cancelled.job_id)
-    assert await rescue.drop_stale(engine, queue) == 2
+    assert await resync.drop_stale(engine, queue) == 2
     assert await queue.known_gens([waiting.job_id, cancelled.job_id]) == [1, None]
 
 

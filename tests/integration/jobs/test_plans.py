@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import leases, read, rescue, store
+from app.jobs import leases, read, rescue, resync, store, timekeeping
 from app.jobs.finish import end_queued
 from app.settings import Settings
 from app.webhooks import delivery
@@ -91,12 +91,12 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await leases.renew(recorder, incarnation, ttl_s=15, state="ready", stats={})
     await leases.bury_expired(recorder, ttl_s=15)
     await rescue.reap_orphans(recorder, fate=fate, random=Random(1))
-    await rescue.wake_due(recorder)
-    await rescue.expire_queued(recorder)
-    await rescue.forget_keys(recorder, ttl_s=60)
+    await timekeeping.wake_due(recorder)
+    await timekeeping.expire_queued(recorder)
+    await timekeeping.forget_keys(recorder, ttl_s=60)
     await recorder.execute(
-        rescue._SWEEP,
-        {"pool": "tiny", "since": rescue.SweepCursor().since, "after": new_id(), "grace": 10.0, "page": 1000},
+        resync._SWEEP,
+        {"pool": "tiny", "since": resync.SweepCursor().since, "after": new_id(), "grace": 10.0, "page": 1000},
     )
     queued = (await recorder._conn.execute(text("SELECT id, gen FROM jobs WHERE status = 'queued' LIMIT 8"))).all()
     await recorder.execute(

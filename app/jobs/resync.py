@@ -1,0 +1,83 @@
+"""Does Redis know what waits in Postgres, and nothing else? The sweep for lost enqueues, the rebuild, the audit of stale nominations."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.queue.streams import JobQueue, Nomination
+
+_QUEUED = """
+    SELECT id, gen, tier, tenant_id, prompt_tokens + n * max_tokens, eligible_at FROM jobs
+    WHERE status = 'queued' AND not_before IS NULL AND pool = :pool
+"""
+_SWEEP = text(
+    _QUEUED + "AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) "
+    "AND eligible_at < statement_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"
+)
+_FIRST_ID = UUID(int=0)
+
+
+@dataclass(slots=True)
+class SweepCursor:
+    """How far the sweep has come: each queued job is compared once, after its grace, and again by the audit."""
+
+    since: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    after: UUID = _FIRST_ID
+
+
+async def sweep(
+    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False
+) -> int:
+    """Nominate what is queued in Postgres for longer than `grace_s` and isn't known to Redis; move the cursor to the end.
+
+    Run it with a fresh cursor and `force` to rebuild a Redis that lost its memory: jobs come in the order in which they
+    became eligible, so that the order within a tenant is kept.
+
+    Returns:
+        How many jobs were nominated.
+    """
+    found = 0
+    while True:
+        async with engine.connect() as conn:
+            rows = (
+                await conn.execute(
+                    _SWEEP,
+                    {
+                        "pool": queue.keys.pool,
+                        "since": cursor.since,
+                        "after": cursor.after,
+                        "grace": grace_s,
+                        "page": page,
+                    },
+                )
+            ).all()
+        if not rows:
+            return found
+        known = await queue.known_gens([row.id for row in rows])
+        lost = [Nomination(*row[:5]) for row, gen in zip(rows, known, strict=True) if gen is None or gen < row.gen]
+        found += await queue.enqueue(lost, force=force) or 0
+        cursor.since, cursor.after = rows[-1].eligible_at, rows[-1].id
+        if len(rows) < page:
+            return found
+
+
+async def drop_stale(engine: AsyncEngine, queue: JobQueue, *, page: int = 1000) -> int:
+    """Take out nominations of jobs that don't wait (any more): the other direction of the deep audit."""
+    dropped = 0
+    async for part in queue.scan(page):
+        async with engine.connect() as conn:
+            rows = await conn.execute(
+                text("""
+                    SELECT nominated.id, nominated.gen
+                    FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
+                    LEFT JOIN jobs ON jobs.id = nominated.id AND jobs.gen <= nominated.gen AND jobs.status = 'queued'
+                    WHERE jobs.id IS NULL
+                """),
+                {"ids": [job_id for job_id, _ in part], "gens": [gen for _, gen in part]},
+            )
+            stale = [(row.id, row.gen) for row in rows]
+        dropped += await queue.ack(stale)
+    return dropped

@@ -1,0 +1,58 @@
+"""What is due? Retries whose delay is over, deadlines that passed in the queue, keys past their time."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.jobs.finish import end_queued
+from app.queue.streams import Nomination
+
+
+async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
+    """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
+    rows = await conn.execute(
+        text("""
+            UPDATE jobs SET not_before = NULL, eligible_at = statement_timestamp() WHERE id IN (
+                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp()
+                ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
+            RETURNING pool, id, gen, tier, tenant_id, prompt_tokens + n * max_tokens
+        """),
+        {"most": most},
+    )
+    by_pool: dict[str, list[Nomination]] = {}
+    for row in rows:
+        by_pool.setdefault(row.pool, []).append(Nomination(*row[1:]))
+    return by_pool
+
+
+async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tuple[UUID, int, str]]:
+    """End waiting jobs whose deadline has passed, in the caller's transaction; return (job, gen, pool)."""
+    rows = await conn.execute(
+        text("""
+            SELECT id FROM jobs WHERE status = 'queued' AND deadline_at <= statement_timestamp()
+            ORDER BY deadline_at LIMIT :most FOR UPDATE SKIP LOCKED
+        """),
+        {"most": most},
+    )
+    error: dict[str, Any] = {
+        "code": "deadline_passed",
+        "message": "the deadline passed before a worker could start the job",
+    }
+    return await end_queued(conn, [row.id for row in rows], "expired", error)
+
+
+async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:
+    """Delete Idempotency-Keys whose job ended longer than `ttl_s` ago."""
+    result = await conn.execute(
+        text("""
+            DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
+                SELECT k.tenant_id, k.key FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
+                WHERE k.created_at < statement_timestamp() - make_interval(secs => :ttl)
+                  AND j.finished_at < statement_timestamp() - make_interval(secs => :ttl)
+                ORDER BY k.created_at LIMIT :most)
+        """),
+        {"ttl": ttl_s, "most": most},
+    )
+    return int(result.rowcount)
