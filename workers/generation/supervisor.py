@@ -1,12 +1,10 @@
 """How does a generation worker live? Engine up, lease open, loops running; again after a crash or a lost lease; drain at the end."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +23,7 @@ from app.jobs.request import NAME
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
+from app.racing import race
 from app.redis import Redis
 from app.settings import Settings
 from app.telemetry import emit
@@ -43,7 +42,6 @@ log = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _MAX_RETRY_S = 10.0
 _HANG_CHECK_S = 1.0
-_CANCEL_AGAIN_S = 0.5
 _LOG_TAIL_CHARS = 480  # the log's end says why; telemetry would keep the beginning of a longer text
 
 
@@ -83,8 +81,7 @@ class Supervisor:
         finisher = Finisher(worker)
         try:
             # The finisher outlives incarnations: an end that waits for Postgres is still good under its fence.
-            async with _racing(finisher.run(), self._live_on(worker, finisher)):
-                pass
+            await race(finisher.run(), self._live_on(worker, finisher))
         finally:
             await worker.engine.stop()
 
@@ -141,7 +138,7 @@ class Supervisor:
         await self._until_written(self._open_lease, worker)
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
         try:
-            async with _racing(
+            await race(
                 claim_forever(worker, finisher),
                 renew_forever(worker, finisher),
                 read_engine(worker, finisher),
@@ -150,8 +147,7 @@ class Supervisor:
                 watch_deadlines(worker, finisher),
                 self._watch_for_hang(worker),
                 self._wait_for_drain(worker),
-            ):
-                pass
+            )
         except LeaseLost as error:
             emit(log, logging.ERROR, "lease_lost", reason=error.detail, jobs=len(worker.hand))
             await self._forget(worker)
@@ -281,25 +277,3 @@ class Supervisor:
                 emit(log, logging.WARNING, "postgres_unavailable", error=error, retry_in_s=delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_MAX_RETRY_S, delay_s * 2)
-
-
-@contextlib.asynccontextmanager
-async def _racing(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run loops side by side until the last one (the drain) returns or any fails; then stop the others, and raise its error."""
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    last = tasks[-1]
-    try:
-        pending: set[asyncio.Task[None]] = set(tasks)
-        while last in pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        yield
-    finally:
-        left = {task for task in tasks if not task.done()}
-        while left:
-            # Again and again: a library may take a cancel that meets its own timeout for that timeout.
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
 from app.queue.events import announce_end
 from app.queue.streams import JobQueue
+from app.racing import race
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.telemetry import emit
@@ -61,9 +62,7 @@ class Keeper:
             "forget": (settings.audit_every_s, self.forget),
             **(extra or {}),
         }
-        async with asyncio.TaskGroup() as group:
-            for name, (every_s, work) in rounds.items():
-                group.create_task(self._repeat(name, every_s, work))
+        await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
 
     async def reap(self) -> int:
         """Requeue the jobs of workers whose lease ran out."""
