@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -66,13 +65,14 @@ class Recipe:
     minutes: float  # CPU time
     seed: int
     compile: bool = False
-    start: Path | None = None  # a folder whose weights and tokenizer are trained further, on new text
+    start: Path | None = None  # a folder whose weights and tokenizer are trained further
+    part: int = 0  # a further run reads other text: that of seed + part
     muon_learning_rate: float = 5e-3
     adam_learning_rate: float = 2e-3
     warmup_share: float = 0.02
     clip_norm: float = 1.0
-    # (sequences, tokens each) of a step. One step in five is long, so that all positions are learned.
-    short_batch: tuple[int, int] = (4, 512)
+    # (rows, tokens each) of a step. One step in five is long, so that all positions are learned.
+    short_batch: tuple[int, int] = (8, 256)
     long_batch: tuple[int, int] = (1, 2048)
     long_every: int = 5
 
@@ -127,28 +127,29 @@ def render(document: Document) -> str:
     return BOS + "".join(parts)
 
 
-def token_blocks(tokenizer: Any, seed: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Token ids of 500 documents at a time, back to back, without end."""
+def token_documents(tokenizer: Any, seed: int) -> Iterator[list[int]]:
+    """Token ids of one document after the other, without end."""
     source = documents(seed)
     while True:
-        batch = tokenizer([render(d) for d in islice(source, 500)], add_special_tokens=False)["input_ids"]
-        yield np.concatenate([np.asarray(ids, dtype=np.int64) for ids in batch])
+        texts = [render(document) for document in islice(source, 500)]
+        yield from tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 class Packer:
-    """Cuts the endless stream of token ids into batches; a document may go on in the next sequence."""
+    """Packs documents into rows. Each row begins with a whole document, so that a name in it has been introduced in it."""
 
-    def __init__(self, blocks: Iterator[np.ndarray[Any, np.dtype[np.int64]]]) -> None:
-        self._blocks = blocks
-        self._rest: np.ndarray[Any, np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+    def __init__(self, token_documents: Iterator[list[int]]) -> None:
+        self._documents = token_documents
 
-    def batch(self, num_sequences: int, num_tokens: int) -> torch.Tensor:
-        """[num_sequences, num_tokens + 1] int64: inputs, and the same shifted by one as targets."""
-        needed = num_sequences * (num_tokens + 1)
-        while len(self._rest) < needed:
-            self._rest = np.concatenate([self._rest, next(self._blocks)])
-        taken, self._rest = self._rest[:needed], self._rest[needed:]
-        return torch.from_numpy(taken.copy()).view(num_sequences, num_tokens + 1)
+    def batch(self, num_rows: int, num_tokens: int) -> torch.Tensor:
+        """[num_rows, num_tokens + 1] int64: inputs, and the same shifted by one as targets."""
+        return torch.tensor([self._row(num_tokens + 1) for _ in range(num_rows)])
+
+    def _row(self, num_ids: int) -> list[int]:
+        row: list[int] = []
+        while len(row) < num_ids:
+            row += next(self._documents)
+        return row[:num_ids]  # text is free: what doesn't fit is dropped
 
 
 def make_model(tokenizer: Any) -> Any:
@@ -167,6 +168,7 @@ def make_model(tokenizer: Any) -> Any:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            attn_implementation="eager",  # on a CPU its backward pass is the fastest
         )
     )
 
@@ -201,8 +203,8 @@ def optimizers_for(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Report:
-    """Trains until the minutes are over. No document is read twice; a further run reads the text of the next seed."""
-    packer = Packer(token_blocks(tokenizer, recipe.seed + (recipe.start is not None)))
+    """Trains until the minutes are over. No document is read twice; a further run reads the text of another seed."""
+    packer = Packer(token_documents(tokenizer, recipe.seed + recipe.part))
     optimizers = optimizers_for(model, recipe)
     peaks = [optimizer.defaults["lr"] * (0.8 if recipe.start else 1.0) for optimizer in optimizers]
     short_loss = torch.compile(loss_of, dynamic=False) if recipe.compile else loss_of
@@ -249,7 +251,7 @@ def train(model: Any, tokenizer: Any, recipe: Recipe, console: Console) -> Repor
 def validate(model: Any, tokenizer: Any, seed: int, num_batches: int = 12) -> float:
     """Mean loss on documents of another seed."""
     model.eval()
-    packer = Packer(token_blocks(tokenizer, seed + 1_000_003))
+    packer = Packer(token_documents(tokenizer, seed + 1_000_003))
     return sum(loss_of(model, packer.batch(8, 512)).item() for _ in range(num_batches)) / num_batches
 
 
@@ -280,7 +282,7 @@ the demo, the tests and the streams show real text from a real distribution, wit
 |---|---|
 | Architecture | Llama: 4 layers, width 256, 8 query heads over 2 key-value heads, SwiGLU 512, RoPE, tied embeddings |
 | Parameters | {report.num_parameters:,} (bfloat16) |
-| Context | 2048 tokens; four training steps in five used 512, one in five 2048 |
+| Context | 2048 tokens; four training steps in five used rows of 256, one in five a row of 2048 |
 | Tokenizer | byte-level BPE, {VOCAB_SIZE} tokens, all 256 bytes included |
 | Special tokens | `{"`, `".join(SPECIAL_TOKENS)}` |
 | End of text | `{END}`, after a chat answer and after plain text alike |
@@ -343,15 +345,20 @@ def main() -> None:
         "--threads", type=int, default=1, help="one is nearly as fast as two, and two wait for each other"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler")
+    parser.add_argument("--part", type=int, default=0, help="0 for a first run; a further run takes the next number")
     parser.add_argument("--start", type=Path, help="folder to train further, instead of starting from nothing")
     arguments = parser.parse_args()
-    recipe = Recipe(arguments.minutes, arguments.seed, arguments.compile, arguments.start)
+    recipe = Recipe(arguments.minutes, arguments.seed, arguments.compile, arguments.start, arguments.part)
 
     console = Console()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.start) if recipe.start else make_tokenizer(recipe.seed)
-    model = LlamaForCausalLM.from_pretrained(recipe.start).float() if recipe.start else make_model(tokenizer)
+    model = (
+        LlamaForCausalLM.from_pretrained(recipe.start, attn_implementation="eager").float()
+        if recipe.start
+        else make_model(tokenizer)
+    )
     report = train(model, tokenizer, recipe, console)
     save(model, tokenizer, arguments.out)
     console.print(report)
