@@ -54,11 +54,23 @@ def _findings(settings: Settings, *, deep: bool) -> Iterator[Finding]:
     yield _python()
     yield from _postgres(settings)
     yield from _redis(settings)
-    yield from _model(settings)
+    yield from model_findings(settings)
+    yield from _pepper(settings)
     yield from _device(settings)
     yield _disk(settings)
     if deep:
         yield _engine(settings)
+
+
+def _pepper(settings: Settings) -> Iterator[Finding]:
+    if (
+        settings.database_url
+        and settings.key_pepper.get_secret_value() == Settings.model_fields["key_pepper"].default.get_secret_value()
+    ):
+        advice = (
+            "set PENSTOCK_KEY_PEPPER to a random text of your own, the same for all processes, before you make keys"
+        )
+        yield Finding("warn", "pepper", "PENSTOCK_KEY_PEPPER isn't set: keys are hashed with a known one", advice)
 
 
 def _python() -> Finding:
@@ -168,7 +180,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "redis", "the append-only file is off", advice)
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def model_findings(settings: Settings) -> Iterator[Finding]:
+    """Is there a model that a worker could load? Looked at from outside, without loading it."""
     if settings.engine == "null":
         yield Finding("ok", "model", "none: PENSTOCK_ENGINE is null, which makes tokens up")
         return

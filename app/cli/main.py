@@ -333,7 +333,7 @@ def version() -> None:
 def main() -> None:
     """The command's entry: exit status 0 if all went well, 1 with a line on standard error if not, 2 if it was called wrongly."""
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="penstock")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

@@ -24,6 +24,10 @@ class Part(ABC):
 
     name: str
     log_file: Path
+    log_start: int = 0  # where the log of the latest start begins, in bytes
+    log_ours: int | None = (
+        None  # where the log of the first start begins: what is before it belongs to another `penstock up`
+    )
 
     @abstractmethod
     async def start(self) -> None:
@@ -42,8 +46,8 @@ class Part(ABC):
         """Stop it in order; by force after `grace_s`, or soon after `hurry`. Does nothing if it isn't running."""
 
     def log_tail(self) -> list[str]:
-        """The end of its log, readable."""
-        return log_tail(self.log_file)
+        """The end of its log since it was first started, readable."""
+        return log_tail(self.log_file, since=self.log_ours or 0)
 
 
 class ProcessPart(Part):
@@ -59,7 +63,6 @@ class ProcessPart(Part):
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
-        self.log_start = 0  # where the log of this start begins, in bytes
 
     @property
     def pid(self) -> int | None:
@@ -88,6 +91,8 @@ class ProcessPart(Part):
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as log:
             self.log_start = log.tell()
+            if self.log_ours is None:
+                self.log_ours = self.log_start
             return subprocess.Popen(
                 # -P: a folder `app` in the user's working directory isn't ours.
                 [sys.executable, "-P", "-m", self._module],
@@ -148,11 +153,11 @@ class ServerPart(Part):
         self._server.start()
 
 
-def log_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a log, our own JSON lines in words."""
+def log_tail(path: Path, lines: int = TAIL_LINES, since: int = 0) -> list[str]:
+    """The last lines of a log from its byte `since` on, our own JSON lines in words."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            file.seek(max(since, path.stat().st_size - TAIL_BYTES))
             found = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []

@@ -11,6 +11,7 @@ from time import monotonic
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.cli.doctor import model_findings
 from app.cli.errors import CommandFailed
 from app.cli.folder import DataFolder, process_environment, with_pepper
 from app.cli.parts import Part, ProcessPart, ServerPart
@@ -67,13 +68,16 @@ class Stack:
         return "null" if config.engine == "null" else "brook"
 
     def prepare(self) -> None:
-        """What can go wrong before anything is started: no room, or a port that is taken.
+        """What can go wrong before anything is started: no room, a port that is taken, a model that isn't there.
 
         Raises:
             CommandFailed: the message says what to do.
         """
         self._check_room()
         self._choose_port()
+        for finding in model_findings(self.settings):
+            if finding.level == "fail":
+                raise CommandFailed(f"model: {finding.found}: {finding.advice}")
 
     async def start(self) -> Access:
         """Bring everything up; return when all parts are ready.

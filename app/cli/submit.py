@@ -101,6 +101,8 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
         console=console,
         disable=not console.is_terminal or len(submissions) == 1,
         transient=True,
+        # Results must reach standard output as they are, be it a file or a pipe; in a terminal the bar steps aside for them.
+        redirect_stdout=sys.stdout.isatty(),
     )
     printer = _Printer(submissions, wait=wait, as_json=as_json)
     with progress:
@@ -175,6 +177,9 @@ class _Runner:
         self._moved(self._done)
 
 
+_ADVICE = " (a prompt is continued; --chat asks it as a question)"
+
+
 class _Printer:
     """Prints results in the order of the input, each as soon as all before it are there."""
 
@@ -216,6 +221,12 @@ class _Printer:
                 choice = f", choice {number}" if len(texts) > 1 else ""
                 print(f"--- {each.place or job['id']}{choice}")
             print(text, flush=True)
+            if not text:
+                print(
+                    f"penstock: {job['id']}: the model ended at once, without text{_ADVICE}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def _asked(prompt: str, chat: bool) -> dict[str, Any]:

@@ -2,8 +2,13 @@
 
 import asyncio
 import json
+import os
+import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -24,7 +29,7 @@ def up(settings: Settings, *, num_workers: int) -> None:
 
 
 async def _up(settings: Settings, num_workers: int) -> None:
-    console = Console()
+    console = SteadyConsole()
     board = Board(console, "Penstock starts")
     stack = Stack(settings, board.show, num_workers=num_workers)
     began = monotonic()
@@ -60,7 +65,8 @@ async def until_signal(body: Coroutine[Any, Any, None], stack: Stack) -> bool:
         else:
             act()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # A closed terminal (SIGHUP) is no reason to drop running jobs.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, take, task.cancel)
     try:
         await task
@@ -69,9 +75,19 @@ async def until_signal(body: Coroutine[Any, Any, None], stack: Stack) -> bool:
     return False
 
 
-def example_call(access: Access) -> str:
-    """A curl line to paste."""
-    body = json.dumps({"prompt": "Once upon a time", "max_tokens": 80})
+class SteadyConsole(Console):
+    """One that outlives its reader: `up | tee log` gets its Ctrl-C together with tee, and must drain all the same."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def example_call(access: Access, *, can_chat: bool) -> str:
+    """A curl line to paste; the seed makes its answer the same each time."""
+    question = {"messages": [{"role": "user", "content": "Tell me a story about a fox."}]}
+    body = json.dumps((question if can_chat else {"prompt": "Once upon a time"}) | {"max_tokens": 120, "seed": 7})
     return (
         f"curl -s {access.url}/v1/jobs -H 'Authorization: Bearer {access.api_key}' "
         f"-H 'Content-Type: application/json' -H 'Prefer: wait=30' -d '{body}'"
@@ -88,8 +104,20 @@ def _welcome(console: Console, stack: Stack, access: Access, seconds: float) -> 
         "Data": f"{stack.folder.path} (logs in {stack.folder.logs.name}/)",
     }.items():
         _say(console, f"  {name:<6} {value}")
-    _say(console, f"\nTry it:\n\n{example_call(access)}\n")
-    _say(console, "or: penstock submit 'Tell me a story about a fox.'\n\nCtrl-C drains and stops.")
+    is_bundled = stack.settings.model is None  # another model may have no chat template
+    _say(console, f"\nTry it:\n\n{example_call(access, can_chat=is_bundled)}\n")
+    chat = " --chat" if is_bundled else ""
+    _say(console, f"or: {called_as()} submit{chat} 'Tell me a story about a fox.'\n\nCtrl-C drains and stops.")
+
+
+def called_as() -> str:
+    """How to call this command again from here: by its name where it is on the PATH, else by its path."""
+    mine = Path(sys.argv[0])
+    found = shutil.which("penstock")
+    if mine.name != "penstock" or (found and Path(found).resolve() == mine.resolve()):
+        return "penstock"
+    near = os.path.relpath(mine)
+    return shlex.quote(near if len(near) < len(str(mine)) else str(mine))
 
 
 def _say(console: Console, line: str) -> None:

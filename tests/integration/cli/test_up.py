@@ -1,14 +1,14 @@
 """Does `penstock up` keep what it had, leave nothing behind, and say what it can't do?"""
 
+import shutil
 import signal
 import stat
 from pathlib import Path
 
-import pytest
-
 from tests.integration.cli.conftest import QUICK
 from tests.support.cli import Run, Up
 from tests.support.processes import have_ended
+from workers.models import BROOK
 
 
 def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: Path, penstock: Run) -> None:
@@ -38,15 +38,24 @@ def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: P
     assert have_ended(tree, timeout_s=15.0)
 
 
-@pytest.mark.parametrize("word", ["no-such-folder"])
-def test_a_model_that_cant_be_loaded_ends_it_with_the_reason(
-    environment: dict[str, str], tmp_path: Path, word: str
-) -> None:
-    up = Up("up", "--port", 0, "--model", tmp_path / word, **environment)
+def test_a_model_that_isnt_there_is_said_before_anything_starts(environment: dict[str, str], tmp_path: Path) -> None:
+    up = Up("up", "--port", 0, "--model", tmp_path / "no-such-folder", **environment)
+    assert up.wait() == 1
+    failure = up.output[up.output.index("penstock: ") :]
+    assert failure.startswith("penstock: model: ")
+    assert "no-such-folder isn't a folder" in failure
+    assert failure.count("\n") == 1
+
+
+def test_a_model_that_cant_be_loaded_ends_it_with_the_reason(environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(BROOK, folder)
+    (folder / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      ")  # valid, and empty
+    up = Up("up", "--port", 0, "--model", folder, **environment)
     assert up.wait() == 1
     failure = up.output[up.output.index("penstock: ") :]
     assert failure.startswith("penstock: worker ended while it started (exit status 1):\n")
-    assert word in failure
+    assert "broken" in failure
     assert "Traceback" not in failure
 
 
