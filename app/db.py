@@ -40,7 +40,7 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
             "application_name": application_name,
             "connect_timeout": max(2, int(settings.database_timeout_s)),
             "options": "-c timezone=UTC -c statement_timeout=60s -c lock_timeout=20s"
-            " -c idle_in_transaction_session_timeout=60s",
+            " -c idle_in_transaction_session_timeout=8s",
             "keepalives_idle": 10,
             "keepalives_interval": 3,
             "keepalives_count": 3,
@@ -49,10 +49,15 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
     )
 
 
+# SQLSTATE classes and codes after which the same again may work: connection, rollback, resources (a full disk too), locks,
+# an operator's or a time-out's cancel, input and output, a server that is read-only for the time of a failover.
+_PASSING = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether this says that Postgres is away or overtaxed, so that the same again may work, rather than that it refused."""
     if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+        return has_lost_connection(error) or str(getattr(error.orig, "sqlstate", "")).startswith(_PASSING)
     return isinstance(error, OSError | PoolTimeout)
 
 
@@ -60,8 +65,11 @@ def has_lost_connection(error: BaseException) -> bool:
     """Whether this says that Postgres went away, be it for a moment."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, OSError)
+    if error.connection_invalidated:
+        return True
     state = getattr(error.orig, "sqlstate", None)
-    return error.connection_invalidated or state is None or state.startswith(("08", "57P"))
+    is_about_connection = isinstance(error, OperationalError | InterfaceError)
+    return is_about_connection and (state is None or state.startswith(("08", "57P")))
 
 
 def storable(value: Any) -> Any:

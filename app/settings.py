@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     max_stop: int = Field(16, ge=1, le=64, description="Most stop strings of one job.")
     max_stop_chars: int = Field(64, ge=1, le=1024, description="Longest stop string, in characters.")
     max_metadata_pairs: int = Field(16, ge=0, le=256, description="Most metadata pairs of one job.")
+    max_logprobs: int = Field(
+        100_000,
+        ge=21,
+        le=100_000_000,
+        description="Most log-probabilities of one job: n x max_tokens x (logprobs + 1). Their JSON is large.",
+    )
     default_max_tokens: int = Field(
         256, ge=1, le=1_000_000, description="Output tokens where a job doesn't say `max_tokens`."
     )

@@ -1,6 +1,7 @@
 """Does this process live, and can it serve? /healthz and /readyz."""
 
 import asyncio
+from functools import cache
 from typing import Any
 
 from alembic.util.exc import CommandError
@@ -62,9 +63,15 @@ async def _postgres(runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
     return _check(True, "answers"), await asyncio.to_thread(_schema, revision)
 
 
+@cache
+def _wanted_revisions() -> tuple[str | None, frozenset[str]]:
+    """Head and all revisions that this code knows, read from disk once a process."""
+    return head_revision(), frozenset(known_revisions())
+
+
 def _schema(revision: str | None) -> dict[str, Any]:
     try:
-        head, known = head_revision(), known_revisions()
+        head, known = _wanted_revisions()
     except CommandError:
         return _check(False, "this installation has no migrations")
     if revision == head:

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import IdempotencyMismatch, InvalidRequest, PromptTooLong
+from app.errors import IdempotencyMismatch, InvalidRequest, PromptTooLong, Unavailable
 from app.ids import new_id
 from app.jobs import tables as t
 from app.jobs.models import Model
@@ -96,6 +96,12 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
     max_tokens = request.max_tokens or min(settings.default_max_tokens, room)
     if request.min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens: must not be more than max_tokens ({max_tokens})", param="min_tokens")
+    if request.logprobs is not None and request.n * max_tokens * (request.logprobs + 1) > settings.max_logprobs:
+        raise InvalidRequest(
+            f"logprobs: n x max_tokens x (logprobs + 1) must be at most {settings.max_logprobs}: ask for fewer of one of them",
+            param="logprobs",
+            limit=settings.max_logprobs,
+        )
     return PreparedJob(new_id(), request, model, ids, max_tokens, _sampling(request, max_tokens))
 
 
@@ -205,21 +211,23 @@ def _body_hash(request: JobRequest) -> bytes:
     return hashlib.sha256(msgspec.json.encode(request.canonical(), order="sorted")).digest()
 
 
+_MAX_BINDS = 3
+
+
 async def _claim_key(conn: AsyncConnection, caller: Caller, key: str, job: PreparedJob) -> Accepted | None:
     """Bind the key to the job. If another request has it (we wait for its commit), undo our row and return its job."""
     keys = t.idempotency_keys
-    bound = await conn.scalar(
-        upsert(keys)
-        .values(tenant_id=caller.tenant_id, key=key, body_hash=_body_hash(job.request), job_id=job.id)
-        .on_conflict_do_nothing()
-        .returning(keys.c.job_id)
-    )
-    if bound is not None:
-        return None
-    await conn.execute(t.jobs.delete().where(t.jobs.c.id == job.id))
-    first = await find_replay(conn, caller, key, job.request)
-    assert first is not None, "the conflicting key can't vanish: it is deleted only after its job ended"
-    return first
+    row = {"tenant_id": caller.tenant_id, "key": key, "body_hash": _body_hash(job.request), "job_id": job.id}
+    bind = upsert(keys).values(**row).on_conflict_do_nothing().returning(keys.c.job_id)
+    for _ in range(_MAX_BINDS):
+        if await conn.scalar(bind) is not None:
+            return None
+        first = await find_replay(conn, caller, key, job.request)
+        if first is not None:
+            await conn.execute(t.jobs.delete().where(t.jobs.c.id == job.id))
+            return first
+        # The key was past its time and forgotten between the two statements: now it is free.
+    raise Unavailable("this Idempotency-Key is being forgotten just now: send the request again")
 
 
 async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob]) -> None:

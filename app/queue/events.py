@@ -48,9 +48,10 @@ class Publication:
     @property
     def order(self) -> int:
         """The second part of the entry's id."""
-        return {"started": 0, "tokens": 1}.get(self.event.kind, 2)
+        return {"started": 0, "tokens": 1}.get(self.event.kind, _END_ORDER)
 
 
+_END_ORDER = 2
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JobEvent)
 
@@ -82,11 +83,21 @@ class EventLog:
                 approximate=True,
             )
             pipe.expire(key, self._ttl_s)
-        for reply in await pipe.execute(raise_on_error=False):
+        replies = await pipe.execute(raise_on_error=False)
+        for each, reply in zip(publications, replies[::2], strict=True):
             if isinstance(reply, ResponseError) and "equal or smaller" in str(reply):
-                continue
-            if isinstance(reply, Exception):
+                if each.order == _END_ORDER:
+                    await self._append_end(each)
+            elif isinstance(reply, Exception):
                 raise reply
+
+    async def _append_end(self, end: Publication) -> None:
+        """Put an end behind the tokens of an earlier, longer attempt: readers must learn that there is no more."""
+        last = await self.last(end.job_id)
+        if last is not None and last.order < _END_ORDER:
+            await self.redis.xadd(
+                events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=f"{last.seq}-{_END_ORDER + 1}"
+            )
 
     async def read(self, job_id: UUID, *, after: str = "0-0", count: int = 1000) -> list[StoredEvent]:
         """Entries after the id `after`, oldest first."""

@@ -334,3 +334,27 @@ async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
         await assert_exactly_once(engine, ids)
     finally:
         await engine.dispose()
+
+
+async def test_one_end_that_postgres_never_takes_does_not_hold_up_the_others(
+    engine: AsyncEngine, queue: JobQueue, settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """54000, a result beyond 1 GB, is an OperationalError, and was tried for ever. The trigger stands in for the size."""
+    async with engine.begin() as conn:
+        await conn.execute(
+            text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT n FROM jobs WHERE id = NEW.job_id) = 7 THEN
+                RAISE EXCEPTION 'Cannot enlarge string buffer' USING ERRCODE = '54000'; END IF;
+            RETURN NEW; END $$""")
+        )
+        await conn.execute(
+            text("CREATE TRIGGER refuse BEFORE INSERT ON job_results FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
+        bad = await submit(engine, settings, n=7, max_tokens=1)
+        assert await nominate(queue, bad)
+        await wait_for(engine, "SELECT count(*) = 1 FROM jobs WHERE status = 'running'")
+        await asyncio.sleep(1)
+        good = await submit(engine, settings, count=3)
+        assert await nominate(queue, good)
+        assert await wait_until_ended(engine, [each.job_id for each in good], timeout_s=15) == {"succeeded": 3}

@@ -100,6 +100,8 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
     """Put started jobs into the hand; return what the engine has to be told."""
     requests = []
     for each in started:
+        if request_id_of(each) in worker.hand:
+            continue  # adopted by the lease's renewal, while the reply of its start was on its way
         now = worker.clock.monotonic()
         try:
             ours = _in_our_tokens(worker, each)
@@ -142,7 +144,12 @@ def _in_our_tokens(worker: WorkerContext, job: StartedJob) -> StartedJob:
 async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:
     """Give the jobs to the engine and tell their readers that they run."""
     for request in requests:
+        job = worker.hand.get(request.id)
+        if job is None or job.is_ending:
+            continue  # cancelled before it came so far
         await worker.engine.add(request)
+        if job.is_ending:
+            await worker.engine.abort(request.id)
     publications = [
         Publication(_job_id(request.id), 0, JobEvent(kind="started", attempt=int(request.id.partition(".")[2])))
         for request in requests

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import is_outage
+from app.db import has_lost_connection, is_outage
 from app.jobs.finish import Ending, finish, has_finished
 from app.jobs.rescue import Rescued, give_back, retire
 from app.jobs.states import EndStatus
@@ -91,6 +91,12 @@ class Finisher:
             except (SQLAlchemyError, OSError) as error:
                 if not is_outage(error):
                     await self._write_one_by_one(batch, error)
+                    return
+                if not has_lost_connection(error) and not self._waiting.empty():
+                    # A lock, a time-out: this batch again, but after those that wait behind it.
+                    for each in batch:
+                        self._waiting.put_nowait(each)
+                    await asyncio.sleep(_RETRY_S)
                     return
                 emit(log, logging.WARNING, "finish_failed", error=error, jobs=len(batch))
                 is_repeated = True

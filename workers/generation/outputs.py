@@ -45,7 +45,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             continue
         if has_stopped:
             await worker.engine.abort(delta.request_id, delta.choice)
-        if job.is_complete:
+        if job.is_complete and not job.is_ending:  # a cancel may have come while the engine took the abort
             finisher.end(job, "succeeded")
     for failed in output.failed:
         job = worker.hand.get(failed.request_id)

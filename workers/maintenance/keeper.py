@@ -26,6 +26,8 @@ from app.telemetry import emit
 
 log = logging.getLogger(__name__)
 
+_PAGE = 1000
+
 
 class Keeper:
     """The repairs of all pools. Each public coroutine is one round of one repair, so that tests can call it."""
@@ -129,8 +131,13 @@ class Keeper:
 
     async def forget(self) -> int:
         """Delete Idempotency-Keys that are past their time."""
-        async with self._db.begin() as conn:
-            return await timekeeping.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s)
+        total = 0
+        while True:
+            async with self._db.begin() as conn:
+                found = await timekeeping.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s, most=_PAGE)
+            total += found
+            if found < _PAGE:
+                return total
 
     async def _repeat(self, name: str, every_s: float, work: Callable[[], Awaitable[int]]) -> None:
         while True:

@@ -252,3 +252,22 @@ async def test_a_stream_is_looked_at_again_when_its_oldest_claim_is_due(queue: J
     await redis.zadd("pend:{tiny}", {stream: 1})
     assert await queue.renominate(idle_s=60) == 0, "its claim is young"
     assert await redis.zscore("pend:{tiny}", stream) == pytest.approx(claimed_at, abs=1.5)
+
+
+async def test_a_stream_tells_the_end_of_a_job_whose_second_attempt_was_shorter(redis: Redis) -> None:
+    log, job = EventLog(redis, ttl_s=60, max_entries=1000), new_id()
+    await log.publish(
+        [
+            Publication(job, 0, JobEvent(kind="started", attempt=1)),
+            Publication(job, 30, JobEvent(kind="tokens", attempt=1)),
+        ]
+    )
+    await log.publish(
+        [
+            Publication(job, 0, JobEvent(kind="started", attempt=2)),
+            Publication(job, 5, JobEvent(kind="cancelled", attempt=2)),
+        ]
+    )
+    last = await log.last(job)
+    assert last is not None
+    assert last.event.kind == "cancelled"

@@ -1,0 +1,118 @@
+"""Do a worker's loops keep out of each other's way? Races between outputs, cancels, claims and the lease's renewal."""
+
+import asyncio
+import contextlib
+import signal
+from random import Random
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tokenizers import Tokenizer
+
+from app.clock import SystemClock
+from app.jobs import store
+from app.queue.events import EventLog
+from app.queue.streams import JobQueue
+from app.redis import Redis
+from app.settings import Settings
+from tests.support.jobs import BUNDLE, ENCODER, FILES, POOL, nominations, open_lease, seed, submit
+from workers.engine.config import EngineConfig
+from workers.engine.process import EngineProcess
+from workers.engine.protocol import Request, SamplingParams, StepOutput, TokenDelta
+from workers.generation.claimer import hand_over, take_in
+from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
+from workers.generation.outputs import stop_job, take_step
+
+
+@pytest.fixture
+async def worker(engine: AsyncEngine, redis: Redis, settings: Settings):
+    await seed(engine)
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn, ttl_s=600)
+    child = await EngineProcess.start(EngineConfig(engine="null", null_step_s=0.02))
+    yield WorkerContext(
+        settings=settings,
+        clock=SystemClock(),
+        db=engine,
+        queue=JobQueue(redis, POOL),
+        events=EventLog(redis, ttl_s=60, max_entries=1000),
+        random=Random(1),
+        model_name=POOL,
+        engine=child,
+        tokenizer=Tokenizer.from_str(BUNDLE.tokenizer_json),
+        tokenizer_hash=FILES.hash,
+        encoder=ENCODER,
+        incarnation=incarnation,
+    )
+    child.kill()
+    await child.stop(0)
+
+
+async def start(worker: WorkerContext, settings: Settings, **body: object) -> list[store.StartedJob]:
+    accepted = await submit(worker.db, settings, **body)
+    async with worker.db.begin() as conn:
+        return await store.start(conn, worker.incarnation, nominations(accepted))
+
+
+async def test_a_cancel_while_the_abort_of_a_stopped_choice_waits_for_the_engine(
+    worker: WorkerContext, settings: Settings
+) -> None:
+    """The engine is in a long step and the socket to it is full: abort() suspends, and the job gets a second end."""
+    finisher = Finisher(worker)
+    take_in(worker, finisher, await start(worker, settings, stop=["X"], max_tokens=50))
+    (job,) = worker.hand.values()
+    worker.engine._process.send_signal(signal.SIGSTOP)  # a long step: the child reads nothing meanwhile
+    # What a claim of 64 jobs with a full logit_bias hands over (14 KB each), all valid requests.
+    bias = dict.fromkeys(range(512), -1.5)
+    claim = asyncio.create_task(_fill(worker, bias))
+    await asyncio.sleep(1.0)
+    assert not claim.done(), "the socket isn't full"
+    delta = TokenDelta(job.request_id, 0, 0, [ord("X")])
+    reading = asyncio.create_task(take_step(worker, finisher, StepOutput(deltas=[delta])))
+    await asyncio.sleep(0.1)
+    cancelling = asyncio.create_task(stop_job(worker, finisher, job, "cancelled"))
+    await asyncio.sleep(0.1)
+    worker.engine._process.send_signal(signal.SIGCONT)
+    await cancelling
+    await claim
+    await reading
+
+
+async def _fill(worker: WorkerContext, bias: dict[int, float]) -> None:
+    for number in range(400):
+        await worker.engine.add(
+            Request(id=f"{number:032x}.1", prompt_ids=[1] * 50, sampling=SamplingParams(max_tokens=1, logit_bias=bias))
+        )
+
+
+async def test_a_job_cancelled_between_its_start_and_its_hand_over_does_not_run_in_the_engine(
+    worker: WorkerContext, settings: Settings
+) -> None:
+    """As _claim_once does it, with the cancel arriving while ack waits for Redis."""
+    finisher = Finisher(worker)
+    requests = take_in(worker, finisher, await start(worker, settings, max_tokens=500))
+    (job,) = worker.hand.values()
+    await stop_job(worker, finisher, job, "cancelled")  # while `await queue.ack(...)`
+    await hand_over(worker, requests)
+    with contextlib.suppress(TimeoutError):  # nothing runs, so nothing comes
+        async with asyncio.timeout(1):
+            async for output in worker.engine:
+                assert output.stats.running == 0
+
+
+async def test_a_job_that_is_adopted_while_its_start_still_returns_is_not_failed(
+    worker: WorkerContext, settings: Settings
+) -> None:
+    """The COMMIT's reply was late by more than a renewal (a lost packet): the lease adopted, then the claim returned."""
+    finisher = Finisher(worker)
+    started = await start(worker, settings, max_tokens=30)
+    await hand_over(worker, take_in(worker, finisher, started))  # lease._reconcile
+    await hand_over(worker, take_in(worker, finisher, started))  # claimer._claim_once
+    async with asyncio.timeout(20):
+        async for output in worker.engine:
+            await take_step(worker, finisher, output)
+            if finisher._waiting.qsize():
+                break
+    _, ending = finisher._waiting.get_nowait()
+    assert (ending.status, ending.error) == ("succeeded", None)
