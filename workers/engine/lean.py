@@ -4,7 +4,6 @@ Only architectures and configs that are understood to the last setting are taken
 through transformers. Equality of both ways is held by tests, and checked once more when a model is loaded.
 """
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,9 @@ def why_not_lean(model: LoadedModel) -> str | None:
         return f"{model.architecture} isn't of the Llama family"
     config = module.config
     rope = module.model.rotary_emb
-    faults = {
-        f"its type is {model.dtype}": {p.dtype for p in module.parameters()} - _DTYPES or len({p.dtype for p in module.parameters()}) > 1,
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    faults: dict[str, Any] = {
+        f"its type is {model.dtype}": len(dtypes) > 1 or dtypes - _DTYPES,
         f"its activation is {config.hidden_act}": config.hidden_act != "silu",
         f"its rotary embedding is of type {rope.rope_type}": rope.rope_type not in _ROPE_TYPES,
         "its rotary embedding is partial": rope.inv_freq.numel() * 2 != _head_dim(config),
@@ -50,11 +50,22 @@ def why_not_lean(model: LoadedModel) -> str | None:
     return next((fault for fault, is_so in faults.items() if is_so), None)
 
 
+def release_weights(model: LoadedModel) -> None:
+    """Free the weights that `LeanDecoder` has copies of. The module can't be called any more."""
+    for part in model.module.modules():
+        if type(part) is nn.Linear:
+            part.weight = nn.Parameter(part.weight.new_empty(0), requires_grad=False)
+
+
 class LeanDecoder:
     """The forward pass of one model over its own KV pool."""
 
-    def __init__(self, kernels: Kernels, model: LoadedModel, *, num_blocks: int, block_size: int, isa: int) -> None:
-        """Packs the weights of a model that `why_not_lean` finds nothing wrong with."""
+    def __init__(
+        self, kernels: Kernels, model: LoadedModel, *, num_blocks: int, block_size: int, isa: int | None = None
+    ) -> None:
+        """Packs the weights of a model that `why_not_lean` finds nothing wrong with; `isa` None = the best one."""
+        isa = kernels.best_isa if isa is None else isa
+        self.name = f"lean {isa} {kernels.version}"
         module: Any = model.module
         config = module.config
         self._kernels = kernels

@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -86,6 +86,7 @@ class Kernels:
         library.penstock_pack.argtypes = (c_int, c_void_p, c_void_p, c_int, c_int)
         library.penstock_forward.argtypes = (POINTER(Model), POINTER(Step), c_void_p)
         self._library = library
+        self.version = path.stem  # of sources, flags, compiler and processor
         self.best_isa: int = library.penstock_best_isa()
 
     def pack(self, weight: Tensor) -> Tensor:

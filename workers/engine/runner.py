@@ -1,5 +1,6 @@
 """How does a plan become tokens? The KV pool, the forward pass, the sampler."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import torch
@@ -21,14 +22,16 @@ def block_bytes(model: LoadedModel, block_size: int) -> int:
     return numbers * block_size * model.dtype.itemsize
 
 
-class ModelRunner:
-    """A model with its KV pool: the engine's `TokenModel`."""
+# Logits [R, vocab] of the rows that sample, in the model's dtype or float32; writes the batch's keys and values.
+ForwardPass = Callable[[Batch], Tensor]
+
+
+class GenericForward:
+    """The model's own forward pass, in transformers, over a KV pool."""
 
     def __init__(self, model: LoadedModel, backend: AttentionBackend, *, num_blocks: int, block_size: int) -> None:
         self._model = model
         self._backend = backend
-        self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
         slots = num_blocks * block_size
         caches = {
             layer.module: LayerCache(
@@ -39,11 +42,36 @@ class ModelRunner:
         }
         self._context = PagedForward(backend, caches)
 
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits [R, vocab] of the rows that sample, in the model's dtype."""
+        self._backend.prepare(batch)
+        chosen = {"logits_to_keep": batch.sample_rows} if self._model.keeps_logits else {}
+        with forward_context(self._context):
+            output = self._model.module(
+                input_ids=batch.input_ids.unsqueeze(0),
+                position_ids=batch.positions.unsqueeze(0),
+                use_cache=False,
+                **chosen,
+            )
+        logits: Tensor = output.logits[0]
+        return logits if self._model.keeps_logits else logits[batch.sample_rows]
+
+
+class ModelRunner:
+    """A model, a way to run it, and a sampler: the engine's `TokenModel`."""
+
+    def __init__(self, model: LoadedModel, forward: ForwardPass, *, block_size: int) -> None:
+        self._model = model
+        self._forward = forward
+        self._block_size = block_size
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
+
     def check(self) -> None:
         """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
         model = self._model
         steps = probe_steps(model.reference.token_ids, self._block_size)
-        got = torch.cat([self.forward(build_batch(chunks, self._block_size, model.device)) for chunks in steps])
+        got = torch.cat([self._forward(build_batch(chunks, self._block_size, model.device)) for chunks in steps])
         value = similarity(got, model.reference)
         if not is_alike(value, model.dtype):
             raise ModelUnsupported(
@@ -57,20 +85,5 @@ class ModelRunner:
         if not plan.chunks:
             return []
         batch = build_batch(plan.chunks, self._block_size, self._model.device)
-        logits = self.forward(batch)
+        logits = self._forward(batch)
         return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])
-
-    @torch.inference_mode()
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits [R, vocab] of the rows that sample, in the model's dtype."""
-        self._backend.prepare(batch)
-        chosen = {"logits_to_keep": batch.sample_rows} if self._model.keeps_logits else {}
-        with forward_context(self._context):
-            output = self._model.module(
-                input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=batch.positions.unsqueeze(0),
-                use_cache=False,
-                **chosen,
-            )
-        logits: Tensor = output.logits[0]
-        return logits if self._model.keeps_logits else logits[batch.sample_rows]

@@ -118,6 +118,9 @@ class TiledPages {
     void score(Scratch& s, int, const std::int64_t* table, int head, int first, int count) const {
         for (int j = 0; j < count; j += UNIT) {
             const bf16* k = keys_ + unit(slot(table, first + j), head);
+            // Pages lie anywhere, so the processor can't guess the next.
+            if (j + UNIT < count) fetch(keys_ + unit(slot(table, first + j + UNIT), head));
+            fetch(values_ + unit(slot(table, first + j), head));
             _tile_zero(0);
             for (int d = 0; d < dim_; d += 32) {
                 _tile_loadd(1, s.query16 + d, dim_ * 2);
@@ -159,6 +162,10 @@ class TiledPages {
 
     std::size_t unit(std::int64_t slot, int head) const {
         return (std::size_t(slot / UNIT) * shape_.kv_heads + head) * UNIT * dim_;
+    }
+
+    void fetch(const bf16* unit) const {
+        for (int element = 0; element < dim_ * UNIT; element += 32) _mm_prefetch(unit + element, _MM_HINT_T0);
     }
 
     const bf16* trimmed(Scratch& s, const bf16* values, int written) const {
