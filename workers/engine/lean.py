@@ -70,7 +70,7 @@ class LeanDecoder:
         config = module.config
         self._kernels = kernels
         self._kept: list[Tensor] = []  # what the structs point at
-        self._vocab_size = model.vocab_size
+        self._logits = torch.empty(0, model.vocab_size)
         rope = module.model.rotary_emb
         self._frequencies = rope.inv_freq.float().numpy()
         self._rope_scaling = float(rope.attention_scaling)
@@ -78,7 +78,7 @@ class LeanDecoder:
         is_tiled = isa == native.AMX and model.dtype == torch.bfloat16
         is_tiled = is_tiled and block_size % _UNIT == 0 and head_dim % 32 == 0
         pool = (len(module.model.layers), 2, num_blocks * block_size, config.num_key_value_heads, head_dim)
-        self._pool = torch.zeros(pool, dtype=model.dtype)
+        self._pool = kernels.empty(*pool, dtype=model.dtype).zero_()
         self._layers = (native.Layer * len(module.model.layers))(
             *(self._layer(layer, *pages) for layer, pages in zip(module.model.layers, self._pool, strict=True))
         )
@@ -103,12 +103,14 @@ class LeanDecoder:
         )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [R, vocab] float32 of the rows that sample."""
+        """Logits [R, vocab] float32 of the rows that sample; the next call writes over them."""
         angles = batch.positions.numpy()[:, None].astype(np.float32) * self._frequencies
         cosines, sines = np.cos(angles) * self._rope_scaling, np.sin(angles) * self._rope_scaling
         query_lens, kv_lens = np.asarray(batch.query_lens, np.int32), np.asarray(batch.kv_lens, np.int32)
         num_samples = len(batch.sample_rows)
-        logits = torch.empty(num_samples, self._vocab_size)
+        if len(self._logits) < num_samples:
+            self._logits = self._kernels.empty(num_samples, self._logits.shape[1], dtype=torch.float32)
+        logits = self._logits[:num_samples]
         step = native.Step(
             tokens=len(batch.input_ids),
             samples=num_samples,

@@ -85,15 +85,23 @@ class Kernels:
         library.penstock_packed_size.argtypes = (c_int, c_int)
         library.penstock_pack.argtypes = (c_int, c_void_p, c_void_p, c_int, c_int)
         library.penstock_forward.argtypes = (POINTER(Model), POINTER(Step), c_void_p)
+        library.penstock_prefer_large_pages.argtypes = (c_void_p, c_int64)
+        library.penstock_argmax.argtypes = (c_void_p, c_void_p, c_int, c_int, c_int)
         self._library = library
         self.version = path.stem  # of sources, flags, compiler and processor
         self.best_isa: int = library.penstock_best_isa()
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """A tensor that holds anything, in large pages where the system has them."""
+        tensor = torch.empty(shape, dtype=dtype)
+        self._library.penstock_prefer_large_pages(tensor.data_ptr(), tensor.nbytes)
+        return tensor
 
     def pack(self, weight: Tensor) -> Tensor:
         """A weight matrix [outputs, inputs] (bfloat16 or float32, inputs a multiple of 32) in the kernels' order."""
         outputs, inputs = weight.shape
         weight = weight.detach().contiguous()
-        packed = torch.empty(self._library.penstock_packed_size(outputs, inputs), dtype=weight.dtype)
+        packed = self.empty(self._library.penstock_packed_size(outputs, inputs), dtype=weight.dtype)
         is_bf16 = weight.dtype == torch.bfloat16
         self._library.penstock_pack(is_bf16, weight.data_ptr(), packed.data_ptr(), outputs, inputs)
         return packed
@@ -101,6 +109,14 @@ class Kernels:
     def forward(self, model: Model, step: Step, logits: Tensor) -> None:
         """One forward pass into `logits` [samples, vocab] float32."""
         self._library.penstock_forward(ctypes.byref(model), ctypes.byref(step), logits.data_ptr())
+
+    def argmax(self, scores: Tensor) -> Tensor:
+        """`scores.argmax(dim=-1)` for [rows, columns] float32, without PyTorch's scalar loop."""
+        rows, columns = scores.shape
+        assert scores.is_contiguous()
+        best = torch.empty(rows, dtype=torch.int64)
+        self._library.penstock_argmax(scores.data_ptr(), best.data_ptr(), rows, columns, torch.get_num_threads())
+        return best
 
 
 @cache

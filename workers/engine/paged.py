@@ -90,7 +90,7 @@ def _runner(config: EngineConfig, model: LoadedModel, num_blocks: int) -> tuple[
     reason = lean.why_not_lean(model)
     if kernels is not None and reason is None:
         decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
-        runner = ModelRunner(model, decoder, block_size=config.block_size)
+        runner = ModelRunner(model, decoder, block_size=config.block_size, argmax=kernels.argmax)
         try:
             runner.check()
         except ModelUnsupported as error:

@@ -11,7 +11,7 @@ from workers.engine.batch import Batch, build_batch
 from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
 from workers.engine.model import LoadedModel
-from workers.engine.sampler import Sampler
+from workers.engine.sampler import Argmax, Sampler, torch_argmax
 from workers.engine.scheduler import StepPlan
 from workers.engine.selfcheck import is_alike, probe_steps, similarity
 
@@ -22,7 +22,7 @@ def block_bytes(model: LoadedModel, block_size: int) -> int:
     return numbers * block_size * model.dtype.itemsize
 
 
-# Logits [R, vocab] of the rows that sample, in the model's dtype or float32; writes the batch's keys and values.
+# Logits [R, vocab] of the rows that sample, in the model's dtype or float32, good until the next call.
 ForwardPass = Callable[[Batch], Tensor]
 
 
@@ -61,18 +61,20 @@ class GenericForward:
 class ModelRunner:
     """A model, a way to run it, and a sampler: the engine's `TokenModel`."""
 
-    def __init__(self, model: LoadedModel, forward: ForwardPass, *, block_size: int) -> None:
+    def __init__(
+        self, model: LoadedModel, forward: ForwardPass, *, block_size: int, argmax: Argmax = torch_argmax
+    ) -> None:
         self._model = model
         self._forward = forward
         self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax)
 
     def check(self) -> None:
         """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
         model = self._model
         steps = probe_steps(model.reference.token_ids, self._block_size)
-        got = torch.cat([self._forward(build_batch(chunks, self._block_size, model.device)) for chunks in steps])
-        value = similarity(got, model.reference)
+        got = [self._forward(build_batch(chunks, self._block_size, model.device)).clone() for chunks in steps]
+        value = similarity(torch.cat(got), model.reference)
         if not is_alike(value, model.dtype):
             raise ModelUnsupported(
                 f"{model.architecture} can't run here: over paged attention it computes something else than by its own "

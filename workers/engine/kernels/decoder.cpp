@@ -184,6 +184,8 @@ int penstock_best_isa() { return best_isa(); }
 // Elements that a packed matrix takes.
 std::int64_t penstock_packed_size(int outputs, int inputs) { return std::int64_t(panels_of(outputs)) * PANEL * inputs; }
 
+void penstock_prefer_large_pages(void* memory, std::int64_t bytes) { prefer_large_pages(memory, std::size_t(bytes)); }
+
 void penstock_pack(int is_bf16, const void* from, void* to, int outputs, int inputs) {
     if (is_bf16) pack(static_cast<const bf16*>(from), static_cast<bf16*>(to), outputs, inputs);
     else pack(static_cast<const float*>(from), static_cast<float*>(to), outputs, inputs);
@@ -196,6 +198,29 @@ void penstock_forward(const Model* model, const Step* step, float* logits) {
 #endif
     if (model->is_bf16) run<bf16, PlainPages<bf16>>(*model, *step, logits);
     else run<float, PlainPages<float>>(*model, *step, logits);
+}
+
+// The place of each row's highest score, the first among equals.
+void penstock_argmax(const float* scores, std::int64_t* best, int rows, int columns, int threads) {
+    constexpr int stretch = 1024;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int r = 0; r < rows; r++) {
+        const float* row = scores + std::size_t(r) * columns;
+        float highest = -std::numeric_limits<float>::infinity();
+        int where = 0;
+        for (int begin = 0; begin < columns; begin += stretch) {
+            const int end = begin + stretch < columns ? begin + stretch : columns;
+            float high = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : high)
+            for (int j = begin; j < end; j++) high = row[j] > high ? row[j] : high;
+            if (high > highest) {
+                highest = high;
+                where = begin;
+            }
+        }
+        while (where < columns - 1 && row[where] != highest) where++;
+        best[r] = where;
+    }
 }
 
 }  // extern "C"
