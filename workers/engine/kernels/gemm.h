@@ -111,8 +111,9 @@ inline void amx_configure_gemm() {
     _tile_loadconfig(config);
 }
 
-// c [16 * TILES][32]. Reads whole tiles of rows: `a` has room for them.
-template <int TILES> void amx_rows(const bf16* a, int stride, const bf16* w, int inputs, float* c) {
+// c [16 * TILES][32]. Reads whole tiles of rows: `a` has room for them. FIRST: the panel comes from memory, so it is
+// fetched ahead; for the rows after, it is in the cache.
+template <int TILES, bool FIRST> void amx_rows(const bf16* a, int stride, const bf16* w, int inputs, float* c) {
     _tile_zero(0);
     _tile_zero(1);
     if (TILES == 2) {
@@ -120,7 +121,8 @@ template <int TILES> void amx_rows(const bf16* a, int stride, const bf16* w, int
         _tile_zero(3);
     }
     for (int k = 0; k < inputs; k += KSTEP, w += 1024) {
-        for (int line = 0; line < 32; line++) _mm_prefetch(w + 8192 + line * 32, _MM_HINT_T0);
+        if (FIRST)
+            for (int line = 0; line < 32; line++) _mm_prefetch(w + 8192 + line * 32, _MM_HINT_T1);
         _tile_loadd(6, w, 64);
         _tile_loadd(7, w + 512, 64);
         _tile_loadd(4, a + k, stride * 2);
@@ -141,15 +143,18 @@ template <int TILES> void amx_rows(const bf16* a, int stride, const bf16* w, int
 }
 #endif
 
-// c [rows][32] of up to 32 rows.
-inline void block(Isa, const float* a, int stride, int rows, const float* w, int inputs, float* c) {
+// c [rows][32] of up to 32 rows; `is_first` = the panel's first rows.
+inline void block(Isa, const float* a, int stride, int rows, const float* w, int inputs, float* c, bool) {
     for (int r = 0; r < rows; r += 4)
         plain_rows(a + std::size_t(r) * stride, stride, rows - r < 4 ? rows - r : 4, w, inputs, c + r * PANEL);
 }
 
-inline void block(Isa isa, const bf16* a, int stride, int rows, const bf16* w, int inputs, float* c) {
+inline void block(Isa isa, const bf16* a, int stride, int rows, const bf16* w, int inputs, float* c, bool is_first) {
 #ifdef HAS_AMX
-    if (isa == AMX) return rows > 16 ? amx_rows<2>(a, stride, w, inputs, c) : amx_rows<1>(a, stride, w, inputs, c);
+    if (isa == AMX) {
+        if (rows <= 16) return amx_rows<1, true>(a, stride, w, inputs, c);
+        return is_first ? amx_rows<2, true>(a, stride, w, inputs, c) : amx_rows<2, false>(a, stride, w, inputs, c);
+    }
 #endif
     int r = 0;
 #ifdef HAS_AVX512_BF16
@@ -159,7 +164,7 @@ inline void block(Isa isa, const bf16* a, int stride, int rows, const bf16* w, i
         return;
     }
 #endif
-    (void)isa;
+    (void)isa, (void)is_first;
     for (; r < rows; r += 4)
         plain_rows(a + std::size_t(r) * stride, stride, rows - r < 4 ? rows - r : 4, w, inputs, c + r * PANEL);
 }
@@ -180,7 +185,7 @@ void gemm(Isa isa, const T* a, int stride, int rows, const Matrix& matrix, const
         const T* w = static_cast<const T*>(matrix.packed) + std::size_t(panel) * matrix.inputs * PANEL;
         for (int row = first; row < last; row += BLOCK) {
             const int count = last - row < BLOCK ? last - row : BLOCK;
-            block(isa, a + std::size_t(row) * stride, stride, count, w, matrix.inputs, c);
+            block(isa, a + std::size_t(row) * stride, stride, count, w, matrix.inputs, c, row == first);
             for (int r = 0; r < count; r++) store(row + r, panel, c + r * PANEL);
         }
     }
