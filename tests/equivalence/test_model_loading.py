@@ -99,7 +99,7 @@ def test_a_model_that_loses_positions_is_refused(checkpoint, monkeypatch):
 
     monkeypatch.setattr(type(model.model), "forward", forward)
     with pytest.raises(ModelUnsupported, match="it computes something else than by its own"):
-        tiny.load(folder)
+        tiny.load(folder, kernels="torch")
 
 
 def test_attention_outside_of_a_forward_pass_says_so(checkpoint):

@@ -4,6 +4,7 @@ It takes commands from its parent and gives back one frame a step. It never writ
 Ctrl-C to its parent, and doesn't outlive it.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,8 @@ def _serve(channel: Channel) -> int:
     if first == wire.STOP_BODY:
         return 0
     hello, engine = _load(first)
+    gc.collect()
+    gc.freeze()  # a model's thousands of objects live as long as the process: no collection needs to look at them again
     channel.send(wire.frame(hello))
     if engine is None:
         return 1

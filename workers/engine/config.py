@@ -34,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: Annotated[int, Meta(ge=0, le=1024)] = (
         0  # CPU threads of the forward pass; 0 = one for a small model, else PyTorch's default
     )
+    kernels: Literal["auto", "torch"] = "auto"  # auto = our own C++ on CPU, where there is a compiler; torch = without
 
     # The null engine only.
     null_vocab_size: Annotated[int, Meta(ge=257, le=1 << 20)] = 512  # tokens; ignored where `model` is given

@@ -6,16 +6,17 @@ from pathlib import Path
 import torch
 import transformers
 
+from workers.engine import lean, native
 from workers.engine.attention_torch import TorchAttention
 from workers.engine.blocks import BlockPool
 from workers.engine.config import EngineConfig, min_blocks
 from workers.engine.engine import PagedEngine
-from workers.engine.errors import EngineConfigError, ModelNotLoadable
+from workers.engine.errors import EngineConfigError, ModelNotLoadable, ModelUnsupported
 from workers.engine.fingerprint import model_hash, text_hash
 from workers.engine.load import LoadedEngine
 from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.protocol import EngineInfo
-from workers.engine.runner import ModelRunner, block_bytes
+from workers.engine.runner import GenericForward, ModelRunner, block_bytes
 from workers.engine.scheduler import Scheduler
 from workers.engine.tokenizer import load_bundle
 
@@ -53,14 +54,14 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
             config.block_size,
             max_model_len,
         )
-    backend = TorchAttention()
+    runner, way = _runner(config, model, num_blocks)
     dtype = str(model.dtype).removeprefix("torch.")
     info = EngineInfo(
         model=config.model,
         model_hash=model_hash,
         tokenizer_hash=tokenizer_hash,
         settings_hash=text_hash(
-            dtype, model.device.type, backend.name, torch.__version__, transformers.__version__, "sampler 1"
+            dtype, model.device.type, way, torch.__version__, transformers.__version__, "sampler 1"
         ),
         architecture=model.architecture,
         device=str(model.device),
@@ -80,9 +81,30 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
         max_batch_tokens=config.max_batch_tokens,
         watermark_ratio=config.watermark_ratio,
     )
-    runner = ModelRunner(model, backend, num_blocks=num_blocks, block_size=config.block_size)
-    runner.check()
     return PagedEngine(info, scheduler, runner)
+
+
+def _runner(config: EngineConfig, model: LoadedModel, num_blocks: int) -> tuple[ModelRunner, str]:
+    """The fastest way to run a model that passes its check, and a name for whatever in it decides tokens."""
+    kernels = native.kernels() if config.kernels == "auto" and model.device.type == "cpu" else None
+    reason = lean.why_not_lean(model)
+    if kernels is not None and reason is None:
+        decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
+        runner = ModelRunner(model, decoder, block_size=config.block_size, argmax=kernels.argmax)
+        try:
+            runner.check()
+        except ModelUnsupported as error:
+            logger.warning("the C++ kernels aren't used for this model: %s", error)
+        else:
+            lean.release_weights(model)
+            return runner, decoder.name
+    elif kernels is not None:
+        logger.info("this model runs through transformers, without our own kernels: %s", reason)
+    backend = TorchAttention()
+    forward = GenericForward(model, backend, num_blocks=num_blocks, block_size=config.block_size)
+    runner = ModelRunner(model, forward, block_size=config.block_size)
+    runner.check()
+    return runner, backend.name
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:

@@ -1,5 +1,6 @@
 """How does a plan become tokens? The KV pool, the forward pass, the sampler."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import torch
@@ -10,7 +11,7 @@ from workers.engine.batch import Batch, build_batch
 from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
 from workers.engine.model import LoadedModel
-from workers.engine.sampler import Sampler
+from workers.engine.sampler import Argmax, Sampler, torch_argmax
 from workers.engine.scheduler import StepPlan
 from workers.engine.selfcheck import is_alike, probe_steps, similarity
 
@@ -21,14 +22,16 @@ def block_bytes(model: LoadedModel, block_size: int) -> int:
     return numbers * block_size * model.dtype.itemsize
 
 
-class ModelRunner:
-    """A model with its KV pool: the engine's `TokenModel`."""
+# Logits [R, vocab] of the rows that sample, in the model's dtype or float32, good until the next call.
+ForwardPass = Callable[[Batch], Tensor]
+
+
+class GenericForward:
+    """The model's own forward pass, in transformers, over a KV pool."""
 
     def __init__(self, model: LoadedModel, backend: AttentionBackend, *, num_blocks: int, block_size: int) -> None:
         self._model = model
         self._backend = backend
-        self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
         slots = num_blocks * block_size
         caches = {
             layer.module: LayerCache(
@@ -39,29 +42,8 @@ class ModelRunner:
         }
         self._context = PagedForward(backend, caches)
 
-    def check(self) -> None:
-        """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
-        model = self._model
-        steps = probe_steps(model.reference.token_ids, self._block_size)
-        got = torch.cat([self.forward(build_batch(chunks, self._block_size, model.device)) for chunks in steps])
-        value = similarity(got, model.reference)
-        if not is_alike(value, model.dtype):
-            raise ModelUnsupported(
-                f"{model.architecture} can't run here: over paged attention it computes something else than by its own "
-                f"(similarity {value:.3f}); choose another model, or serve this one by an engine that knows it"
-            )
-
-    def run(self, plan: StepPlan) -> Items[Sampled]:
-        """Feed all chunks; the next token of those that sample."""
-        self._sampler.forget(plan.left)
-        if not plan.chunks:
-            return []
-        batch = build_batch(plan.chunks, self._block_size, self._model.device)
-        logits = self.forward(batch)
-        return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])
-
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Logits [R, vocab] of the rows that sample, in the model's dtype."""
         self._backend.prepare(batch)
         chosen = {"logits_to_keep": batch.sample_rows} if self._model.keeps_logits else {}
@@ -74,3 +56,36 @@ class ModelRunner:
             )
         logits: Tensor = output.logits[0]
         return logits if self._model.keeps_logits else logits[batch.sample_rows]
+
+
+class ModelRunner:
+    """A model, a way to run it, and a sampler: the engine's `TokenModel`."""
+
+    def __init__(
+        self, model: LoadedModel, forward: ForwardPass, *, block_size: int, argmax: Argmax = torch_argmax
+    ) -> None:
+        self._model = model
+        self._forward = forward
+        self._block_size = block_size
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax)
+
+    def check(self) -> None:
+        """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
+        model = self._model
+        steps = probe_steps(model.reference.token_ids, self._block_size)
+        got = [self._forward(build_batch(chunks, self._block_size, model.device)).clone() for chunks in steps]
+        value = similarity(torch.cat(got), model.reference)
+        if not is_alike(value, model.dtype):
+            raise ModelUnsupported(
+                f"{model.architecture} can't run here: over paged attention it computes something else than by its own "
+                f"(similarity {value:.3f}); choose another model, or serve this one by an engine that knows it"
+            )
+
+    def run(self, plan: StepPlan) -> Items[Sampled]:
+        """Feed all chunks; the next token of those that sample."""
+        self._sampler.forget(plan.left)
+        if not plan.chunks:
+            return []
+        batch = build_batch(plan.chunks, self._block_size, self._model.device)
+        logits = self._forward(batch)
+        return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])

@@ -1,5 +1,7 @@
 """How do logits become the next tokens? One pass for all rows; only rows that ask for something pay for it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,25 @@ from workers.engine.sequence import Sequence
 _MIN_TEMPERATURE = 1e-5  # less is greedy: dividing by it would overflow
 
 
+Argmax = Callable[[Tensor], Tensor]  # scores [R, vocab] float32 -> the place of each row's highest [R] int64
+
+
+def torch_argmax(scores: Tensor) -> Tensor:
+    """PyTorch's own, for any device."""
+    return scores.argmax(dim=-1)
+
+
 class Sampler:
     """Chooses tokens. Its only state is counts for penalties, and they follow from the tokens."""
 
-    def __init__(self, vocab_size: int, eos_token_ids: list[int], device: torch.device) -> None:
+    def __init__(
+        self, vocab_size: int, eos_token_ids: list[int], device: torch.device, argmax: Argmax = torch_argmax
+    ) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = torch.tensor(eos_token_ids, dtype=torch.int64, device=device)
         self._counts = TokenCounts(vocab_size, device)
         self._device = device
+        self._argmax = argmax
 
     def forget(self, arrivals: list[int]) -> None:
         """Drop what is kept for sequences that left."""
@@ -49,14 +62,12 @@ class Sampler:
         params = [sequence.sampling for sequence in sequences]
         drawn = [row for row, p in enumerate(params) if p.temperature >= _MIN_TEMPERATURE]
         if not drawn:
-            return logits.argmax(dim=-1)
+            return self._argmax(logits)
         keys = torch.tensor(
             [_signed_halves(_key(sequences[row])) for row in drawn], dtype=torch.int32, device=self._device
         )
         is_filtered = [_is_filtered(params[row], self._vocab_size) for row in drawn]
-        tokens = (
-            logits.argmax(dim=-1) if len(drawn) < len(params) else torch.empty_like(logits[:, 0], dtype=torch.int64)
-        )
+        tokens = self._argmax(logits) if len(drawn) < len(params) else torch.empty_like(logits[:, 0], dtype=torch.int64)
         temperature = torch.tensor([params[row].temperature for row in drawn], device=self._device)
         rows = self._index(drawn)
         scores = logits[rows] / temperature[:, None]

@@ -1,0 +1,171 @@
+"""Where do the C++ kernels come from? Compiled at first use by whatever compiler there is, and cached.
+
+No compiler, or one that fails: a warning, and the engine goes on with plain PyTorch.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_SOURCES = Path(__file__).parent / "kernels"
+_MAIN = _SOURCES / "decoder.cpp"
+_FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
+    *("-fno-math-errno", "-fno-trapping-math"),  # neither changes a result
+)
+_TIMEOUT_S = 300
+
+PLAIN, AVX512_BF16, AMX = 0, 1, 2  # kinds of instructions, as in common.h
+
+
+class Matrix(Structure):
+    """A packed weight matrix."""
+
+    _fields_ = (("packed", c_void_p), ("bias", c_void_p), ("outputs", c_int), ("inputs", c_int))
+
+
+class Layer(Structure):
+    """One decoder layer."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, Matrix) for name in ("qkv", "output", "gate_up", "down")),
+        *(("keys", c_void_p), ("values", c_void_p), ("window", c_int)),
+    )
+
+
+class Model(Structure):
+    """A decoder."""
+
+    _fields_ = (
+        *((name, c_int) for name in ("isa", "is_bf16", "is_tiled", "hidden", "intermediate", "heads", "kv_heads")),
+        *((name, c_int) for name in ("head_dim", "num_layers", "block_size", "threads")),
+        *(("epsilon", c_float), ("scaling", c_float), ("embedding", c_void_p), ("final_norm", c_void_p)),
+        *(("head", Matrix), ("layers", POINTER(Layer))),
+    )
+
+
+class Sequences(Structure):
+    """The sequences of a step."""
+
+    _fields_ = (
+        *(("count", c_int), ("table_width", c_int)),
+        *(("tables", c_void_p), ("query_lens", c_void_p), ("kv_lens", c_void_p)),
+    )
+
+
+class Step(Structure):
+    """What a forward pass is fed."""
+
+    _fields_ = (
+        *(("tokens", c_int), ("samples", c_int), ("sequences", Sequences)),
+        *((name, c_void_p) for name in ("input_ids", "slots", "sample_rows", "cosines", "sines")),
+    )
+
+
+class Kernels:
+    """The functions of the library, with their types. Tensors must be contiguous; addresses are taken as they are."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        library.penstock_packed_size.restype = c_int64
+        library.penstock_packed_size.argtypes = (c_int, c_int)
+        library.penstock_pack.argtypes = (c_int, c_void_p, c_void_p, c_int, c_int)
+        library.penstock_forward.argtypes = (POINTER(Model), POINTER(Step), c_void_p)
+        library.penstock_prefer_large_pages.argtypes = (c_void_p, c_int64)
+        library.penstock_argmax.argtypes = (c_void_p, c_void_p, c_int, c_int, c_int)
+        self._library = library
+        self.version = path.stem  # of sources, flags, compiler and processor
+        self.best_isa: int = library.penstock_best_isa()
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """A tensor that holds anything, in large pages where the system has them."""
+        tensor = torch.empty(shape, dtype=dtype)
+        self._library.penstock_prefer_large_pages(tensor.data_ptr(), tensor.nbytes)
+        return tensor
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """A weight matrix [outputs, inputs] (bfloat16 or float32, inputs a multiple of 32) in the kernels' order."""
+        outputs, inputs = weight.shape
+        weight = weight.detach().contiguous()
+        packed = self.empty(self._library.penstock_packed_size(outputs, inputs), dtype=weight.dtype)
+        is_bf16 = weight.dtype == torch.bfloat16
+        self._library.penstock_pack(is_bf16, weight.data_ptr(), packed.data_ptr(), outputs, inputs)
+        return packed
+
+    def forward(self, model: Model, step: Step, logits: Tensor) -> None:
+        """One forward pass into `logits` [samples, vocab] float32."""
+        self._library.penstock_forward(ctypes.byref(model), ctypes.byref(step), logits.data_ptr())
+
+    def argmax(self, scores: Tensor) -> Tensor:
+        """`scores.argmax(dim=-1)` for [rows, columns] float32, without PyTorch's scalar loop."""
+        rows, columns = scores.shape
+        assert scores.is_contiguous()
+        best = torch.empty(rows, dtype=torch.int64)
+        self._library.penstock_argmax(scores.data_ptr(), best.data_ptr(), rows, columns, torch.get_num_threads())
+        return best
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels, compiled if need be; None where that isn't possible (it is logged why)."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        logger.warning("there is no C++ compiler, so the CPU path runs on plain PyTorch, which is several times slower")
+        return None
+    try:
+        return Kernels(_library_path(compiler))
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        logger.warning("the C++ kernels can't be used, so the CPU path runs on plain PyTorch: %s", detail[-2000:])
+        return None
+
+
+def _library_path(compiler: str) -> Path:
+    """The compiled library, from the cache or made now. Raises OSError or SubprocessError."""
+    path = _cache_folder() / f"penstock-{_key(compiler)}.so"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        command = [compiler, *_FLAGS, str(_MAIN), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        made.replace(path)  # atomic: another process may be making it too
+    return path
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "penstock" / "kernels"
+
+
+def _key(compiler: str) -> str:
+    """Of all that decides what comes out: sources, flags, compiler, processor."""
+    digest = hashlib.sha256()
+    for source in sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp")]):
+        digest.update(source.name.encode() + source.read_bytes())
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    digest.update("\n".join((*_FLAGS, version, torch.__version__, platform.machine(), _processor())).encode())
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """The processor's features, where the system tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
