@@ -36,20 +36,28 @@ class Result:
     settings: dict[str, Any]
     figures: dict[str, Any] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
+    not_judged: list[str] = field(default_factory=list)  # bars for which something hasn't run
+    tables: list[Table] = field(default_factory=list)  # shown instead of the figures one by one
 
     def show(self) -> None:
         """Print the figures and the bars as tables."""
         console = Console()
+        for each in self.tables or [self._plain_table()]:
+            console.print(each)
+        for bar in self.bars:
+            sign = "<=" if bar.at_most else ">="
+            verdict = "[green]met[/]" if bar.is_met else "[red]MISSED[/]"
+            console.print(f"{verdict}  {bar.name}: {bar.value:,.3f} {bar.unit} (bar: {sign} {bar.limit:,g} {bar.unit})")
+        for name in self.not_judged:
+            console.print(f"[dim]not judged  {name}[/]")
+
+    def _plain_table(self) -> Table:
         table = Table(title=f"{self.name} {self.settings}", title_justify="left")
         table.add_column("figure")
         table.add_column("value", justify="right")
         for name, value in self.figures.items():
             table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
-        console.print(table)
-        for bar in self.bars:
-            sign = "<=" if bar.at_most else ">="
-            verdict = "[green]met[/]" if bar.is_met else "[red]MISSED[/]"
-            console.print(f"{verdict}  {bar.name}: {bar.value:,.3f} {bar.unit} (bar: {sign} {bar.limit:,g} {bar.unit})")
+        return table
 
     def write(self, path: Path) -> None:
         """Write all of it as JSON, with where and when it was measured."""
@@ -64,6 +72,7 @@ class Result:
                 {"name": bar.name, "value": bar.value, "limit": bar.limit, "unit": bar.unit, "met": bar.is_met}
                 for bar in self.bars
             ],
+            "not_judged": self.not_judged,
         }
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
