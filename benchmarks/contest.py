@@ -22,10 +22,6 @@ _LOG_TAIL_BYTES = 3000
 _GRACE_S = 10.0
 
 
-class ContenderFailed(Exception):
-    """It ended before it was done. The message holds the end of its log."""
-
-
 @dataclass(frozen=True, slots=True)
 class Contender:
     """Who plays, by which module, under which interpreter."""
@@ -54,6 +50,14 @@ class Played:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)  # by case
 
 
+class ContenderFailed(Exception):
+    """It ended before it was done. The message holds the end of its log; `played` is what it had said until then."""
+
+    def __init__(self, message: str, played: Played) -> None:
+        super().__init__(message)
+        self.played = played
+
+
 def compete(contender: Contender, tell: Callable[[str], None]) -> Played:
     """Run a contender to its end; `tell` is given a line at each turn. Raises ContenderFailed."""
     played = Played()
@@ -75,7 +79,8 @@ def compete(contender: Contender, tell: Callable[[str], None]) -> Played:
         finally:
             _end(process, _GRACE_S if is_done else 0.0)
         if not is_done:
-            raise ContenderFailed(f"{contender.name} ended with exit status {process.returncode}:\n{_tail(log)}")
+            message = f"{contender.name} ended with exit status {process.returncode}:\n{_tail(log)}"
+            raise ContenderFailed(message, played)
     return played
 
 

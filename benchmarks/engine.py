@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import shutil
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import plot
-from benchmarks.contest import Contender, Played, compete
+from benchmarks.contest import Contender, ContenderFailed, Played, compete
 from benchmarks.engine_report import Entry, Scene, report
-from benchmarks.ladder import PEER_RUNGS, Rung, engine_rungs
+from benchmarks.ladder import PEER_RUNGS, engine_rungs
 from benchmarks.models import MODELS, default_folder, model_folder
 from benchmarks.peers.task import Task
 from benchmarks.result import Result
@@ -22,6 +23,7 @@ from benchmarks.roofline import Limits
 from benchmarks.workload import cases
 
 PEERS = ["naive", "static8", "static64", "continuous", "vllm"]
+_PLAYERS = "benchmarks.peers"
 _USUAL_CASES = ["single-64-128", "batch16-256-128", "shared1k-x32", "mixed64", "mixed48-long"]
 
 
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace) -> Result:
         plot.require()
     python = _vllm_python() if "vllm" in args.peer else ""
     settings = {name: _value(value) for name, _, value in (each.partition("=") for each in args.set)}
-    scenes, limits, not_built = [], None, [rung.name for rung in engine_rungs() if not rung.is_built]
+    not_built = [rung.name for rung in engine_rungs() if not rung.is_built]
+    scenes: list[Scene] = []
+    failed: list[str] = []
+    limits = None
     with console.status("getting ready") as status:
         tell = partial(_tell, console, status)
         for model in args.model:
@@ -70,10 +75,16 @@ def run(args: argparse.Namespace) -> Result:
             scene = Scene(Path(model).name, folder, limits)
             for contender in _contenders(args, task, python):
                 tell(f"{scene.model}: {contender.name}")
-                _enter(scene, contender, compete(contender, tell))
+                try:
+                    _enter(scene, contender, compete(contender, tell))
+                except ContenderFailed as failure:  # what it and the others have measured is worth keeping
+                    console.print(str(failure), markup=False, highlight=False)
+                    _enter(scene, contender, failure.played)
+                    failed.append(f"{scene.model} {contender.name} ended early")
             scenes.append(scene)
     assert limits is not None
     result = report(scenes, settings=_settings(args), ladder_not_built=not_built if "ladder" in args.case else [])
+    result.failed += failed
     result.figures["machine"] = _machine(limits)
     if args.plot:
         plot.draw(result, args.plot)
@@ -85,37 +96,30 @@ def _contenders(args: argparse.Namespace, task: Task, python: str) -> list[Conte
     usual = [case for case in args.case if case != "ladder"]
     found = []
     for name in PEERS:
-        names = [
-            *(usual if name in args.peer else []),
-            *(["ladder"] if "ladder" in args.case and name in PEER_RUNGS else []),
-        ]
-        if names:
-            module = "vllm_engine" if name == "vllm" else "hugging_face"
-            found.append(_contender(name, module, _with(task, names, mode=name), python if name == "vllm" else ""))
+        names = list(usual) if name in args.peer else []
+        if "ladder" in args.case and name in PEER_RUNGS:
+            names.append("ladder")
+        if not names:
+            continue
+        its_task = replace(task, cases=names, mode=name, settings={})
+        if name == "vllm":
+            found.append(Contender(name, f"{_PLAYERS}.vllm_engine", its_task, python))
+        else:
+            found.append(Contender(name, f"{_PLAYERS}.hugging_face", its_task))
     if usual:
-        found.append(_contender("penstock", "penstock", _with(task, usual)))
-        found.append(_contender("inside", "inside", _with(task, usual, repeat=1)))
+        found.append(Contender("penstock", f"{_PLAYERS}.penstock", replace(task, cases=usual)))
+        found.append(Contender("inside", f"{_PLAYERS}.inside", replace(task, cases=usual, repeat=1)))
     if "ladder" in args.case:
-        rungs = [rung for rung in engine_rungs() if rung.is_built]
-        found += [_contender(rung.name, "penstock", _ladder_task(task, rung)) for rung in rungs]
+        found += [
+            Contender(
+                rung.name,
+                f"{_PLAYERS}.penstock",
+                replace(task, cases=["ladder"], settings=task.settings | rung.settings),
+            )
+            for rung in engine_rungs()
+            if rung.is_built
+        ]
     return found
-
-
-def _contender(name: str, module: str, task: Task, python: str = "") -> Contender:
-    contender = Contender(name, f"benchmarks.peers.{module}", task)
-    return Contender(name, contender.module, task, python) if python else contender
-
-
-def _with(
-    task: Task, names: list[str], *, mode: str = "", repeat: int = 0, settings: dict[str, Any] | None = None
-) -> Task:
-    return Task(
-        task.model, names, repeat or task.repeat, mode, task.device, task.threads, task.settings | (settings or {})
-    )
-
-
-def _ladder_task(task: Task, rung: Rung) -> Task:
-    return _with(task, ["ladder"], settings=rung.settings)
 
 
 def _enter(scene: Scene, contender: Contender, played: Played) -> None:

@@ -37,6 +37,7 @@ class Result:
     figures: dict[str, Any] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     not_judged: list[str] = field(default_factory=list)  # bars for which something hasn't run
+    failed: list[str] = field(default_factory=list)  # what was asked for and couldn't be measured; --check minds
     tables: list[Table] = field(default_factory=list)  # shown instead of the figures one by one
 
     def show(self) -> None:
@@ -50,6 +51,8 @@ class Result:
             console.print(f"{verdict}  {bar.name}: {bar.value:,.3f} {bar.unit} (bar: {sign} {bar.limit:,g} {bar.unit})")
         for name in self.not_judged:
             console.print(f"[dim]not judged  {name}[/]")
+        for name in self.failed:
+            console.print(f"[red]FAILED[/]  {name}")
 
     def _plain_table(self) -> Table:
         table = Table(title=f"{self.name} {self.settings}", title_justify="left")
@@ -73,9 +76,10 @@ class Result:
                 for bar in self.bars
             ],
             "not_judged": self.not_judged,
+            "failed": self.failed,
         }
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     def missed(self) -> list[str]:
-        """The names of the bars that aren't met."""
-        return [bar.name for bar in self.bars if not bar.is_met]
+        """The names of the bars that aren't met, and of what couldn't be measured."""
+        return [bar.name for bar in self.bars if not bar.is_met] + self.failed
