@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_FILE_WIDTH = 140  # columns, where no terminal says how wide it is
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -42,7 +44,7 @@ class Result:
 
     def show(self) -> None:
         """Print the figures and the bars as tables."""
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
         for each in self.tables or [self._plain_table()]:
             console.print(each)
         for bar in self.bars:
