@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest part: some minutes at the first time)"
 	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
 	@echo "==> installing Penstock and its development tools"
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 	@echo "==> installed"
 
@@ -53,7 +53,7 @@ test-gpu: venv ## What needs a CUDA device
 coverage: venv ## The tests of `make test` with branch coverage
 	@$(BIN)/pytest -m "not long and not gpu" --cov --cov-report=term-missing:skip-covered
 
-bench: venv ## Run a benchmark: make bench NAME=claims
+bench: venv ## Run a benchmark: make bench NAME=claims, NAME="engine --case mixed64"
 	@$(BIN)/python -m benchmarks $(NAME)
 
 migration: venv ## Write a migration from what changed in the tables: make migration m="what it does"

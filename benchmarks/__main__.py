@@ -4,13 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import claims
+from benchmarks import claims, engine
+from benchmarks.contest import ContenderFailed
 
-BENCHMARKS = {"claims": claims}
+BENCHMARKS = {"claims": claims, "engine": engine}
 
 
 def main() -> int:
-    """0, or 1 where --check finds a missed bar."""
+    """0; 1 where --check finds a missed bar; 2 where something couldn't be measured; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, module in BENCHMARKS.items():
@@ -19,7 +20,14 @@ def main() -> int:
         each.add_argument("--check", action="store_true", help="exit 1 and name each bar that is missed")
         module.add_arguments(each)
     args = parser.parse_args()
-    result = BENCHMARKS[args.name].run(args)
+    try:
+        result = BENCHMARKS[args.name].run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+    except (ContenderFailed, FileNotFoundError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     result.show()
     if args.json:
         result.write(args.json)
