@@ -183,6 +183,7 @@ async def _spawn(log: _Log) -> tuple[Process, _Connection]:
         search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a folder `workers` in the user's working directory isn't ours
             "-m",
             "workers.engine.child",
             str(child_end.fileno()),
