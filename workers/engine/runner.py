@@ -11,7 +11,7 @@ from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
 from workers.engine.model import LoadedModel
 from workers.engine.sampler import Sampler
-from workers.engine.scheduler import StepPlan
+from workers.engine.scheduler import BlockCopy, StepPlan
 from workers.engine.selfcheck import is_alike, probe_steps, similarity
 
 
@@ -56,9 +56,18 @@ class ModelRunner:
         self._sampler.forget(plan.left)
         if not plan.chunks:
             return []
+        for copy in plan.copies:
+            self._copy_block(copy)
         batch = build_batch(plan.chunks, self._block_size, self._model.device)
         logits = self.forward(batch)
         return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])
+
+    def _copy_block(self, copy: BlockCopy) -> None:
+        size = self._block_size
+        source, target = copy.source * size, copy.target * size
+        for cache in self._context.caches.values():
+            cache.keys[target : target + size] = cache.keys[source : source + size]
+            cache.values[target : target + size] = cache.values[source : source + size]
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
