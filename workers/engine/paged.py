@@ -12,6 +12,7 @@ from workers.engine.config import EngineConfig, min_blocks
 from workers.engine.engine import PagedEngine
 from workers.engine.errors import EngineConfigError, ModelNotLoadable
 from workers.engine.fingerprint import model_hash, text_hash
+from workers.engine.grammar import Grammars
 from workers.engine.load import LoadedEngine
 from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.protocol import EngineInfo
@@ -37,11 +38,24 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
     model = load_model(folder, choose_device(config.device), config.dtype)
     if not config.threads and model.device.type == "cpu" and model.num_parameters < _ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
-    engine = paged_engine(config, model, model_hash=model_hash(folder), tokenizer_hash=text_hash(bundle.tokenizer_json))
+    engine = paged_engine(
+        config,
+        model,
+        model_hash=model_hash(folder),
+        tokenizer_hash=text_hash(bundle.tokenizer_json),
+        grammars=_grammars(bundle.tokenizer_json, model),
+    )
     return LoadedEngine(engine, bundle)
 
 
-def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, tokenizer_hash: str) -> PagedEngine:
+def paged_engine(
+    config: EngineConfig,
+    model: LoadedModel,
+    *,
+    model_hash: str,
+    tokenizer_hash: str,
+    grammars: Grammars | None = None,
+) -> PagedEngine:
     """An engine around a model that is loaded already. Raises EngineConfigError."""
     max_model_len = _max_model_len(config, model)
     num_blocks = _num_blocks(config, model, max_model_len)
@@ -83,9 +97,17 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
         prefix_cache=config.prefix_cache,
         speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
     )
-    runner = ModelRunner(model, backend, num_blocks=num_blocks, block_size=config.block_size)
+    runner = ModelRunner(model, backend, num_blocks=num_blocks, block_size=config.block_size, grammars=grammars)
     runner.check()
-    return PagedEngine(info, scheduler, runner)
+    return PagedEngine(info, scheduler, runner, grammars)
+
+
+def _grammars(tokenizer_json: str, model: LoadedModel) -> Grammars | None:
+    try:
+        return Grammars(tokenizer_json, model.vocab_size, model.eos_token_ids)
+    except ValueError as error:
+        logger.warning("no structured output with this model: %s", error)
+        return None
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:

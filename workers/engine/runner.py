@@ -9,6 +9,7 @@ from workers.engine.attention import AttentionBackend, LayerCache, PagedForward,
 from workers.engine.batch import Batch, build_batch
 from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
+from workers.engine.grammar import Grammars
 from workers.engine.model import LoadedModel
 from workers.engine.sampler import Sampler
 from workers.engine.scheduler import BlockCopy, StepPlan
@@ -24,11 +25,19 @@ def block_bytes(model: LoadedModel, block_size: int) -> int:
 class ModelRunner:
     """A model with its KV pool: the engine's `TokenModel`."""
 
-    def __init__(self, model: LoadedModel, backend: AttentionBackend, *, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        backend: AttentionBackend,
+        *,
+        num_blocks: int,
+        block_size: int,
+        grammars: Grammars | None = None,
+    ) -> None:
         self._model = model
         self._backend = backend
         self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device)
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, grammars)
         slots = num_blocks * block_size
         caches = {
             layer.module: LayerCache(
