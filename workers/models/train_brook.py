@@ -1,6 +1,6 @@
 """How is brook made? One command: text from the grammar, a tokenizer from the text, a model from both, a card on top.
 
-    python -m workers.models.train_brook --out FOLDER [--minutes 30] [--seed 7] [--compile] [--start FOLDER]
+    python -m workers.models.train_brook --out FOLDER [--minutes 60] [--seed 7] [--compile] [--start FOLDER --part 1]
 
 Needs one CPU core, no network and no download. Minutes are CPU time, so a busy machine gives the same model, only later.
 The learning rate follows them, so any number ends in a finished model. The same seed gives the same text, the same
@@ -272,6 +272,8 @@ def card(report: Report, recipe: Recipe, samples: list[tuple[str, str, str]]) ->
         f"**{prompt}** ({manner})\n\n" + "\n".join(f"> {line}".rstrip() for line in text.splitlines())
         for prompt, manner, text in samples
     )
+    options = " --compile" if recipe.compile else ""
+    options += f" --start EARLIER --part {recipe.part}" if recipe.start else ""
     return f"""\
 # brook
 
@@ -287,7 +289,7 @@ the demo, the tests and the streams show real text from a real distribution, wit
 | Special tokens | `{"`, `".join(SPECIAL_TOKENS)}` |
 | End of text | `{END}`, after a chat answer and after plain text alike |
 | Training text | {report.num_tokens / 1e6:.1f} million tokens, made by `workers/models/corpus.py`; no document was read twice |
-| Training | {report.num_steps:,} steps in {report.minutes:.0f} minutes on one CPU core, Muon and AdamW, cosine, bfloat16 autocast |
+| Training | {"a further run of " if recipe.start else ""}{report.num_steps:,} steps, {report.minutes:.0f} minutes of one CPU core; Muon and AdamW, cosine, bfloat16 autocast |
 | Loss | {report.train_loss:.3f} in training, {report.validation_loss:.3f} on documents of another seed (nats per token) |
 | Licence | that of Penstock; the text is our own, and nothing was taken from elsewhere |
 
@@ -314,15 +316,16 @@ summarizes, continues, and says so when a topic lies outside its valley.
 
 ## Limits
 
-brook knows about {len(known_words()):,} words and nothing of the world. It copies names that it has never seen badly, adds wrongly now and
-then, and may mix up two characters in a long story. It has no opinion, no memory and no safety training; it needs none,
+brook knows about {len(known_words()):,} words and nothing of the world. It copies names that it has never seen badly, adds
+wrongly now and then, and may mix up its characters and their things in a story. It has no opinion, no memory and no safety training; it needs none,
 because its training text holds nothing but the valley. Don't use it for anything but showing and testing software.
 
 ## Make it again
 
-    python -m workers.models.train_brook --out FOLDER --minutes {recipe.minutes:.0f} --seed {recipe.seed}{" --compile" if recipe.compile else ""}
+    python -m workers.models.train_brook --out FOLDER --minutes {recipe.minutes:.0f} --seed {recipe.seed}{options}
 
-The text and the tokenizer depend on the seed alone. The weights also depend on how many steps fit into the minutes.
+The text and the tokenizer depend on the seed alone. The weights also depend on how many steps fit into
+the minutes.
 """
 
 
@@ -339,7 +342,7 @@ def main() -> None:
     """Reads the arguments, trains, saves, and prints samples."""
     parser = argparse.ArgumentParser(description="Train brook, the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--minutes", type=float, default=30.0, help="CPU time of the training itself")
+    parser.add_argument("--minutes", type=float, default=60.0, help="CPU time of the training itself")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "--threads", type=int, default=1, help="one is nearly as fast as two, and two wait for each other"
