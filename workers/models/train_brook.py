@@ -280,15 +280,15 @@ def card(report: Report, recipe: Recipe, samples: list[tuple[str, str, str]]) ->
 A very small language model that tells stories about one valley, its river and its people. It ships with Penstock so that
 the demo, the tests and the streams show real text from a real distribution, without any download.
 
+Special tokens: `{"`, `".join(SPECIAL_TOKENS)}`. `{END}` ends a chat answer and plain text alike.
+
 | | |
 |---|---|
 | Architecture | Llama: 4 layers, width 256, 8 query heads over 2 key-value heads, SwiGLU 512, RoPE, tied embeddings |
 | Parameters | {report.num_parameters:,} (bfloat16) |
 | Context | 2048 tokens; four training steps in five used rows of 256, one in five a row of 2048 |
 | Tokenizer | byte-level BPE, {VOCAB_SIZE} tokens, all 256 bytes included |
-| Special tokens | `{"`, `".join(SPECIAL_TOKENS)}` |
-| End of text | `{END}`, after a chat answer and after plain text alike |
-| Training text | {report.num_tokens / 1e6:.1f} million tokens, made by `workers/models/corpus.py`; no document was read twice |
+| Training text | {report.num_tokens / 1e6:.1f} million tokens, made by `workers/models/corpus.py`; always fresh |
 | Training | {"a further run of " if recipe.start else ""}{report.num_steps:,} steps, {report.minutes:.0f} minutes of one CPU core; Muon and AdamW, cosine, bfloat16 autocast |
 | Loss | {report.train_loss:.3f} in training, {report.validation_loss:.3f} on documents of another seed (nats per token) |
 | Licence | that of Penstock; the text is our own, and nothing was taken from elsewhere |
@@ -316,9 +316,10 @@ summarizes, continues, and says so when a topic lies outside its valley.
 
 ## Limits
 
-brook knows about {len(known_words()):,} words and nothing of the world. It copies names that it has never seen badly, adds
-wrongly now and then, and may mix up its characters and their things in a story. It has no opinion, no memory and no safety training; it needs none,
-because its training text holds nothing but the valley. Don't use it for anything but showing and testing software.
+brook knows about {len(known_words()):,} words and nothing of the world. It may mix up its characters and their things in a
+story, lists more or other things than asked, and counts and adds wrongly now and then. It has no opinion, no memory and
+no safety training; it needs none, because its training text holds nothing but the valley. Don't use it for anything but
+showing and testing software.
 
 ## Make it again
 
@@ -332,6 +333,8 @@ the minutes.
 def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Writes a folder that transformers loads as it stands."""
     model.to(torch.bfloat16).save_pretrained(out)
+    for trace in ("is_local", "local_files_only"):  # of how a further run loaded it
+        tokenizer.init_kwargs.pop(trace, None)
     tokenizer.save_pretrained(out)
     GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
