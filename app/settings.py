@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     max_batch_tokens: int | None = Field(
         None, ge=16, le=2**20, description="Most tokens in one forward pass. Unset: 512."
     )
+    prefix_cache: bool = Field(
+        True, description="Let a prompt begin where an earlier one of the same tenant left its pages."
+    )
     engine_threads: int | None = Field(
         None,
         ge=1,

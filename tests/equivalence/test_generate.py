@@ -59,6 +59,22 @@ def test_under_a_pool_so_small_that_sequences_are_preempted(expected):
     assert engine.stats().preemptions > 0
 
 
+def test_from_the_prefix_cache(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, block_size=4, max_batch_tokens=16, max_num_seqs=4)
+    for _ in range(2):
+        _check(tiny.run(engine, _requests(prompts, range(len(prompts)))), wanted)
+    assert engine.stats().cached_tokens == sum((len(prompt) - 1) // 4 * 4 for prompt in prompts)
+
+
+def test_several_choices_from_one_prompt(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, block_size=4, max_batch_tokens=16, max_num_seqs=16, prefix_cache=False)
+    requests = [Request(id=str(i), prompt_ids=prompt, sampling=GREEDY, n=3) for i, prompt in enumerate(prompts)]
+    outcome = tiny.run(engine, requests)
+    assert outcome.tokens == {(str(i), choice): tokens for i, tokens in enumerate(wanted) for choice in range(3)}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_bypasses_our_attention_is_refused(checkpoint, name):
     _, folder = checkpoint(name)

@@ -75,6 +75,37 @@ def test_resuming_goes_on_as_if_nothing_had_happened(folder, sampling, num_resum
     assert outcome.reasons["it", 0] == "length"
 
 
+@PARAMS
+def test_same_seed_same_tokens_from_the_prefix_cache(folder, sampling):
+    engine = tiny.load(folder, block_size=4)
+    request = Request(id="it", prompt_ids=PROMPT, sampling=sampling, n=2)
+    wanted = _alone(folder, sampling, n=2)
+    for _ in range(2):
+        outcome = tiny.run(engine, [request])
+        assert [outcome.tokens["it", choice] for choice in range(2)] == wanted
+    assert engine.stats().cached_tokens == 2 * ((len(PROMPT) - 1) // 4 * 4)
+
+
+@PARAMS
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_choices_that_share_their_prompt_are_those_computed_one_by_one(folder, sampling, prefix_cache):
+    engine = tiny.load(
+        folder, block_size=4, num_blocks=24, max_batch_tokens=8, max_num_seqs=7, prefix_cache=prefix_cache
+    )
+    request = Request(id="it", prompt_ids=PROMPT, sampling=sampling, n=4, priority=1)
+    outcome = tiny.run(engine, [request, *_others(3)])
+    assert engine.stats().preemptions > 0
+    for choice in range(4):  # alone in its engine, by resuming nothing and dropping the others
+        single = tiny.load(folder, prefix_cache=False)
+        single.add(request)
+        for other in set(range(4)) - {choice}:
+            single.abort("it", other)
+        got = []
+        while single.has_work():
+            got += [token for delta in single.step().deltas for token in delta.token_ids]
+        assert outcome.tokens["it", choice] == got
+
+
 def test_choices_and_seeds_differ(folder):
     first, second = _alone(folder, SAMPLED, n=2)
     (third,) = _alone(folder, SamplingParams(max_tokens=20, seed=8))

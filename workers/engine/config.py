@@ -26,6 +26,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     block_size: Annotated[int, Meta(ge=1, le=256)] = 16  # tokens a page
     watermark_ratio: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.01  # share of the pages that admission leaves free
+    prefix_cache: bool = True  # find the beginning of a prompt that an earlier one of the same salt left in the pool
 
     # The batch.
     max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] = 64  # sequences that run at once

@@ -138,7 +138,7 @@ class PagedEngine:
         deltas = []
         results = iter(sampled)
         for chunk in plan.chunks:
-            chunk.sequence.num_computed += chunk.count
+            self._scheduler.advance(chunk)
             if chunk.samples:
                 deltas.append(self._append(chunk, next(results)))
         return deltas
@@ -152,7 +152,7 @@ class PagedEngine:
         self._generated_tokens += 1
         if is_first:
             self._prompt_tokens += sequence.num_prompt_tokens
-            self._cached_tokens += sequence.num_cached_tokens
+            self._cached_tokens += sequence.num_cached_tokens or 0
         reason = sequence.finish_reason(self._eos_token_ids)
         if reason is not None:
             share = sequence.num_generated / max(1, sequence.max_len - sequence.num_prompt_tokens)
@@ -164,7 +164,7 @@ class PagedEngine:
             offset,
             [result.token_id],
             finish_reason=reason,
-            cached_tokens=sequence.num_cached_tokens if is_first else 0,
+            cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
             logprobs=[result.logprob] if result.logprob is not None else [],
         )
 

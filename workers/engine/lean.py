@@ -69,6 +69,7 @@ class LeanDecoder:
         module: Any = model.module
         config = module.config
         self._kernels = kernels
+        self._block_size = block_size
         self._kept: list[Tensor] = []  # what the structs point at
         self._logits = torch.empty(0, model.vocab_size)
         rope = module.model.rotary_emb
@@ -129,6 +130,12 @@ class LeanDecoder:
         )
         self._kernels.forward(self._model, step, logits)
         return logits
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a block's keys and values in all layers."""
+        size = self._block_size
+        slots = self._pool[:, :, target * size : (target + 1) * size]
+        slots.copy_(self._pool[:, :, source * size : (source + 1) * size])
 
     def _layer(self, layer: Any, keys: Tensor, values: Tensor) -> native.Layer:
         attention, mlp = layer.self_attn, layer.mlp

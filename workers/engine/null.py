@@ -56,6 +56,7 @@ class NullEngine(PagedEngine):
             max_num_seqs=config.max_num_seqs,
             max_batch_tokens=config.max_batch_tokens,
             watermark_ratio=config.watermark_ratio,
+            prefix_cache=config.prefix_cache,
         )
         super().__init__(info, scheduler, _NullModel(config, printable_ids(tokenizer), eos_id, sleep))
 

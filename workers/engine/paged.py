@@ -80,6 +80,7 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
         max_num_seqs=config.max_num_seqs,
         max_batch_tokens=config.max_batch_tokens,
         watermark_ratio=config.watermark_ratio,
+        prefix_cache=config.prefix_cache,
     )
     return PagedEngine(info, scheduler, runner)
 

@@ -1,7 +1,7 @@
 """How does a plan become tokens? The KV pool, the forward pass, the sampler."""
 
-from collections.abc import Callable
 from collections.abc import Sequence as Items
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,16 @@ def block_bytes(model: LoadedModel, block_size: int) -> int:
     return numbers * block_size * model.dtype.itemsize
 
 
-# Logits [R, vocab] of the rows that sample, in the model's dtype or float32, good until the next call.
-ForwardPass = Callable[[Batch], Tensor]
+class ForwardPass(Protocol):
+    """A way to run a model over a KV pool of its own."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits [R, vocab] of the rows that sample, in the model's dtype or float32, good until the next call."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a block's keys and values in all layers."""
+        ...
 
 
 class GenericForward:
@@ -32,6 +40,7 @@ class GenericForward:
     def __init__(self, model: LoadedModel, backend: AttentionBackend, *, num_blocks: int, block_size: int) -> None:
         self._model = model
         self._backend = backend
+        self._block_size = block_size
         slots = num_blocks * block_size
         caches = {
             layer.module: LayerCache(
@@ -56,6 +65,13 @@ class GenericForward:
             )
         logits: Tensor = output.logits[0]
         return logits if self._model.keeps_logits else logits[batch.sample_rows]
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a block's keys and values in all layers."""
+        size = self._block_size
+        for cache in self._context.caches.values():
+            for pages in (cache.keys, cache.values):
+                pages[target * size : (target + 1) * size] = pages[source * size : (source + 1) * size]
 
 
 class ModelRunner:
@@ -86,6 +102,8 @@ class ModelRunner:
         self._sampler.forget(plan.left)
         if not plan.chunks:
             return []
+        for copy in plan.copies:  # in this order: a block may be a target first and a source later
+            self._forward.copy_block(copy.source, copy.target)
         batch = build_batch(plan.chunks, self._block_size, self._model.device)
         logits = self._forward(batch)
         return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])

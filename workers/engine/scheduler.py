@@ -13,15 +13,19 @@ for, and nothing that was planned is ever taken back:
   suffices. While it can't come in, nobody behind it does: large prompts don't starve.
 - Admission takes the blocks of all tokens known so far and leaves a watermark of blocks free, so that those who run can
   grow for a while before someone is preempted.
+- What a waiting sequence needs of its tokens' keys and values may be in the pool already: in blocks that an earlier
+  request left there (the prefix cache), in its own, after a preemption, or in those of a sibling, which has the same
+  prompt. Siblings run beside the first of them without being fed until that one has computed the prompt.
+- No block is written while somebody else holds it: who writes first gets a copy.
 """
 
 import math
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from workers.engine.blocks import BlockPool
+from workers.engine.blocks import BlockPool, block_key, salt_key
 from workers.engine.sequence import Sequence, SequenceState
 
 
@@ -36,18 +40,41 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """The keys and values of a whole block, in all layers, from one block to another."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step's work. No chunks: nothing to do."""
 
     chunks: list[Chunk]
     left: list[int]  # arrivals of the sequences that left since the last plan: forget what was kept for them
+    copies: list[BlockCopy] = field(default_factory=list)  # to be made in this order, before anything is fed
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Blocks that hold the first `num_tokens` of a sequence's tokens; the last one may be shared in part."""
+
+    blocks: list[int]
+    num_tokens: int
 
 
 class Scheduler:
     """Holds every sequence in the engine, and the block pool. Not thread-safe."""
 
     def __init__(
-        self, pool: BlockPool, *, max_num_seqs: int, max_batch_tokens: int, watermark_ratio: float = 0.01
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_batch_tokens: int,
+        watermark_ratio: float = 0.01,
+        prefix_cache: bool = True,
     ) -> None:
         if max_batch_tokens < max_num_seqs:
             raise ValueError("max_batch_tokens must be at least max_num_seqs")
@@ -56,9 +83,11 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.watermark = math.ceil(pool.num_blocks * watermark_ratio)  # blocks
         self.num_preemptions = 0
+        self._prefix_cache = prefix_cache
         self._running: list[Sequence] = []  # by order
         self._waiting: dict[int, deque[Sequence]] = {}  # tier -> by arrival, since the preempted go to the head
         self._left: list[int] = []
+        self._copies: list[BlockCopy] = []  # of the plan that is being made
 
     @property
     def running(self) -> list[Sequence]:
@@ -99,7 +128,7 @@ class Scheduler:
         self._left.append(sequence.arrival)
 
     def plan(self) -> StepPlan:
-        """Decide the next step: admit, preempt, take blocks. After feeding a chunk, advance its `num_computed`."""
+        """Decide the next step: admit, preempt, take blocks. Once it was run, `advance` each of its chunks."""
         chunks: list[Chunk] = []
         budget = self.max_batch_tokens
         # Every running decode gets its token; prefill shares what they leave. Victims make this an overestimate.
@@ -108,54 +137,133 @@ class Scheduler:
         for tier in self._tiers():
             for sequence in [sequence for sequence in self._running if sequence.priority == tier]:
                 reserved -= sequence.num_pending == 1
-                count = min(sequence.num_pending, budget - reserved)
-                if count > 0 and sequence.state is SequenceState.RUNNING and self._grow(sequence, count):
-                    budget -= count
-                    chunks.append(_chunk(sequence, count))
+                chunk = self._feed(sequence, budget - reserved)
+                if chunk is not None:
+                    budget -= chunk.count
+                    chunks.append(chunk)
             queue = self._waiting.get(tier)
             while admitting and queue:
                 admitting = budget > reserved and self._admit(queue[0])
                 if admitting:
-                    sequence = queue.popleft()
-                    count = min(sequence.num_pending, budget - reserved)
-                    budget -= count
-                    chunks.append(_chunk(sequence, count))
+                    chunk = self._feed(queue.popleft(), budget - reserved)
+                    if chunk is not None:
+                        budget -= chunk.count
+                        chunks.append(chunk)
         left, self._left = self._left, []
-        return StepPlan(chunks, left)
+        copies, self._copies = self._copies, []
+        return StepPlan(chunks, left, copies)
+
+    def advance(self, chunk: Chunk) -> None:
+        """A chunk was fed: its full blocks can be found from now on, and siblings share its prompt."""
+        sequence = chunk.sequence
+        size = self.pool.block_size
+        end = chunk.start + chunk.count
+        sequence.num_computed = end
+        if self._prefix_cache and end // size > chunk.start // size:
+            keys = _keys_of(sequence, end // size, size)
+            for place in range(chunk.start // size, end // size):
+                self.pool.publish(sequence.block_table[place], keys[place])
+        if sequence.siblings and chunk.start < sequence.num_prompt_tokens <= end:
+            for sibling in sequence.siblings:
+                if sibling.state is SequenceState.RUNNING and not sibling.block_table:
+                    self._attach(sibling, self._find(sibling))
 
     def _tiers(self) -> list[int]:
         self._waiting = {tier: queue for tier, queue in self._waiting.items() if queue}
         return sorted({*self._waiting, *(sequence.priority for sequence in self._running)})
 
+    def _feed(self, sequence: Sequence, room: int) -> Chunk | None:
+        """A chunk of a running sequence, of at most `room` tokens, or None if it gets none in this step."""
+        if room <= 0 or sequence.state is not SequenceState.RUNNING or _leader_of(sequence) is not None:
+            return None
+        if not sequence.block_table:  # whom it followed has left
+            self._attach(sequence, self._find(sequence))
+        count = min(sequence.num_pending, room)
+        if not self._grow(sequence, count):
+            return None
+        return Chunk(sequence, sequence.num_computed, count, samples=count == sequence.num_pending)
+
     def _grow(self, sequence: Sequence, count: int) -> bool:
-        """Take the blocks for `count` more tokens, at the cost of the last in the order; False if it was the last."""
-        missing = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.block_table)
-        while missing > self.pool.num_free:
+        """Take what the next `count` tokens are written to, at the cost of the last in the order; False if it was the last."""
+        pool, table = self.pool, sequence.block_table
+        missing = pool.blocks_for(sequence.num_computed + count) - len(table)
+        place = sequence.num_computed // pool.block_size  # only the block that is written first can be a shared one
+        while missing + (is_shared := place < len(table) and pool.ref_count(table[place]) > 1) > pool.num_free:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return False
+        if is_shared:
+            source, (target,) = table[place], pool.allocate(1)
+            self._copies.append(BlockCopy(source, target))
+            pool.release([source])
+            table[place] = target
+        elif place < len(table):
+            pool.unpublish(table[place])
         if missing > 0:
-            sequence.block_table += self.pool.allocate(missing)
+            table += pool.allocate(missing)
         return True
 
     def _admit(self, sequence: Sequence) -> bool:
         """Let a waiting sequence run, at the cost of running ones of lower tiers if that suffices; else do nothing."""
-        need = self.pool.blocks_for(len(sequence.token_ids))
-        free, others = self.pool.num_free, len(self._running)
+        pool = self.pool
+        need = pool.blocks_for(len(sequence.token_ids))
+        leader = _leader_of(sequence)
+        if leader is None:
+            found = self._find(sequence)
+            need -= sum(pool.ref_count(block) > 0 for block in found.blocks)
+            need += found.num_tokens % pool.block_size > 0  # the copy
+        else:
+            found = _Found([], 0)
+            need -= sequence.num_prompt_tokens // pool.block_size  # what the leader will share
+        free, others = pool.num_free, len(self._running)
+        given_up: Counter[int] = Counter()
         # The watermark is for those who run. With none of them it would only keep a large prompt out forever.
         while others >= self.max_num_seqs or free < need + (self.watermark if others else 0):
             if others == 0 or self._running[others - 1].priority <= sequence.priority:
                 return False
-            victim = self._running[others - 1]
             others -= 1
-            free += sum(self.pool.ref_count(block) == 1 for block in victim.block_table)
+            for block in self._running[others].block_table:
+                given_up[block] += 1
+                if given_up[block] == pool.ref_count(block):
+                    free += 1
+                    need += block in found.blocks
         for victim in reversed(self._running[others:]):
             self._preempt(victim)
-        sequence.block_table += self.pool.allocate(need)
+        if leader is None:
+            self._attach(sequence, found)
+            missing = pool.blocks_for(len(sequence.token_ids)) - len(sequence.block_table)
+            sequence.block_table += pool.allocate(missing)
         sequence.state = SequenceState.RUNNING
         insort(self._running, sequence, key=lambda other: other.order)
         return True
+
+    def _find(self, sequence: Sequence) -> _Found:
+        """What the pool has of a sequence's tokens. Never the last token: its logits are wanted, so it must be fed."""
+        pool = self.pool
+        known = len(sequence.token_ids) - 1
+        blocks: list[int] = []
+        if self._prefix_cache:
+            count = known // pool.block_size
+            blocks = pool.find(_keys_of(sequence, count, pool.block_size)[:count])
+        found = _Found(blocks, len(blocks) * pool.block_size)
+        shared = min(sequence.num_prompt_tokens, known)
+        if shared > found.num_tokens:
+            for sibling in sequence.siblings:
+                if sibling.state is SequenceState.RUNNING and sibling.num_computed >= sequence.num_prompt_tokens:
+                    return _Found(sibling.block_table[: pool.blocks_for(shared)], shared)
+        return found
+
+    def _attach(self, sequence: Sequence, found: _Found) -> None:
+        """Hold what was found."""
+        self.pool.share(found.blocks)
+        sequence.block_table = found.blocks
+        sequence.num_computed = found.num_tokens
+        if sequence.num_cached_tokens is None:
+            # What siblings computed for each other wasn't there before their request: they all report the same.
+            known = (sibling.num_cached_tokens for sibling in sequence.siblings)
+            hit = min(found.num_tokens, sequence.num_prompt_tokens)
+            sequence.num_cached_tokens = next((number for number in known if number is not None), hit)
 
     def _preempt(self, sequence: Sequence) -> None:
         assert sequence is self._running[-1]
@@ -173,5 +281,22 @@ class Scheduler:
         sequence.block_table = []
 
 
-def _chunk(sequence: Sequence, count: int) -> Chunk:
-    return Chunk(sequence, sequence.num_computed, count, samples=count == sequence.num_pending)
+def _leader_of(sequence: Sequence) -> Sequence | None:
+    """The sibling that computes the prompt which a sequence without blocks is waiting for."""
+    if sequence.block_table:
+        return None
+    for sibling in sequence.siblings:
+        if sibling is sequence:
+            return None
+        if sibling.state is SequenceState.RUNNING and sibling.num_computed < sequence.num_prompt_tokens:
+            return sibling
+    return None
+
+
+def _keys_of(sequence: Sequence, count: int, block_size: int) -> list[bytes]:
+    """The keys of a sequence's full blocks, at least `count` of them."""
+    keys = sequence.block_keys
+    for place in range(len(keys), count):
+        parent = keys[-1] if keys else salt_key(sequence.cache_salt)
+        keys.append(block_key(parent, sequence.token_ids[place * block_size : (place + 1) * block_size]))
+    return keys

@@ -34,7 +34,14 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     state: SequenceState = SequenceState.WAITING
     num_preemptions: int = 0
-    num_cached_tokens: int = 0  # prompt tokens that were found in the pool when it was first admitted
+    num_cached_tokens: int | None = (
+        None  # prompt tokens that an earlier request had left in the pool; None = not known yet
+    )
+    cache_salt: str = ""  # blocks are found only under the salt that they were published under
+    block_keys: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were asked for
+    siblings: "list[Sequence]" = field(
+        default_factory=list, repr=False
+    )  # all choices of its request, if there are more
     has_reported: bool = False  # whether a token of this stay in the engine went out
 
     @property
@@ -84,6 +91,10 @@ def sequences_of(request: Request, first_arrival: int, max_model_len: int) -> li
                 max_len=max_len,
                 token_ids=[*request.prompt_ids, *resumed],
                 num_prompt_tokens=prompt_len,
+                cache_salt=request.cache_salt,
             )
         )
+    if request.n > 1:
+        for sequence in sequences:
+            sequence.siblings = sequences
     return sequences

@@ -4,34 +4,47 @@ import itertools
 import subprocess
 import sys
 
+import pytest
+
 from workers.engine.blocks import BlockPool
-from workers.engine.protocol import SamplingParams
+from workers.engine.protocol import Request, SamplingParams
 from workers.engine.scheduler import Scheduler
-from workers.engine.sequence import Sequence, SequenceState
+from workers.engine.sequence import Sequence, SequenceState, sequences_of
 
 _arrivals = itertools.count()
 
 
-def scheduler(num_blocks=100, block_size=4, max_num_seqs=8, max_batch_tokens=32, watermark_ratio=0.0):
+def scheduler(num_blocks=100, block_size=4, max_num_seqs=8, max_batch_tokens=32, watermark_ratio=0.0, **more):
     return Scheduler(
         BlockPool(num_blocks, block_size),
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_batch_tokens,
         watermark_ratio=watermark_ratio,
+        **more,
     )
 
 
 def sequence(prompt=8, max_tokens=50, priority=0):
+    """Whose tokens are like nobody else's."""
+    arrival = next(_arrivals)
     return Sequence(
         request_id="r",
         choice=0,
         priority=priority,
-        arrival=next(_arrivals),
+        arrival=arrival,
         sampling=SamplingParams(max_tokens=max_tokens),
         max_len=prompt + max_tokens,
-        token_ids=[1] * prompt,
+        token_ids=[arrival] * prompt,
         num_prompt_tokens=prompt,
     )
+
+
+def choices(prompt, n=1, salt="", resume=(), max_tokens=20):
+    """The sequences of a request with this prompt."""
+    first, *_ = [next(_arrivals) for _ in range(n)]
+    sampling = SamplingParams(max_tokens=max_tokens)
+    request = Request(id="r", prompt_ids=prompt, sampling=sampling, n=n, cache_salt=salt, resume=list(resume))
+    return sequences_of(request, first, 1000)
 
 
 def add(target, *sequences):
@@ -46,7 +59,7 @@ def step(target):
     assert sum(chunk.count for chunk in plan.chunks) <= target.max_batch_tokens
     for chunk in plan.chunks:
         assert chunk.start == chunk.sequence.num_computed
-        chunk.sequence.num_computed += chunk.count
+        target.advance(chunk)
         assert len(chunk.sequence.block_table) * target.pool.block_size >= chunk.sequence.num_computed
         if chunk.samples:
             chunk.sequence.token_ids.append(2)
@@ -203,6 +216,94 @@ def test_a_waiting_sequence_can_be_removed():
     target.remove(second)
     assert list(target.waiting) == [third]
     assert target.num_waiting == 1
+
+
+def test_a_prompt_that_is_known_is_not_computed_again_but_for_its_last_token():
+    target = scheduler()
+    prompt = list(range(12))
+    (first,) = add(target, *choices(prompt))
+    step(target)
+    target.remove(first)
+    whole, longer, other = add(target, *choices(prompt), *choices([*prompt, 1, 2]), *choices([99, *prompt[1:]]))
+    assert step(target) == {whole: 4, longer: 2, other: 12}
+    assert [each.num_cached_tokens for each in (whole, longer, other)] == [8, 12, 0]
+    assert whole.block_table[:2] == longer.block_table[:2]
+
+
+@pytest.mark.parametrize(("salt", "prefix_cache"), [("another tenant", True), ("", False)])
+def test_no_block_is_found_under_another_salt_or_with_the_cache_switched_off(salt, prefix_cache):
+    target = scheduler(prefix_cache=prefix_cache)
+    (first,) = add(target, *choices([1] * 20))
+    step(target)
+    (second,) = add(target, *choices([1] * 20, salt=salt))
+    assert step(target) == {first: 1, second: 20}
+
+
+def test_a_preempted_sequence_finds_its_own_blocks_again():
+    target = scheduler(num_blocks=7, block_size=4)
+    first, second, third = add(target, *(sequence(prompt=8, max_tokens=12) for _ in range(3)))
+    step(target)
+    assert set(step(target)) == {first, second}  # one of third's blocks was needed for something else: its tail
+    target.remove(first)
+    assert step(target) == {second: 1, third: 5}
+
+
+def test_the_tail_of_a_prompt_goes_before_its_head():
+    target = scheduler(num_blocks=6)
+    prompt = list(range(16))
+    (first,) = add(target, *choices(prompt, max_tokens=1))
+    step(target)
+    target.remove(first)  # 4 full blocks, 2 blank ones
+    (other,) = add(target, *choices([50] * 13, max_tokens=1))
+    step(target)
+    target.remove(other)
+    (again,) = add(target, *choices(prompt, max_tokens=1))
+    step(target)
+    assert again.num_cached_tokens == 8
+
+
+def test_choices_share_their_prompt_which_is_computed_once():
+    target = scheduler()
+    prompt = list(range(10))
+    leader, second, third = add(target, *choices(prompt, n=3))
+    assert step(target) == {leader: 10}
+    plan = target.plan()
+    assert [chunk.count for chunk in plan.chunks] == [1, 1, 1]
+    assert [chunk.start for chunk in plan.chunks] == [10, 9, 9]
+    # Three write into the third block: two get a copy, the last keeps it.
+    assert [copy.source for copy in plan.copies] == [third.block_table[2]] * 2
+    assert [copy.target for copy in plan.copies] == [leader.block_table[2], second.block_table[2]]
+    assert leader.block_table[:2] == second.block_table[:2] == third.block_table[:2]
+    assert target.pool.num_used == 5
+    assert [each.num_cached_tokens for each in (leader, second, third)] == [0, 0, 0]
+
+
+def test_choices_that_were_resumed_share_their_prompt_too():
+    target = scheduler()
+    leader, second = add(target, *choices(list(range(10)), n=2, resume=[[1, 2], [3, 4, 5]]))
+    assert step(target) == {leader: 12}
+    assert step(target) == {leader: 1, second: 3}
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_if_the_choice_that_computes_the_prompt_is_cancelled_the_next_one_goes_on(prefix_cache):
+    target = scheduler(max_batch_tokens=8, prefix_cache=prefix_cache)
+    leader, second, third = add(target, *choices(list(range(20)), n=3))
+    assert step(target) == {leader: 8}
+    target.remove(leader)
+    assert step(target) == {second: 8}
+    for _ in range(2):
+        step(target)
+    assert step(target) == {second: 1, third: 1}
+
+
+def test_a_choice_that_is_admitted_later_shares_the_prompt_of_one_that_runs():
+    target = scheduler(max_num_seqs=2, prefix_cache=False)
+    first, second, third = add(target, *choices(list(range(10)), n=3))
+    step(target)
+    step(target)
+    target.remove(second)
+    assert step(target) == {first: 1, third: 1}
 
 
 def test_scheduling_needs_no_torch():

@@ -1,48 +1,61 @@
-"""Anything may arrive, go or run at any time: no block leaks, nobody is lost, and everyone finishes."""
+"""Anything may arrive, go or run at any time: no block leaks, nobody is lost, everyone finishes, and nobody reads a page
+that holds another text."""
+
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.support.pages import PageOracle
 from workers.engine.blocks import BlockPool
-from workers.engine.protocol import SamplingParams
+from workers.engine.protocol import Request, SamplingParams
 from workers.engine.scheduler import Scheduler
-from workers.engine.sequence import Sequence, SequenceState
+from workers.engine.sequence import Sequence, SequenceState, sequences_of
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 12
+MAX_LEN = BLOCK_SIZE * NUM_BLOCKS
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    def __init__(self):
-        super().__init__()
+    @initialize(prefix_cache=st.booleans())
+    def start(self, prefix_cache):
+        pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
         self.scheduler = Scheduler(
-            BlockPool(NUM_BLOCKS, BLOCK_SIZE), max_num_seqs=5, max_batch_tokens=9, watermark_ratio=0.1
+            pool, max_num_seqs=5, max_batch_tokens=9, watermark_ratio=0.1, prefix_cache=prefix_cache
         )
+        self.oracle = PageOracle(pool)
         self.alive: list[Sequence] = []
         self.num_arrived = 0
 
     @rule(
-        prompt=st.integers(1, NUM_BLOCKS * BLOCK_SIZE - 1),
+        prompt=st.integers(1, MAX_LEN - 1),
+        own=st.integers(0, 8),
+        text=st.integers(0, 1),
+        salt=st.sampled_from(["", "a"]),
         max_tokens=st.integers(1, 30),
         priority=st.integers(0, 2),
-        resumed=st.integers(0, 10),
+        resumed=st.lists(st.integers(0, 10), max_size=3),
+        n=st.integers(1, 3),
     )
-    def add(self, prompt, max_tokens, priority, resumed):
-        sequence = Sequence(
-            request_id="r",
-            choice=0,
+    def add(self, prompt, own, text, salt, max_tokens, priority, resumed, n):
+        """A prompt is the beginning of one of two texts, with up to eight tokens of its own at its end."""
+        room = min(max_tokens, MAX_LEN - prompt) - 1
+        shared = [text + 1 + (place % 7) for place in range(max(0, prompt - own))]
+        request = Request(
+            id=str(self.num_arrived),
+            prompt_ids=[*shared, *[10 + self.num_arrived] * (prompt - len(shared))],
+            sampling=SamplingParams(max_tokens=max_tokens, seed=text, ignore_eos=True),
+            n=n,
             priority=priority,
-            arrival=self.num_arrived,
-            sampling=SamplingParams(max_tokens=max_tokens),
-            max_len=min(prompt + max_tokens, NUM_BLOCKS * BLOCK_SIZE),
-            token_ids=[0] * prompt,
-            num_prompt_tokens=prompt,
+            cache_salt=salt,
+            resume=[list(range(20, 20 + min(count, room))) for count in resumed[:n]],
         )
-        sequence.token_ids += [0] * min(resumed, sequence.num_remaining - 1)
-        self.num_arrived += 1
-        self.scheduler.add(sequence)
-        self.alive.append(sequence)
+        for sequence in sequences_of(request, self.num_arrived, MAX_LEN):
+            self.scheduler.add(sequence)
+            self.alive.append(sequence)
+        self.num_arrived += n
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -78,17 +91,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert chunk.start == sequence.num_computed
             assert 1 <= chunk.count <= sequence.num_pending
             assert chunk.samples == (chunk.count == sequence.num_pending)
-            sequence.num_computed += chunk.count
+        results = iter(self.oracle.run(plan))
+        for chunk in plan.chunks:
+            self.scheduler.advance(chunk)
             if chunk.samples:
-                sequence.token_ids.append(0)
+                sequence = chunk.sequence
+                sequence.token_ids.append(next(results).token_id)
                 if sequence.num_remaining == 0:
                     self.scheduler.remove(sequence)
                     self.alive.remove(sequence)
 
     @invariant()
-    def every_block_is_free_or_held_exactly_once(self):
-        held = [block for sequence in self.alive for block in sequence.block_table]
-        assert len(set(held)) == len(held) == self.scheduler.pool.num_used
+    def every_block_is_free_or_held_and_counts_its_holders(self):
+        pool = self.scheduler.pool
+        held = Counter(block for sequence in self.alive for block in sequence.block_table)
+        assert [pool.ref_count(block) for block in range(NUM_BLOCKS)] == [held[block] for block in range(NUM_BLOCKS)]
+        assert len(held) == pool.num_used
+        assert pool.num_cached == sum(pool.is_published(b) for b in range(NUM_BLOCKS) if not held[b])
+        for sequence in self.alive:
+            assert len(set(sequence.block_table)) == len(sequence.block_table)
 
     @invariant()
     def nobody_is_lost_and_nobody_is_there_twice(self):
@@ -109,6 +130,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert (sequence.block_table, sequence.num_computed) == ([], 0)
 
     def teardown(self):
+        if not hasattr(self, "alive"):
+            return
         tokens = sum(sequence.max_len for sequence in self.alive)
         for _ in range(10 * tokens + 10):
             if not self.alive:

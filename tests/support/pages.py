@@ -1,0 +1,80 @@
+"""A model without weights that knows what must lie in every slot of the KV pool, and says so if something else does."""
+
+from workers.engine.blocks import BlockPool
+from workers.engine.engine import Sampled
+from workers.engine.noise import mix_64, row_key
+from workers.engine.scheduler import Chunk, StepPlan
+from workers.engine.sequence import Sequence
+
+VOCAB_SIZE = 50
+EOS_ID = 0
+
+
+class PageOracle:
+    """The engine's `TokenModel`. A slot holds a hash of all tokens up to its own, as real keys and values would."""
+
+    def __init__(self, pool: BlockPool) -> None:
+        self._pool = pool
+        self._slots: list[int | None] = [None] * (pool.num_blocks * pool.block_size)
+        self._hashes: dict[int, list[int]] = {}  # arrival -> of its tokens
+        self.num_fed = 0
+        self.num_copied = 0
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        for arrival in plan.left:
+            self._hashes.pop(arrival, None)
+        size = self._pool.block_size
+        for copy in plan.copies:
+            source, target = copy.source * size, copy.target * size
+            self._slots[target : target + size] = self._slots[source : source + size]
+            self.num_copied += 1
+        written: set[int] = set()
+        for chunk in plan.chunks:
+            self._write(chunk, written)
+        for chunk in plan.chunks:
+            self._read(chunk)
+        return [self._sample(chunk.sequence) for chunk in plan.chunks if chunk.samples]
+
+    def _write(self, chunk: Chunk, written: set[int]) -> None:
+        hashes = self._hashes_of(chunk.sequence)
+        for position in range(chunk.start, chunk.start + chunk.count):
+            slot = self._slot(chunk.sequence, position)
+            block = slot // self._pool.block_size
+            assert self._pool.ref_count(block) == 1, "a block was written that others hold"
+            assert not self._pool.is_published(block), "a block was written that others can find"
+            assert slot not in written
+            written.add(slot)
+            self._slots[slot] = hashes[position]
+            self.num_fed += 1
+
+    def _read(self, chunk: Chunk) -> None:
+        hashes = self._hashes_of(chunk.sequence)
+        for position in range(chunk.start + chunk.count):
+            found = self._slots[self._slot(chunk.sequence, position)]
+            assert found == hashes[position], f"position {position} of {chunk.sequence} has another text's content"
+
+    def _sample(self, sequence: Sequence) -> Sampled:
+        key = row_key(sequence.sampling.seed, sequence.choice, len(sequence.token_ids))
+        return Sampled(mix_64(key ^ self._hashes_of(sequence)[len(sequence.token_ids) - 1]) % VOCAB_SIZE)
+
+    def _slot(self, sequence: Sequence, position: int) -> int:
+        size = self._pool.block_size
+        return sequence.block_table[position // size] * size + position % size
+
+    def _hashes_of(self, sequence: Sequence) -> list[int]:
+        hashes = self._hashes.setdefault(sequence.arrival, [])
+        for token in sequence.token_ids[len(hashes) :]:
+            hashes.append(mix_64((hashes[-1] if hashes else mix_64(hash(sequence.cache_salt) % 2**64)) + token + 1))
+        return hashes
+
+
+def expected_tokens(prompt_ids: list[int], salt: str, seed: int, choice: int, count: int) -> list[int]:
+    """What `PageOracle` generates from a prompt, by itself."""
+    state, generated = mix_64(hash(salt) % 2**64), []
+    for token in prompt_ids:
+        state = mix_64(state + token + 1)
+    while len(generated) < count and EOS_ID not in generated:
+        key = row_key(seed, choice, len(prompt_ids) + len(generated))
+        generated.append(mix_64(key ^ state) % VOCAB_SIZE)
+        state = mix_64(state + generated[-1] + 1)
+    return generated
