@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     prefix_cache: bool = Field(
         True, description="Let a prompt begin where an earlier one of the same tenant left its pages."
     )
+    speculative_tokens: int = Field(
+        0, ge=0, le=64, description="Most tokens that the engine guesses ahead in a sequence; 0: none."
+    )
     engine_threads: int | None = Field(
         None,
         ge=1,

@@ -75,6 +75,13 @@ def test_several_choices_from_one_prompt(expected):
     assert outcome.tokens == {(str(i), choice): tokens for i, tokens in enumerate(wanted) for choice in range(3)}
 
 
+def test_with_speculation(expected):
+    """Random models fall into loops, so there is something to guess."""
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, block_size=4, speculative_tokens=4, max_model_len=128)
+    _check(tiny.run(engine, _requests(prompts, range(len(prompts)))), wanted)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_bypasses_our_attention_is_refused(checkpoint, name):
     _, folder = checkpoint(name)

@@ -1,5 +1,6 @@
 """The same seed gives the same tokens: alone, batched, preempted, resumed. And what happens to odd requests."""
 
+import msgspec
 import pytest
 
 from tests.equivalence import tiny
@@ -104,6 +105,44 @@ def test_choices_that_share_their_prompt_are_those_computed_one_by_one(folder, s
         while single.has_work():
             got += [token for delta in single.step().deltas for token in delta.token_ids]
         assert outcome.tokens["it", choice] == got
+
+
+@PARAMS
+@pytest.mark.parametrize("resumed", [0, 9])
+def test_same_seed_same_tokens_with_speculation(folder, sampling, resumed):
+    """The prompt repeats itself, and the bias makes the output do so too: there is something to guess, and to get wrong."""
+    prompt = PROMPT[:6] * 4
+    bias = dict.fromkeys(prompt[:2], 40.0)
+    sampling = msgspec.structs.replace(sampling, max_tokens=40, logit_bias=sampling.logit_bias | bias, logprobs=1)
+    request = Request(id="it", prompt_ids=prompt, sampling=sampling, n=2)
+    plain = tiny.run(tiny.load(folder, prefix_cache=False), [request])
+    whole = [plain.tokens["it", choice] for choice in range(2)]
+    engine = tiny.load(folder, block_size=4, num_blocks=40, max_num_seqs=8, max_batch_tokens=32, speculative_tokens=6)
+    request = msgspec.structs.replace(request, resume=[tokens[:resumed] for tokens in whole] if resumed else [])
+    outcome = tiny.run(engine, [request, *_others(4)])
+    for choice in range(2):
+        assert whole[choice][:resumed] + outcome.tokens["it", choice] == whole[choice]
+        got, wanted = outcome.logprobs["it", choice], plain.logprobs["it", choice][resumed:]
+        assert [each.top_ids for each in got] == [each.top_ids for each in wanted]
+        assert [each.chosen for each in got] == pytest.approx([each.chosen for each in wanted], abs=1e-4)
+    stats = engine.stats()
+    assert stats.accepted_tokens > 0
+    assert stats.accepted_tokens < stats.guessed_tokens or sampling.temperature == 0
+
+
+def test_speculation_takes_fewer_steps_where_the_output_repeats_itself(folder):
+    sampling = SamplingParams(max_tokens=60, temperature=0.0, logit_bias={65: 1000.0}, ignore_eos=True)
+    steps = {}
+    for guesses in (0, 8):
+        for speculate in (True, False):
+            engine = tiny.load(folder, speculative_tokens=guesses)
+            request = Request(
+                id="it", prompt_ids=PROMPT, sampling=msgspec.structs.replace(sampling, speculate=speculate)
+            )
+            assert tiny.run(engine, [request]).tokens["it", 0] == [65] * 60
+            steps[guesses, speculate] = engine.stats().step
+    assert steps[0, True] == steps[0, False] == steps[8, False] == 60
+    assert steps[8, True] < 15
 
 
 def test_choices_and_seeds_differ(folder):

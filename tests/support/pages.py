@@ -33,11 +33,16 @@ class PageOracle:
             self._write(chunk, written)
         for chunk in plan.chunks:
             self._read(chunk)
-        return [self._sample(chunk.sequence) for chunk in plan.chunks if chunk.samples]
+        return [
+            self._sample(chunk, place)
+            for chunk in plan.chunks
+            if chunk.samples
+            for place in range(1 + len(chunk.guess))
+        ]
 
     def _write(self, chunk: Chunk, written: set[int]) -> None:
-        hashes = self._hashes_of(chunk.sequence)
-        for position in range(chunk.start, chunk.start + chunk.count):
+        hashes = self._hashes_of(chunk)
+        for position in range(chunk.start, chunk.start + chunk.num_fed):
             slot = self._slot(chunk.sequence, position)
             block = slot // self._pool.block_size
             assert self._pool.ref_count(block) == 1, "a block was written that others hold"
@@ -48,24 +53,39 @@ class PageOracle:
             self.num_fed += 1
 
     def _read(self, chunk: Chunk) -> None:
-        hashes = self._hashes_of(chunk.sequence)
-        for position in range(chunk.start + chunk.count):
+        hashes = self._hashes_of(chunk)
+        for position in range(chunk.start + chunk.num_fed):
             found = self._slots[self._slot(chunk.sequence, position)]
             assert found == hashes[position], f"position {position} of {chunk.sequence} has another text's content"
 
-    def _sample(self, sequence: Sequence) -> Sampled:
-        key = row_key(sequence.sampling.seed, sequence.choice, len(sequence.token_ids))
-        return Sampled(mix_64(key ^ self._hashes_of(sequence)[len(sequence.token_ids) - 1]) % VOCAB_SIZE)
+    def _sample(self, chunk: Chunk, place: int) -> Sampled:
+        sequence = chunk.sequence
+        position = len(sequence.token_ids) + place
+        return Sampled(choose(sequence.sampling.seed, sequence.choice, position, self._hashes_of(chunk)[position - 1]))
 
     def _slot(self, sequence: Sequence, position: int) -> int:
         size = self._pool.block_size
         return sequence.block_table[position // size] * size + position % size
 
-    def _hashes_of(self, sequence: Sequence) -> list[int]:
+    def _hashes_of(self, chunk: Chunk) -> list[int]:
+        """Of a sequence's tokens and of those that are guessed to follow."""
+        sequence = chunk.sequence
         hashes = self._hashes.setdefault(sequence.arrival, [])
         for token in sequence.token_ids[len(hashes) :]:
             hashes.append(mix_64((hashes[-1] if hashes else mix_64(hash(sequence.cache_salt) % 2**64)) + token + 1))
+        if not chunk.guess:
+            return hashes
+        hashes = list(hashes)
+        for token in chunk.guess:
+            hashes.append(mix_64(hashes[-1] + token + 1))
         return hashes
+
+
+def choose(seed: int, choice: int, position: int, state: int) -> int:
+    """The next token. Every other seed makes for texts with loops, so that there is something to guess right."""
+    if seed % 2:
+        return 1 + position % 6 if position % 29 else EOS_ID + 7
+    return mix_64(row_key(seed, choice, position) ^ state) % VOCAB_SIZE
 
 
 def expected_tokens(prompt_ids: list[int], salt: str, seed: int, choice: int, count: int) -> list[int]:
@@ -74,7 +94,6 @@ def expected_tokens(prompt_ids: list[int], salt: str, seed: int, choice: int, co
     for token in prompt_ids:
         state = mix_64(state + token + 1)
     while len(generated) < count and EOS_ID not in generated:
-        key = row_key(seed, choice, len(prompt_ids) + len(generated))
-        generated.append(mix_64(key ^ state) % VOCAB_SIZE)
+        generated.append(choose(seed, choice, len(prompt_ids) + len(generated), state))
         state = mix_64(state + generated[-1] + 1)
     return generated

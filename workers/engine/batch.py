@@ -26,11 +26,13 @@ class Batch:
 
 def build_batch(chunks: list[Chunk], block_size: int, device: torch.device) -> Batch:
     """Lay out the chunks of one step (at least one)."""
-    query_lens = [chunk.count for chunk in chunks]
-    kv_lens = [chunk.start + chunk.count for chunk in chunks]
+    query_lens = [chunk.num_fed for chunk in chunks]
+    kv_lens = [chunk.start + chunk.num_fed for chunk in chunks]
     num_tokens = sum(query_lens)
     input_ids = np.fromiter(
-        chain.from_iterable(chunk.sequence.token_ids[chunk.start : chunk.start + chunk.count] for chunk in chunks),
+        chain.from_iterable(
+            [*chunk.sequence.token_ids[chunk.start : chunk.start + chunk.count], *chunk.guess] for chunk in chunks
+        ),
         dtype=np.int64,
         count=num_tokens,
     )
@@ -44,7 +46,16 @@ def build_batch(chunks: list[Chunk], block_size: int, device: torch.device) -> B
     for table, chunk in zip(tables, chunks, strict=True):
         table[: len(chunk.sequence.block_table)] = chunk.sequence.block_table
     slot_mapping = tables[rows, positions // block_size] * block_size + positions % block_size
-    sample_rows = ends[[chunk.samples for chunk in chunks]] - 1
+    # Of a chunk that samples: its last pending token and the guessed ones.
+    sample_rows = np.asarray(
+        [
+            row
+            for chunk, end in zip(chunks, ends.tolist(), strict=True)
+            if chunk.samples
+            for row in range(end - 1 - len(chunk.guess), end)
+        ],
+        dtype=np.int64,
+    )
     return Batch(
         input_ids=torch.from_numpy(input_ids).to(device),
         positions=torch.from_numpy(positions).to(device),

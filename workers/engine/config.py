@@ -32,6 +32,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] = 64  # sequences that run at once
     max_batch_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512  # tokens of one forward pass; >= max_num_seqs
     max_model_len: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # tokens, prompt + output; 0 = the model's own limit
+    speculative_tokens: Annotated[int, Meta(ge=0, le=64)] = 0  # most tokens to guess ahead a sequence; 0 = never
     threads: Annotated[int, Meta(ge=0, le=1024)] = (
         0  # CPU threads of the forward pass; 0 = one for a small model, else PyTorch's default
     )

@@ -30,7 +30,9 @@ class TokenModel(Protocol):
     """What the loop needs of a model."""
 
     def run(self, plan: StepPlan) -> Items[Sampled]:
-        """Feed all chunks of a plan; one `Sampled` for each chunk that samples, in the chunks' order."""
+        """Make the copies, feed all chunks; `Sampled` in the chunks' order: of each chunk that samples, the token after
+        its last pending one, then, for each guessed token, the one after it if all guesses up to there are right.
+        """
         ...
 
 
@@ -50,6 +52,8 @@ class PagedEngine:
         self._generated_tokens = 0
         self._prompt_tokens = 0
         self._cached_tokens = 0
+        self._guessed_tokens = 0
+        self._accepted_tokens = 0
         self._output_ratio = 1.0  # of what requests may generate, the share that they do: a moving average
 
     @property
@@ -128,6 +132,8 @@ class PagedEngine:
             generated_tokens=self._generated_tokens,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
+            guessed_tokens=self._guessed_tokens,
+            accepted_tokens=self._accepted_tokens,
             token_capacity=token_capacity,
             sequence_capacity=sequence_capacity,
             load={tier: TierLoad(sequences[tier], tokens[tier]) for tier in sequences},
@@ -138,22 +144,33 @@ class PagedEngine:
         deltas = []
         results = iter(sampled)
         for chunk in plan.chunks:
-            self._scheduler.advance(chunk)
             if chunk.samples:
-                deltas.append(self._append(chunk, next(results)))
+                deltas.append(self._append(chunk, [next(results) for _ in range(1 + len(chunk.guess))]))
+            else:
+                self._scheduler.advance(chunk)
         return deltas
 
-    def _append(self, chunk: Chunk, result: Sampled) -> TokenDelta:
+    def _append(self, chunk: Chunk, results: list[Sampled]) -> TokenDelta:
+        """Take a chunk's new tokens, up to the first that wasn't guessed right; the rest follows from a wrong guess."""
         sequence = chunk.sequence
         is_first = not sequence.has_reported
         sequence.has_reported = True
         offset = sequence.num_generated
-        sequence.token_ids.append(result.token_id)
-        self._generated_tokens += 1
+        kept = []
+        reason = None
+        for result, guessed in zip(results, [*chunk.guess, None], strict=True):
+            sequence.token_ids.append(result.token_id)
+            kept.append(result)
+            reason = sequence.finish_reason(self._eos_token_ids)
+            if reason is not None or result.token_id != guessed:
+                break
+        self._scheduler.advance(chunk, num_right=len(kept) - 1)
+        self._generated_tokens += len(kept)
+        self._guessed_tokens += len(chunk.guess)
+        self._accepted_tokens += len(kept) - 1
         if is_first:
             self._prompt_tokens += sequence.num_prompt_tokens
             self._cached_tokens += sequence.num_cached_tokens or 0
-        reason = sequence.finish_reason(self._eos_token_ids)
         if reason is not None:
             share = sequence.num_generated / max(1, sequence.max_len - sequence.num_prompt_tokens)
             self._output_ratio += 0.05 * (share - self._output_ratio)
@@ -162,10 +179,10 @@ class PagedEngine:
             sequence.request_id,
             sequence.choice,
             offset,
-            [result.token_id],
+            [result.token_id for result in kept],
             finish_reason=reason,
             cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
-            logprobs=[result.logprob] if result.logprob is not None else [],
+            logprobs=[result.logprob for result in kept if result.logprob is not None],
         )
 
     def _leave(self, sequence: Sequence) -> None:

@@ -18,6 +18,7 @@ from workers.engine.errors import ModelNotLoadable
 from workers.engine.noise import mix_64, row_key
 from workers.engine.protocol import EngineInfo, Logprob
 from workers.engine.scheduler import Chunk, Scheduler, StepPlan
+from workers.engine.speculate import Speculator
 from workers.engine.tokenizer import TokenizerBundle, byte_bundle, load_bundle
 
 _DEFAULT_BLOCKS = 4096
@@ -57,6 +58,7 @@ class NullEngine(PagedEngine):
             max_batch_tokens=config.max_batch_tokens,
             watermark_ratio=config.watermark_ratio,
             prefix_cache=config.prefix_cache,
+            speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
         )
         super().__init__(info, scheduler, _NullModel(config, printable_ids(tokenizer), eos_id, sleep))
 
@@ -75,18 +77,20 @@ class _NullModel:
         self._sleep = sleep
 
     def run(self, plan: StepPlan) -> Items[Sampled]:
-        sampled = [self._draw(chunk) for chunk in plan.chunks if chunk.samples]
+        sampled = [
+            self._draw(chunk, place) for chunk in plan.chunks if chunk.samples for place in range(1 + len(chunk.guess))
+        ]
         pause_s = max(self._step_s, len(sampled) * self._s_per_token)
         if plan.chunks and pause_s > 0:
             self._sleep(pause_s)
         return sampled
 
-    def _draw(self, chunk: Chunk) -> Sampled:
+    def _draw(self, chunk: Chunk, place: int) -> Sampled:
         sequence = chunk.sequence
         sampling = sequence.sampling
-        key = row_key(sampling.seed, sequence.choice, len(sequence.token_ids))
+        key = row_key(sampling.seed, sequence.choice, len(sequence.token_ids) + place)
         token_id = self._token_ids[(key >> 32) % len(self._token_ids)]
-        if self._stop_below and sequence.num_generated >= sampling.min_tokens:
+        if self._stop_below and sequence.num_generated + place >= sampling.min_tokens:
             is_stop = mix_64(key) & 0xFFFFFFFF < self._stop_below
             token_id = self._eos_id if is_stop and self._eos_id is not None else token_id
         if sampling.logprobs is None:

@@ -18,6 +18,7 @@ from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.protocol import EngineInfo
 from workers.engine.runner import GenericForward, ModelRunner, block_bytes
 from workers.engine.scheduler import Scheduler
+from workers.engine.speculate import Speculator
 from workers.engine.tokenizer import load_bundle
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
         max_batch_tokens=config.max_batch_tokens,
         watermark_ratio=config.watermark_ratio,
         prefix_cache=config.prefix_cache,
+        speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
     )
     return PagedEngine(info, scheduler, runner)
 

@@ -27,15 +27,20 @@ class TokenCounts:
                 self._free.append(row)
 
     def of(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
-        """Counts of generated tokens [S, vocab] int32, and which tokens are in the prompt [S, vocab] bool."""
+        """Counts of generated tokens [S, vocab] int32, and which tokens are in the prompt [S, vocab] bool.
+
+        Both are copies; a sequence may be asked for more than once.
+        """
         rows = torch.tensor([self._row(sequence) for sequence in sequences], device=self._generated.device)
-        fresh = [sequence.token_ids[self._num_counted[sequence.arrival] :] for sequence in sequences]
+        unique = list({sequence.arrival: sequence for sequence in sequences}.values())
+        fresh = [sequence.token_ids[self._num_counted[sequence.arrival] :] for sequence in unique]
         if any(fresh):
+            targets = torch.tensor([self._rows[sequence.arrival] for sequence in unique], device=rows.device)
             lens = torch.tensor([len(tokens) for tokens in fresh], device=rows.device)
             tokens = torch.tensor(list(chain.from_iterable(fresh)), device=rows.device)
             ones = torch.ones(len(tokens), dtype=torch.int32, device=rows.device)
-            self._generated.index_put_((rows.repeat_interleave(lens), tokens), ones, accumulate=True)
-            for sequence in sequences:
+            self._generated.index_put_((targets.repeat_interleave(lens), tokens), ones, accumulate=True)
+            for sequence in unique:
                 self._num_counted[sequence.arrival] = len(sequence.token_ids)
         return self._generated[rows], self._in_prompt[rows]
 

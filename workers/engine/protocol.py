@@ -27,6 +27,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None  # None = none; k = the chosen token's and the k best ones'
     seed: int = 0  # unsigned 63 bits; with (choice, position, token id) it fixes all randomness
     ignore_eos: bool = False
+    stop_repeating: int = 0  # k >= 2 = end with "stop" when the output repeats a pattern k times; 0 = never
+    speculate: bool = True  # let the engine guess ahead, where it does; the tokens are the same either way
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,6 +91,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    guessed_tokens: int = 0  # by speculation
+    accepted_tokens: int = 0  # those of them that were right
     token_capacity: int = 0  # tokens that the pool holds above the admission watermark
     sequence_capacity: int = 0  # sequences that may be in the engine, running or waiting, before it takes no more
     load: dict[int, TierLoad] = {}  # by priority

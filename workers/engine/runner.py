@@ -106,4 +106,7 @@ class ModelRunner:
             self._forward.copy_block(copy.source, copy.target)
         batch = build_batch(plan.chunks, self._block_size, self._model.device)
         logits = self._forward(batch)
-        return self._sampler.sample(logits, [chunk.sequence for chunk in plan.chunks if chunk.samples])
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        sequences = [chunk.sequence for chunk in sampling for _ in range(1 + len(chunk.guess))]
+        guesses = [chunk.guess[:place] for chunk in sampling for place in range(1 + len(chunk.guess))]
+        return self._sampler.sample(logits, sequences, guesses)

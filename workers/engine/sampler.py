@@ -40,31 +40,38 @@ class Sampler:
         self._counts.forget(arrivals)
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Sampled]:
-        """The next token of each sequence; logits [R, vocab] of any float type, a row each."""
+    def sample(
+        self, logits: Tensor, sequences: list[Sequence], guesses: list[list[int]] | None = None
+    ) -> list[Sampled]:
+        """The next token of each row's sequence; logits [R, vocab] of any float type.
+
+        `guesses` [R] holds tokens that a row takes to follow those of its sequence, which may stand in several rows.
+        """
         if not sequences:
             return []
+        guesses = guesses or [[] for _ in sequences]
+        lens = [len(sequence.token_ids) + len(guess) for sequence, guess in zip(sequences, guesses, strict=True)]
         params = [sequence.sampling for sequence in sequences]
         logits = logits.float()
         raw = logits
-        if any(_changes_logits(sequence) for sequence in sequences):
+        if any(map(_changes_logits, sequences, lens)):
             logits = logits.clone()
             self._add_bias(logits, params)
-            self._hold_back_eos(logits, sequences)
-            self._penalise(logits, sequences)
-        tokens = self._choose(logits, sequences)
+            self._hold_back_eos(logits, sequences, lens)
+            self._penalise(logits, sequences, guesses)
+        tokens = self._choose(logits, sequences, lens)
         token_ids: list[int] = tokens.tolist()
         logprobs = self._logprobs(raw, tokens, params)
         return [Sampled(token_id, logprobs.get(row)) for row, token_id in enumerate(token_ids)]
 
-    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
-        """Token ids [R]."""
+    def _choose(self, logits: Tensor, sequences: list[Sequence], lens: list[int]) -> Tensor:
+        """Token ids [R]; lens [R] are the places that they will stand at."""
         params = [sequence.sampling for sequence in sequences]
         drawn = [row for row, p in enumerate(params) if p.temperature >= _MIN_TEMPERATURE]
         if not drawn:
             return self._argmax(logits)
         keys = torch.tensor(
-            [_signed_halves(_key(sequences[row])) for row in drawn], dtype=torch.int32, device=self._device
+            [_signed_halves(_key(sequences[row], lens[row])) for row in drawn], dtype=torch.int32, device=self._device
         )
         is_filtered = [_is_filtered(params[row], self._vocab_size) for row in drawn]
         tokens = self._argmax(logits) if len(drawn) < len(params) else torch.empty_like(logits[:, 0], dtype=torch.int64)
@@ -99,12 +106,12 @@ class Sampler:
             values = torch.tensor(biases, dtype=logits.dtype, device=self._device)
             logits.index_put_((self._index(rows), self._index(tokens)), values, accumulate=True)
 
-    def _hold_back_eos(self, logits: Tensor, sequences: list[Sequence]) -> None:
-        rows = [row for row, sequence in enumerate(sequences) if _is_too_short(sequence)]
+    def _hold_back_eos(self, logits: Tensor, sequences: list[Sequence], lens: list[int]) -> None:
+        rows = [row for row, sequence in enumerate(sequences) if _is_too_short(sequence, lens[row])]
         if rows and len(self._eos_token_ids):
             logits[self._index(rows)[:, None], self._eos_token_ids] = float("-inf")
 
-    def _penalise(self, logits: Tensor, sequences: list[Sequence]) -> None:
+    def _penalise(self, logits: Tensor, sequences: list[Sequence], guesses: list[list[int]]) -> None:
         """Presence and frequency: of generated tokens (OpenAI). Repetition: of prompt and generated tokens.
 
         Source of the latter: N. Keskar et al., "CTRL", 2019.
@@ -113,6 +120,11 @@ class Sampler:
         if not places:
             return
         counts, in_prompt = self._counts.of([sequences[row] for row in places])
+        guessed = [(place, token) for place, row in enumerate(places) for token in guesses[row]]
+        if guessed:
+            at, tokens = zip(*guessed, strict=True)
+            ones = torch.ones(len(at), dtype=counts.dtype, device=self._device)
+            counts.index_put_((self._index(at), self._index(tokens)), ones, accumulate=True)
         params = [sequences[row].sampling for row in places]
         presence, frequency, repetition = (
             torch.tensor(values, device=self._device)[:, None]
@@ -147,8 +159,8 @@ class Sampler:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
 
-def _key(sequence: Sequence) -> int:
-    return row_key(sequence.sampling.seed, sequence.choice, len(sequence.token_ids))
+def _key(sequence: Sequence, position: int) -> int:
+    return row_key(sequence.sampling.seed, sequence.choice, position)
 
 
 def _signed_halves(key: int) -> tuple[int, int]:
@@ -157,13 +169,13 @@ def _signed_halves(key: int) -> tuple[int, int]:
     return low - ((low >> 31) << 32), high - ((high >> 31) << 32)
 
 
-def _changes_logits(sequence: Sequence) -> bool:
+def _changes_logits(sequence: Sequence, position: int) -> bool:
     sampling = sequence.sampling
-    return bool(sampling.logit_bias) or _has_penalty(sampling) or _is_too_short(sequence)
+    return bool(sampling.logit_bias) or _has_penalty(sampling) or _is_too_short(sequence, position)
 
 
-def _is_too_short(sequence: Sequence) -> bool:
-    return sequence.num_generated < sequence.sampling.min_tokens
+def _is_too_short(sequence: Sequence, position: int) -> bool:
+    return position - sequence.num_prompt_tokens < sequence.sampling.min_tokens
 
 
 def _has_penalty(sampling: SamplingParams) -> bool:

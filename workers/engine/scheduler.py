@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from workers.engine.blocks import BlockPool, block_key, salt_key
 from workers.engine.sequence import Sequence, SequenceState
+from workers.engine.speculate import Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,12 @@ class Chunk:
     start: int
     count: int
     samples: bool  # whether they are its last pending ones, so that the next token can be chosen
+    guess: list[int] = field(default_factory=list)  # tokens that may follow: fed too, and a token chosen after each
+
+    @property
+    def num_fed(self) -> int:
+        """Tokens, the guessed ones included."""
+        return self.count + len(self.guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class Scheduler:
         max_batch_tokens: int,
         watermark_ratio: float = 0.01,
         prefix_cache: bool = True,
+        speculator: Speculator | None = None,
     ) -> None:
         if max_batch_tokens < max_num_seqs:
             raise ValueError("max_batch_tokens must be at least max_num_seqs")
@@ -84,6 +92,7 @@ class Scheduler:
         self.watermark = math.ceil(pool.num_blocks * watermark_ratio)  # blocks
         self.num_preemptions = 0
         self._prefix_cache = prefix_cache
+        self._speculator = speculator
         self._running: list[Sequence] = []  # by order
         self._waiting: dict[int, deque[Sequence]] = {}  # tier -> by arrival, since the preempted go to the head
         self._left: list[int] = []
@@ -126,6 +135,8 @@ class Scheduler:
         self._free_blocks(sequence)
         sequence.state = SequenceState.LEFT
         self._left.append(sequence.arrival)
+        if self._speculator is not None:
+            self._speculator.forget(sequence.arrival)
 
     def plan(self) -> StepPlan:
         """Decide the next step: admit, preempt, take blocks. Once it was run, `advance` each of its chunks."""
@@ -139,7 +150,7 @@ class Scheduler:
                 reserved -= sequence.num_pending == 1
                 chunk = self._feed(sequence, budget - reserved)
                 if chunk is not None:
-                    budget -= chunk.count
+                    budget -= chunk.num_fed
                     chunks.append(chunk)
             queue = self._waiting.get(tier)
             while admitting and queue:
@@ -147,18 +158,23 @@ class Scheduler:
                 if admitting:
                     chunk = self._feed(queue.popleft(), budget - reserved)
                     if chunk is not None:
-                        budget -= chunk.count
+                        budget -= chunk.num_fed
                         chunks.append(chunk)
         left, self._left = self._left, []
         copies, self._copies = self._copies, []
         return StepPlan(chunks, left, copies)
 
-    def advance(self, chunk: Chunk) -> None:
-        """A chunk was fed: its full blocks can be found from now on, and siblings share its prompt."""
+    def advance(self, chunk: Chunk, num_right: int = 0) -> None:
+        """A chunk was fed, and so many of its guessed tokens were right and are the sequence's now.
+
+        Its full blocks can be found from now on, and siblings share its prompt.
+        """
         sequence = chunk.sequence
         size = self.pool.block_size
-        end = chunk.start + chunk.count
+        end = chunk.start + chunk.count + num_right
         sequence.num_computed = end
+        if chunk.guess and self._speculator is not None:
+            self._speculator.learn(sequence, len(chunk.guess), num_right)
         if self._prefix_cache and end // size > chunk.start // size:
             keys = _keys_of(sequence, end // size, size)
             for place in range(chunk.start // size, end // size):
@@ -181,7 +197,25 @@ class Scheduler:
         count = min(sequence.num_pending, room)
         if not self._grow(sequence, count):
             return None
-        return Chunk(sequence, sequence.num_computed, count, samples=count == sequence.num_pending)
+        samples = count == sequence.num_pending
+        guess = self._guess(sequence, room - 1) if samples and count == 1 and self._speculator is not None else []
+        return Chunk(sequence, sequence.num_computed, count, samples, guess)
+
+    def _guess(self, sequence: Sequence, room: int) -> list[int]:
+        """Tokens to try after the pending one, and blocks for them, as far as nobody is preempted for that."""
+        assert self._speculator is not None
+        pool, table = self.pool, sequence.block_table
+        spare = max(0, pool.num_free - self.watermark)
+        room = min(
+            room,
+            sequence.num_remaining - 1,
+            (len(table) + spare) * pool.block_size - len(sequence.token_ids),
+        )
+        guess = self._speculator.guess(sequence, room)
+        missing = pool.blocks_for(len(sequence.token_ids) + len(guess)) - len(table)
+        if missing > 0:
+            table += pool.allocate(missing)
+        return guess
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Take what the next `count` tokens are written to, at the cost of the last in the order; False if it was the last."""

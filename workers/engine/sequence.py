@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from workers.engine.protocol import FinishReason, Request, SamplingParams
+from workers.engine.repetition import runs_in_circles
 
 
 class SequenceState(Enum):
@@ -71,6 +72,9 @@ class Sequence:
             return "stop"
         if self.num_remaining <= 0:
             return "length"
+        if sampling.stop_repeating > 1 and self.num_generated >= sampling.min_tokens:
+            is_circle = runs_in_circles(self.token_ids, self.num_prompt_tokens, sampling.stop_repeating)
+            return "stop" if is_circle else None
         return None
 
 

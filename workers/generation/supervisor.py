@@ -251,6 +251,7 @@ class Supervisor:
             "max_num_seqs": settings.max_num_seqs,
             "max_model_len": settings.max_model_len or 0,
             "prefix_cache": settings.prefix_cache,
+            "speculative_tokens": settings.speculative_tokens,
             "threads": settings.engine_threads or 0,
             "null_step_s": settings.null_step_s,
         }

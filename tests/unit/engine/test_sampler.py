@@ -240,8 +240,40 @@ def test_penalties(penalty, wanted):
     row[0, 1], row[0, 7], row[0, 8], row[0, 9] = 1.0, 3.0, 3.0, -1.0
     seen = row.clone()
     target = sampler()
-    target._penalise(seen, [sequence(params(**penalty), prompt=[1, 9], generated=[7, 7, 8, 7])])
+    target._penalise(seen, [sequence(params(**penalty), prompt=[1, 9], generated=[7, 7, 8, 7])], [[]])
     assert {token: seen[0, token].item() for token in wanted} == wanted
+
+
+def test_the_repetition_penalty_is_that_of_transformers():
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    row = logits(seed=5)
+    tokens = [3, 4, 3, 9, 20, 20]
+    wanted = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([tokens]), row.clone())
+    got = row.clone()
+    sampler()._penalise(got, [sequence(params(repetition_penalty=1.3), prompt=tokens[:2], generated=tokens[2:])], [[]])
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"temperature": 0.0},
+        {"top_p": 0.9, "logprobs": 2},
+        {"presence_penalty": 1.5, "frequency_penalty": 0.7, "repetition_penalty": 1.4},
+        {"min_tokens": 6, "logit_bias": {0: 5.0, 3: -2.0}, "temperature": 0.3},
+    ],
+    ids=str,
+)
+def test_a_row_with_guessed_tokens_chooses_what_a_sequence_with_these_tokens_would(more):
+    guess, rows, sampling = [7, 7, 1, 20], logits(rows=5, seed=8), params(seed=3, **more)
+    one_by_one = [
+        sampler().sample(rows[place : place + 1], [sequence(sampling, generated=[5, 7, *guess[:place]])])[0]
+        for place in range(5)
+    ]
+    target, it = sampler(), sequence(sampling, generated=[5, 7])
+    for _ in range(2):  # guesses aren't remembered
+        assert target.sample(rows, [it] * 5, [guess[:place] for place in range(5)]) == one_by_one
 
 
 def test_penalties_are_counted_on_as_tokens_come_and_rows_are_used_again():

@@ -12,6 +12,7 @@ from workers.engine.blocks import BlockPool
 from workers.engine.protocol import Request, SamplingParams
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, SequenceState, sequences_of
+from workers.engine.speculate import Speculator
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 12
@@ -19,11 +20,16 @@ MAX_LEN = BLOCK_SIZE * NUM_BLOCKS
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(prefix_cache=st.booleans())
-    def start(self, prefix_cache):
+    @initialize(prefix_cache=st.booleans(), speculative_tokens=st.sampled_from([0, 5]))
+    def start(self, prefix_cache, speculative_tokens):
         pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
         self.scheduler = Scheduler(
-            pool, max_num_seqs=5, max_batch_tokens=9, watermark_ratio=0.1, prefix_cache=prefix_cache
+            pool,
+            max_num_seqs=5,
+            max_batch_tokens=9,
+            watermark_ratio=0.1,
+            prefix_cache=prefix_cache,
+            speculator=Speculator(speculative_tokens) if speculative_tokens else None,
         )
         self.oracle = PageOracle(pool)
         self.alive: list[Sequence] = []
@@ -73,7 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         running_before = list(self.scheduler.running)
         plan = self.scheduler.plan()
         assert bool(plan.chunks) == bool(self.alive), "where there is work, some of it is done"
-        assert sum(chunk.count for chunk in plan.chunks) <= self.scheduler.max_batch_tokens
+        assert sum(chunk.num_fed for chunk in plan.chunks) <= self.scheduler.max_batch_tokens
         fed = [chunk.sequence for chunk in plan.chunks]
         assert len(set(map(id, fed))) == len(fed)
         # The first in the order is always served.
@@ -93,10 +99,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert chunk.samples == (chunk.count == sequence.num_pending)
         results = iter(self.oracle.run(plan))
         for chunk in plan.chunks:
-            self.scheduler.advance(chunk)
-            if chunk.samples:
-                sequence = chunk.sequence
-                sequence.token_ids.append(next(results).token_id)
+            sequence = chunk.sequence
+            if not chunk.samples:
+                self.scheduler.advance(chunk)
+            else:
+                chosen = [next(results).token_id for _ in range(1 + len(chunk.guess))]
+                pairs = zip(chosen, chunk.guess, strict=False)
+                num_right = next((i for i, (a, b) in enumerate(pairs) if a != b), len(chunk.guess))
+                sequence.token_ids += chosen[: num_right + 1]
+                self.scheduler.advance(chunk, num_right)
                 if sequence.num_remaining == 0:
                     self.scheduler.remove(sequence)
                     self.alive.remove(sequence)

@@ -9,6 +9,7 @@ from workers.engine.blocks import BlockPool
 from workers.engine.engine import PagedEngine
 from workers.engine.protocol import EngineInfo, Request, SamplingParams
 from workers.engine.scheduler import Scheduler
+from workers.engine.speculate import Speculator
 
 INFO = EngineInfo(
     model="oracle",
@@ -118,10 +119,11 @@ def soak(target, count, seed):
 
 
 @pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
-@pytest.mark.parametrize("prefix_cache", [True, False])
-def test_random_requests_with_random_cancels_through_a_pool_that_is_far_too_small(count, prefix_cache):
-    target, oracle = engine(prefix_cache=prefix_cache)
+@pytest.mark.parametrize(("prefix_cache", "guesses"), [(True, 0), (True, 6), (False, 6)])
+def test_random_requests_with_random_cancels_through_a_pool_that_is_far_too_small(count, prefix_cache, guesses):
+    target, oracle = engine(prefix_cache=prefix_cache, speculator=Speculator(guesses) if guesses else None)
     journal, stats = soak(target, count, seed=count)
     assert journal.num_finished > count
     assert oracle.num_copied > 0
     assert bool(stats.cached_tokens) == prefix_cache
+    assert bool(stats.guessed_tokens) == bool(stats.accepted_tokens) == bool(guesses)
