@@ -7,6 +7,7 @@ from typing import Protocol
 from workers.engine.protocol import (
     EngineInfo,
     EngineStats,
+    Grammar,
     Logprob,
     Request,
     RequestFailed,
@@ -15,7 +16,7 @@ from workers.engine.protocol import (
     TokenDelta,
 )
 from workers.engine.scheduler import Chunk, Scheduler, StepPlan
-from workers.engine.sequence import Sequence, sequences_of
+from workers.engine.sequence import Sequence, SequenceState, sequences_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Sampled:
 
     token_id: int
     logprob: Logprob | None = None
+    fault: str | None = None  # why its request has to fail, if it has to; the token then means nothing
 
 
 class TokenModel(Protocol):
@@ -36,13 +38,24 @@ class TokenModel(Protocol):
         ...
 
 
+class GrammarCheck(Protocol):
+    """What the loop needs to know about grammars."""
+
+    def check(self, grammar: Grammar) -> None:
+        """Raises ValueError for one that can't be used."""
+        ...
+
+
 class PagedEngine:
     """The `Engine` protocol over a scheduler and a model."""
 
-    def __init__(self, info: EngineInfo, scheduler: Scheduler, model: TokenModel) -> None:
+    def __init__(
+        self, info: EngineInfo, scheduler: Scheduler, model: TokenModel, grammars: GrammarCheck | None = None
+    ) -> None:
         self._info = info
         self._scheduler = scheduler
         self._model = model
+        self._grammars = grammars
         self._eos_token_ids = frozenset(info.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}  # only what hasn't finished
         self._deltas: list[TokenDelta] = []  # to be reported by the next step
@@ -103,6 +116,8 @@ class PagedEngine:
         plan = self._scheduler.plan()
         if plan.chunks or plan.left:
             deltas += self._settle(plan, self._model.run(plan))
+            failed += self._failed
+            self._failed = []
         self._num_steps += 1
         return StepOutput(deltas=deltas, failed=failed, stats=self.stats())
 
@@ -145,8 +160,17 @@ class PagedEngine:
         results = iter(sampled)
         for chunk in plan.chunks:
             if chunk.samples:
-                deltas.append(self._append(chunk, [next(results) for _ in range(1 + len(chunk.guess))]))
-            else:
+                rows = [next(results) for _ in range(1 + len(chunk.guess))]
+                if chunk.sequence.state is SequenceState.LEFT:  # a sibling failed
+                    continue
+                if rows[0].fault is None:
+                    deltas.append(self._append(chunk, rows))
+                else:
+                    name = chunk.sequence.request_id
+                    self.abort(name)
+                    deltas = [delta for delta in deltas if delta.request_id != name]
+                    self._failed.append(RequestFailed(name, "grammar_failed", rows[0].fault))
+            elif chunk.sequence.state is not SequenceState.LEFT:
                 self._scheduler.advance(chunk)
         return deltas
 
@@ -211,6 +235,17 @@ class PagedEngine:
             code, message = "token_id_invalid", f"token ids must be from 0 to {info.vocab_size - 1}"
         elif request.n < 1 or request.sampling.max_tokens < 1 or len(request.resume) > request.n:
             code, message = "request_invalid", "n and max_tokens must be at least 1, and resume have at most n entries"
+        elif request.sampling.grammar is not None:
+            return self._fault_of_grammar(request.id, request.sampling.grammar)
         else:
             return None
         return RequestFailed(request.id, code, message)
+
+    def _fault_of_grammar(self, request_id: str, grammar: Grammar) -> RequestFailed | None:
+        if self._grammars is None:
+            return RequestFailed(request_id, "grammar_unsupported", "this engine can't keep outputs to a grammar")
+        try:
+            self._grammars.check(grammar)
+        except ValueError as error:
+            return RequestFailed(request_id, "grammar_invalid", f"the {grammar.kind} can't be used: {error}")
+        return None

@@ -13,6 +13,7 @@ from workers.engine.config import EngineConfig, min_blocks
 from workers.engine.engine import PagedEngine
 from workers.engine.errors import EngineConfigError, ModelNotLoadable, ModelUnsupported
 from workers.engine.fingerprint import model_hash, text_hash
+from workers.engine.grammar import Grammars
 from workers.engine.load import LoadedEngine
 from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.protocol import EngineInfo
@@ -38,11 +39,24 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
     model = load_model(folder, choose_device(config.device), config.dtype)
     if not config.threads and model.device.type == "cpu" and model.num_parameters < _ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
-    engine = paged_engine(config, model, model_hash=model_hash(folder), tokenizer_hash=text_hash(bundle.tokenizer_json))
+    engine = paged_engine(
+        config,
+        model,
+        model_hash=model_hash(folder),
+        tokenizer_hash=text_hash(bundle.tokenizer_json),
+        grammars=_grammars(bundle.tokenizer_json, model),
+    )
     return LoadedEngine(engine, bundle)
 
 
-def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, tokenizer_hash: str) -> PagedEngine:
+def paged_engine(
+    config: EngineConfig,
+    model: LoadedModel,
+    *,
+    model_hash: str,
+    tokenizer_hash: str,
+    grammars: Grammars | None = None,
+) -> PagedEngine:
     """An engine around a model that is loaded already. Raises EngineConfigError."""
     max_model_len = _max_model_len(config, model)
     num_blocks = _num_blocks(config, model, max_model_len)
@@ -55,7 +69,7 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
             config.block_size,
             max_model_len,
         )
-    runner, way = _runner(config, model, num_blocks)
+    runner, way = _runner(config, model, num_blocks, grammars)
     dtype = str(model.dtype).removeprefix("torch.")
     info = EngineInfo(
         model=config.model,
@@ -84,16 +98,28 @@ def paged_engine(config: EngineConfig, model: LoadedModel, *, model_hash: str, t
         prefix_cache=config.prefix_cache,
         speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
     )
-    return PagedEngine(info, scheduler, runner)
+    return PagedEngine(info, scheduler, runner, grammars)
 
 
-def _runner(config: EngineConfig, model: LoadedModel, num_blocks: int) -> tuple[ModelRunner, str]:
+def _grammars(tokenizer_json: str, model: LoadedModel) -> Grammars | None:
+    try:
+        return Grammars(tokenizer_json, model.vocab_size, model.eos_token_ids)
+    except ValueError as error:
+        logger.warning("no structured output with this model: %s", error)
+        return None
+
+
+def _runner(
+    config: EngineConfig, model: LoadedModel, num_blocks: int, grammars: Grammars | None
+) -> tuple[ModelRunner, str]:
     """The fastest way to run a model that passes its check, and a name for whatever in it decides tokens."""
     kernels = native.kernels() if config.kernels == "auto" and model.device.type == "cpu" else None
     reason = lean.why_not_lean(model)
     if kernels is not None and reason is None:
         decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
-        runner = ModelRunner(model, decoder, block_size=config.block_size, argmax=kernels.argmax)
+        runner = ModelRunner(
+            model, decoder, block_size=config.block_size, argmax=kernels.argmax, grammars=grammars
+        )
         try:
             runner.check()
         except ModelUnsupported as error:
@@ -105,7 +131,7 @@ def _runner(config: EngineConfig, model: LoadedModel, num_blocks: int) -> tuple[
         logger.info("this model runs through transformers, without our own kernels: %s", reason)
     backend = TorchAttention()
     forward = GenericForward(model, backend, num_blocks=num_blocks, block_size=config.block_size)
-    runner = ModelRunner(model, forward, block_size=config.block_size)
+    runner = ModelRunner(model, forward, block_size=config.block_size, grammars=grammars)
     runner.check()
     return runner, backend.name
 

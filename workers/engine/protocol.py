@@ -11,6 +11,13 @@ import msgspec
 FinishReason = Literal["stop", "length"]
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What an output must look like, from its first token to EOS."""
+
+    kind: Literal["json_schema", "json_object", "regex", "choice", "lark"]
+    text: str = ""  # the schema, regex or grammar; for "choice" a JSON list of texts
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one request's tokens are chosen. All values were validated at the edge (app.jobs); the names are OpenAI's."""
 
@@ -28,6 +35,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int = 0  # unsigned 63 bits; with (choice, position, token id) it fixes all randomness
     ignore_eos: bool = False
     stop_repeating: int = 0  # k >= 2 = end with "stop" when the output repeats a pattern k times; 0 = never
+    grammar: Grammar | None = None  # goes before min_tokens and ignore_eos: what it allows decides when the output ends
     speculate: bool = True  # let the engine guess ahead, where it does; the tokens are the same either way
 
 

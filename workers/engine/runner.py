@@ -10,6 +10,7 @@ from workers.engine.attention import AttentionBackend, LayerCache, PagedForward,
 from workers.engine.batch import Batch, build_batch
 from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
+from workers.engine.grammar import Grammars
 from workers.engine.model import LoadedModel
 from workers.engine.sampler import Argmax, Sampler, torch_argmax
 from workers.engine.scheduler import StepPlan
@@ -78,12 +79,18 @@ class ModelRunner:
     """A model, a way to run it, and a sampler: the engine's `TokenModel`."""
 
     def __init__(
-        self, model: LoadedModel, forward: ForwardPass, *, block_size: int, argmax: Argmax = torch_argmax
+        self,
+        model: LoadedModel,
+        forward: ForwardPass,
+        *,
+        block_size: int,
+        argmax: Argmax = torch_argmax,
+        grammars: Grammars | None = None,
     ) -> None:
         self._model = model
         self._forward = forward
         self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax)
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax, grammars)
 
     def check(self) -> None:
         """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""

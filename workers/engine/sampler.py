@@ -7,6 +7,7 @@ from torch import Tensor
 
 from workers.engine.draw import Filters, draw, draw_filtered
 from workers.engine.engine import Sampled
+from workers.engine.grammar import GrammarInvalid, Grammars
 from workers.engine.noise import row_key
 from workers.engine.penalties import TokenCounts
 from workers.engine.protocol import Logprob, SamplingParams
@@ -27,17 +28,25 @@ class Sampler:
     """Chooses tokens. Its only state is counts for penalties, and they follow from the tokens."""
 
     def __init__(
-        self, vocab_size: int, eos_token_ids: list[int], device: torch.device, argmax: Argmax = torch_argmax
+        self,
+        vocab_size: int,
+        eos_token_ids: list[int],
+        device: torch.device,
+        argmax: Argmax = torch_argmax,
+        grammars: Grammars | None = None,
     ) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = torch.tensor(eos_token_ids, dtype=torch.int64, device=device)
         self._counts = TokenCounts(vocab_size, device)
         self._device = device
         self._argmax = argmax
+        self._grammars = grammars
 
     def forget(self, arrivals: list[int]) -> None:
         """Drop what is kept for sequences that left."""
         self._counts.forget(arrivals)
+        if self._grammars is not None:
+            self._grammars.forget(arrivals)
 
     @torch.inference_mode()
     def sample(
@@ -54,15 +63,17 @@ class Sampler:
         params = [sequence.sampling for sequence in sequences]
         logits = logits.float()
         raw = logits
+        faults: dict[int, str] = {}
         if any(map(_changes_logits, sequences, lens)):
             logits = logits.clone()
             self._add_bias(logits, params)
             self._hold_back_eos(logits, sequences, lens)
             self._penalise(logits, sequences, guesses)
+            faults = self._keep_to_grammars(logits, sequences)
         tokens = self._choose(logits, sequences, lens)
         token_ids: list[int] = tokens.tolist()
         logprobs = self._logprobs(raw, tokens, params)
-        return [Sampled(token_id, logprobs.get(row)) for row, token_id in enumerate(token_ids)]
+        return [Sampled(token_id, logprobs.get(row), faults.get(row)) for row, token_id in enumerate(token_ids)]
 
     def _choose(self, logits: Tensor, sequences: list[Sequence], lens: list[int]) -> Tensor:
         """Token ids [R]; lens [R] are the places that they will stand at."""
@@ -110,6 +121,23 @@ class Sampler:
         rows = [row for row, sequence in enumerate(sequences) if _is_too_short(sequence, lens[row])]
         if rows and len(self._eos_token_ids):
             logits[self._index(rows)[:, None], self._eos_token_ids] = float("-inf")
+
+    def _keep_to_grammars(self, logits: Tensor, sequences: list[Sequence]) -> dict[int, str]:
+        """Forbid what the rows' grammars don't allow; by row, why a grammar can't go on."""
+        allowed, rows, faults = [], [], {}
+        for row, sequence in enumerate(sequences):
+            if sequence.sampling.grammar is None:
+                continue
+            assert self._grammars is not None, "refused by the engine"
+            try:
+                allowed.append(self._grammars.allowed(sequence))
+                rows.append(row)
+            except GrammarInvalid as error:
+                faults[row] = str(error)
+        if rows:
+            at = self._index(rows)
+            logits[at] = logits[at].masked_fill(~torch.stack(allowed).to(self._device), float("-inf"))
+        return faults
 
     def _penalise(self, logits: Tensor, sequences: list[Sequence], guesses: list[list[int]]) -> None:
         """Presence and frequency: of generated tokens (OpenAI). Repetition: of prompt and generated tokens.
@@ -171,11 +199,16 @@ def _signed_halves(key: int) -> tuple[int, int]:
 
 def _changes_logits(sequence: Sequence, position: int) -> bool:
     sampling = sequence.sampling
-    return bool(sampling.logit_bias) or _has_penalty(sampling) or _is_too_short(sequence, position)
+    return (
+        sampling.grammar is not None
+        or bool(sampling.logit_bias)
+        or _has_penalty(sampling)
+        or _is_too_short(sequence, position)
+    )
 
 
 def _is_too_short(sequence: Sequence, position: int) -> bool:
-    return position - sequence.num_prompt_tokens < sequence.sampling.min_tokens
+    return sequence.sampling.grammar is None and position - sequence.num_prompt_tokens < sequence.sampling.min_tokens
 
 
 def _has_penalty(sampling: SamplingParams) -> bool:

@@ -68,7 +68,8 @@ class Sequence:
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why it ends after the tokens that it has, or None if it goes on."""
         sampling = self.sampling
-        if self.num_generated > 0 and not sampling.ignore_eos and self.token_ids[-1] in eos_token_ids:
+        heeds_eos = sampling.grammar is not None or not sampling.ignore_eos
+        if self.num_generated > 0 and heeds_eos and self.token_ids[-1] in eos_token_ids:
             return "stop"
         if self.num_remaining <= 0:
             return "length"

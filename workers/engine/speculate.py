@@ -34,7 +34,8 @@ class Speculator:
 
     def guess(self, sequence: Sequence, room: int) -> list[int]:
         """Up to `room` tokens that may follow a sequence's last one."""
-        if room <= 0 or not sequence.sampling.speculate:
+        # A matcher would have to be rolled back after wrong guesses: not yet.
+        if room <= 0 or not sequence.sampling.speculate or sequence.sampling.grammar is not None:
             return []
         history = self._histories.get(sequence.arrival)
         if history is None:

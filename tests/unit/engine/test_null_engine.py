@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from workers.engine.config import EngineConfig
 from workers.engine.errors import ModelNotLoadable
 from workers.engine.null import NullEngine
-from workers.engine.protocol import EngineStats, Request, SamplingParams, TierLoad
+from workers.engine.protocol import EngineStats, Grammar, Request, SamplingParams, TierLoad
 
 
 def engine(sleep=None, **settings):
@@ -83,6 +83,19 @@ def test_logprobs_have_their_shape():
     (delta,) = target.step().deltas
     assert len(delta.logprobs) == 1
     assert len(delta.logprobs[0].top_ids) == len(delta.logprobs[0].top_logprobs) == 3
+
+
+def test_it_guesses_ahead_without_changing_what_it_makes_up():
+    many = [65, 66, 67] * 20
+    plain, _ = run(engine(), Request(id="it", prompt_ids=many, sampling=SamplingParams(max_tokens=300)))
+    target = engine(speculative_tokens=4)
+    assert run(target, Request(id="it", prompt_ids=many, sampling=SamplingParams(max_tokens=300)))[0] == plain
+
+
+def test_it_keeps_to_no_grammar_and_says_so():
+    target = engine()
+    target.add(request(grammar=Grammar("json_object")))
+    assert [fault.code for fault in target.step().failed] == ["grammar_unsupported"]
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
