@@ -117,9 +117,7 @@ def _runner(
     reason = lean.why_not_lean(model)
     if kernels is not None and reason is None:
         decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
-        runner = ModelRunner(
-            model, decoder, block_size=config.block_size, argmax=kernels.argmax, grammars=grammars
-        )
+        runner = ModelRunner(model, decoder, block_size=config.block_size, argmax=kernels.argmax, grammars=grammars)
         try:
             runner.check()
         except ModelUnsupported as error:
