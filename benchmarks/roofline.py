@@ -1,13 +1,19 @@
 """How fast could this machine be at best? Its measured limits, and the least time that a case takes under them."""
 
 import json
+import mmap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.workload import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BF16_BYTES = 2
 
@@ -49,7 +55,7 @@ class Shape:
 def least_s(shape: Shape, prompts: list[Prompt], limits: Limits) -> float:
     """Seconds of a perfect engine: all prompts in one pass (a shared prefix once), then one pass for each further token.
 
-    All requests run at once, weights are read once a pass, and a pass takes as long as its slower half: reading or
+    All requests run at once, weights are read once a pass, keys and values of a shared prefix too, and a pass takes as long as its slower half: reading or
     computing. An engine that overlaps one pass's reading with another's computing could be faster than that.
     """
     new_tokens = _distinct_prefix_tokens(prompts)
@@ -58,10 +64,16 @@ def least_s(shape: Shape, prompts: list[Prompt], limits: Limits) -> float:
     flops = 2 * (new_tokens * shape.layer_weights + len(prompts) * shape.head_weights) + attention
     weight_bytes = (shape.layer_weights + shape.head_weights) * _BF16_BYTES
     seconds = max(weight_bytes / limits.bytes_per_s, flops / limits.flops_per_s)
+    left: list[Prompt] = []
     for step in range(1, max(prompt.num_tokens for prompt in prompts)):
-        alive = [length + step for length, prompt in zip(lens, prompts, strict=True) if prompt.num_tokens > step]
-        read = weight_bytes + sum(alive) * shape.kv_bytes
-        flops = 2 * len(alive) * (shape.layer_weights + shape.head_weights) + sum(alive) * shape.attention_flops
+        alive = [prompt for prompt in prompts if prompt.num_tokens > step]
+        if len(alive) != len(left):
+            left, kept_tokens = alive, _distinct_prefix_tokens(alive)
+            seen_tokens = sum(len(prompt.token_ids) for prompt in alive)
+        own_tokens = len(alive) * step
+        read = weight_bytes + (kept_tokens + own_tokens) * shape.kv_bytes
+        attention = (seen_tokens + own_tokens) * shape.attention_flops
+        flops = 2 * len(alive) * (shape.layer_weights + shape.head_weights) + attention
         seconds += max(read / limits.bytes_per_s, flops / limits.flops_per_s)
     return seconds
 
@@ -82,14 +94,29 @@ def measure_limits(device: str, threads: int) -> Limits:
 
     if device == "cpu":
         torch.set_num_threads(threads)
-    big = torch.ones(1 << 27 if device == "cpu" else 1 << 30, dtype=torch.float32, device=device)  # beyond any cache
+    if device == "cpu":
+        big = _in_large_pages(1 << 29).view(torch.float32).fill_(1.0)
+    else:
+        big = torch.ones(1 << 30, dtype=torch.float32, device=device)
     matrices = big.view(torch.bfloat16).view(1 << 14, -1)
     vector = torch.ones(matrices.shape[1], dtype=torch.bfloat16, device=device)
-    bytes_per_s = big.nbytes / min(_fastest_s(device, big.sum), _fastest_s(device, partial(torch.mv, matrices, vector)))
+    readers: list[Callable[[], object]] = [big.sum, big.view(torch.int64).sum, partial(torch.mv, matrices, vector)]
+    bytes_per_s = big.nbytes / min(_fastest_s(device, reader) for reader in readers)
     size = 2048 if device == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
     flops_per_s = 2 * size**3 / _fastest_s(device, partial(torch.mm, left, right))
     return Limits(bytes_per_s, flops_per_s)
+
+
+def _in_large_pages(size: int) -> "Tensor":
+    """`size` bytes beyond any cache, in large pages where the system has them: with small ones reading is slower."""
+    import torch
+
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _fastest_s(device: str, work: Callable[[], object], tries: int = 10) -> float:
