@@ -130,6 +130,10 @@ class Settings(BaseSettings):
         le=512,
         description="CPU threads of the engine. Unset: one for a model under 20 M parameters, else the cores.",
     )
+    kernels: Literal["auto", "torch"] = Field(
+        "auto",
+        description="auto: our own C++ kernels on a CPU, where the model and a compiler allow it; torch: without.",
+    )
     null_step_s: float = Field(0.0, ge=0, le=60, description="Seconds that each step of the null engine takes.")
     engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")
     engine_hang_s: Seconds = Field(30.0, description="An engine with work that makes no step for so long is killed.")

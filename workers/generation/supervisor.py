@@ -253,6 +253,7 @@ class Supervisor:
             "prefix_cache": settings.prefix_cache,
             "speculative_tokens": settings.speculative_tokens,
             "threads": settings.engine_threads or 0,
+            "kernels": settings.kernels,
             "null_step_s": settings.null_step_s,
         }
         if settings.max_batch_tokens is not None:
