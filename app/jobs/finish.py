@@ -27,6 +27,7 @@ class Ending:
     choices: list[dict[str, Any]] | None = None
     error: dict[str, Any] | None = None
     used: Used = field(default_factory=Used)
+    wasted: Used = field(default_factory=Used)  # beside `used`: what earlier attempts made and nobody needs
     billed: bool = True
     outcome: str = "finished"  # of the attempt, for its row
     detail: dict[str, Any] | None = None
@@ -82,7 +83,7 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
     if results:
         await conn.execute(insert(t.job_results), results)
     if rows:
-        await conn.execute(insert(usage), [_usage_row(row, by_id[row.id]) for row in rows])
+        await conn.execute(insert(usage), [each for row in rows for each in _usage_rows(row, by_id[row.id])])
         await conn.execute(
             insert(t.attempts),
             [
@@ -146,18 +147,32 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         await conn.execute(insert(t.dead_letters), dead)
 
 
-def _usage_row(row: Row[Any], ending: Ending) -> dict[str, Any]:
+def _usage_rows(row: Row[Any], ending: Ending) -> list[dict[str, Any]]:
+    """What is billed, and what is our waste, each where there is any; an attempt always leaves a row."""
+    used, wasted = ending.used, ending.wasted
+    if not ending.billed:
+        wasted = Used(
+            used.prompt_tokens + wasted.prompt_tokens,
+            used.cached_tokens + wasted.cached_tokens,
+            used.completion_tokens + wasted.completion_tokens,
+        )
+        return [_usage_row(row, ending.attempt, "wasted", wasted)]
+    billed = _usage_row(row, ending.attempt, "billed", used)
+    return [billed, _usage_row(row, ending.attempt, "wasted", wasted)] if wasted != Used() else [billed]
+
+
+def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str, Any]:
     return {
         "job_id": row.id,
-        "attempt": row.attempt,
-        "kind": "billed" if ending.billed else "wasted",
+        "attempt": attempt,
+        "kind": kind,
         "tenant_id": row.tenant_id,
         "api_key_id": row.api_key_id,
         "model": row.model,
         "tier": row.tier,
-        "prompt_tokens": ending.used.prompt_tokens,
-        "cached_tokens": ending.used.cached_tokens,
-        "completion_tokens": ending.used.completion_tokens,
+        "prompt_tokens": tokens.prompt_tokens,
+        "cached_tokens": tokens.cached_tokens,
+        "completion_tokens": tokens.completion_tokens,
     }
 
 

@@ -1,6 +1,6 @@
-"""How do a job's tokens reach its readers? One Redis stream a job; entry ids are token offsets."""
+"""How do a job's tokens reach its readers? One Redis stream a job; entry ids tell how far it has come."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +8,14 @@ import msgspec
 
 from app.queue.keys import CANCEL_CHANNEL, ENDED_CHANNEL, events_key
 from app.redis import Redis, ResponseError
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Natural log of the probability of a token and of the best ones in its place."""
+
+    chosen: float
+    top_ids: list[int]
+    top_logprobs: list[float]
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -18,40 +26,78 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     token_ids: list[int]
     text: str
     finish_reason: str | None = None
+    logprobs: list[TokenLogprob] = []  # as many as tokens, where the job asked for them
 
 
 class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry of a job's stream. `kind` is `started`, `tokens` or a terminal status; `attempt` wrote it."""
+    """One entry of a job's stream, written by `attempt`.
+
+    `kind` is `started`, `restarted` (tokens before it are void: their text begins anew), `tokens` or a terminal status.
+    """
 
     kind: str
     attempt: int
     deltas: list[ChoiceDelta] = []
+    made_by: str = ""  # with started and restarted: hashes of whatever decides tokens
+
+
+@dataclass(frozen=True, slots=True)
+class EventPlace:
+    """Where an event stands in its stream. Redis refuses what isn't greater than the stream's last entry.
+
+    `run` is the attempt that began with no token; those that resumed from its tokens belong to it. `seq` counts the run's
+    tokens, of all choices, that the event and those before it bring.
+    """
+
+    run: int
+    seq: int
+    attempt: int
+    order: int  # 1 started or restarted, 2 tokens, 3 end
+
+    @property
+    def entry_id(self) -> str:
+        """The entry's id."""
+        return f"{self.run << _SEQ_BITS | self.seq}-{self.attempt * _ORDERS + self.order}"
+
+    @classmethod
+    def of(cls, entry_id: bytes) -> "EventPlace":
+        """The place that an entry's id tells."""
+        first, second = (int(part) for part in entry_id.split(b"-"))
+        return cls(first >> _SEQ_BITS, first & ((1 << _SEQ_BITS) - 1), second // _ORDERS, second % _ORDERS)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event with its place: `seq` counts the job's tokens (all choices) that it and those before it bring."""
+    """An event with its place."""
 
-    seq: int
-    order: int
+    place: EventPlace
     event: JobEvent
+
+    @property
+    def seq(self) -> int:
+        """The run's tokens so far."""
+        return self.place.seq
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An event to append. `order` sets apart events that bring no token (started 0, tokens 1, end 2)."""
+    """An event to append; `seq` and `run` as in `EventPlace`."""
 
     job_id: UUID
     seq: int
     event: JobEvent
+    run: int = 1
 
     @property
-    def order(self) -> int:
-        """The second part of the entry's id."""
-        return {"started": 0, "tokens": 1}.get(self.event.kind, _END_ORDER)
+    def place(self) -> EventPlace:
+        """Where it belongs."""
+        order = {"started": 1, "restarted": 1, "tokens": 2}.get(self.event.kind, _END_ORDER)
+        return EventPlace(self.run, self.seq, self.event.attempt, order)
 
 
-_END_ORDER = 2
+_SEQ_BITS = 32
+_ORDERS = 4  # places that one attempt has at one seq
+_END_ORDER = 3
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JobEvent)
 
@@ -78,7 +124,7 @@ class EventLog:
             pipe.xadd(
                 key,
                 {"d": _encoder.encode(each.event)},
-                id=f"{each.seq}-{each.order + 1}",
+                id=each.place.entry_id,
                 maxlen=self._max_entries,
                 approximate=True,
             )
@@ -86,7 +132,7 @@ class EventLog:
         replies = await pipe.execute(raise_on_error=False)
         for each, reply in zip(publications, replies[::2], strict=True):
             if isinstance(reply, ResponseError) and "equal or smaller" in str(reply):
-                if each.order == _END_ORDER:
+                if each.place.order == _END_ORDER:
                     await self._append_end(each)
             elif isinstance(reply, Exception):
                 raise reply
@@ -94,10 +140,9 @@ class EventLog:
     async def _append_end(self, end: Publication) -> None:
         """Put an end behind the tokens of an earlier, longer attempt: readers must learn that there is no more."""
         last = await self.last(end.job_id)
-        if last is not None and last.order < _END_ORDER:
-            await self.redis.xadd(
-                events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=f"{last.seq}-{_END_ORDER + 1}"
-            )
+        if last is not None and last.place.order < _END_ORDER:
+            place = replace(last.place, order=_END_ORDER)
+            await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 
     async def read(self, job_id: UUID, *, after: str = "0-0", count: int = 1000) -> list[StoredEvent]:
         """Entries after the id `after`, oldest first."""
@@ -111,8 +156,7 @@ class EventLog:
 
     @staticmethod
     def _stored(entry_id: bytes, fields: dict[bytes, bytes]) -> StoredEvent:
-        seq, _, order = entry_id.partition(b"-")
-        return StoredEvent(int(seq), int(order) - 1, _decoder.decode(fields[b"d"]))
+        return StoredEvent(EventPlace.of(entry_id), _decoder.decode(fields[b"d"]))
 
 
 async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import UUID
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,6 +14,7 @@ from app.jobs import store
 from app.jobs.states import tier_rank
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
+from app.queue.checkpoints import read_checkpoint
 from app.queue.events import JobEvent, Publication
 from app.redis import RedisError
 from app.telemetry import emit
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again after this
 _ERROR_WAIT_S = 0.5
 _MAX_CLAIM = 64
+_CHECKPOINT_TIMEOUT_S = 2.0
 
 
 def room(worker: WorkerContext) -> tuple[int, int]:
@@ -39,7 +41,7 @@ def room(worker: WorkerContext) -> tuple[int, int]:
     else:
         tokens = stats.token_room
     # What was handed over but hasn't brought a token yet isn't in the engine's figures for sure.
-    tokens -= sum(job.cost for job in worker.hand.values() if job.num_generated == 0)
+    tokens -= sum(job.cost for job in worker.hand.values() if not job.has_output)
     if not worker.hand:
         tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
     return max(0, min(jobs, _MAX_CLAIM)), max(0, tokens)
@@ -93,7 +95,7 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
         await worker.queue.ack([(each.job_id, each.gen) for each in nominated])
     except RedisError as error:
         emit(log, logging.WARNING, "ack_failed", error=error)
-    await hand_over(worker, requests)
+    await hand_over(worker, finisher, requests)
 
 
 def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[StartedJob]) -> list[Request]:
@@ -105,7 +107,7 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
         now = worker.clock.monotonic()
         try:
             ours = _in_our_tokens(worker, each)
-            job, request = RunningJob(ours, worker.tokenizer, now), _request(ours)
+            job, request = RunningJob(ours, worker.tokenizer, now), request_of(ours)
         except Exception as error:  # noqa: BLE001 - the per-job edge: what one job asks for must not stop the others
             emit(log, logging.WARNING, "job_not_runnable", error=error, job=each.job_id.hex)
             job = RunningJob(each, worker.tokenizer, now)
@@ -118,7 +120,8 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
     return requests
 
 
-def _request(job: StartedJob) -> Request:
+def request_of(job: StartedJob) -> Request:
+    """The job as the engine sees it, from its beginning."""
     sampling = {name: value for name, value in job.sampling.items() if name not in {"stop", "logit_bias"}}
     biases = {int(token): bias for token, bias in job.sampling.get("logit_bias", {}).items()}
     return Request(
@@ -141,24 +144,62 @@ def _in_our_tokens(worker: WorkerContext, job: StartedJob) -> StartedJob:
     return replace(job, prompt_ids=worker.encoder.encode_text(prompt)) if isinstance(prompt, str) else job
 
 
-async def hand_over(worker: WorkerContext, requests: Sequence[Request]) -> None:
-    """Give the jobs to the engine and tell their readers that they run."""
+async def hand_over(worker: WorkerContext, finisher: Finisher, requests: Sequence[Request]) -> None:
+    """Give the jobs to the engine, from where an earlier attempt left them, and tell their readers that they run."""
+    again = [worker.hand[request.id] for request in requests if request.id in worker.hand]
+    await resume(worker, [job for job in again if job.started.attempt > 1])
+    publications = []
     for request in requests:
         job = worker.hand.get(request.id)
         if job is None or job.is_ending:
             continue  # cancelled before it came so far
-        await worker.engine.add(request)
-        if job.is_ending:
-            await worker.engine.abort(request.id)
-    publications = [
-        Publication(_job_id(request.id), 0, JobEvent(kind="started", attempt=int(request.id.partition(".")[2])))
-        for request in requests
-    ]
+        publications.append(_start_event(worker, job))
+        if job.is_complete:
+            finisher.end(job, "succeeded")  # all that was missing was to write it down
+            continue
+        await add(worker, job, request)
     try:
         await worker.events.publish(publications)
     except RedisError as error:
         emit(log, logging.WARNING, "publish_failed", error=error)
 
 
-def _job_id(request_id: str) -> UUID:
-    return UUID(hex=request_id.partition(".")[0])
+async def add(worker: WorkerContext, job: RunningJob, request: Request) -> None:
+    """Give one job to the engine, with the tokens that it has already."""
+    resumed = [list(choice.token_ids) for choice in job.choices] if job.num_resumed else []
+    await worker.engine.add(msgspec.structs.replace(request, resume=resumed))
+    for choice in job.choices:
+        if job.is_ending:
+            await worker.engine.abort(request.id)
+            return
+        if choice.finish_reason is not None:
+            await worker.engine.abort(request.id, choice.index)  # the engine doesn't know of stop strings
+
+
+def _start_event(worker: WorkerContext, job: RunningJob) -> Publication:
+    """An attempt that couldn't go on from what readers know tells them so."""
+    kind = "restarted" if job.run == job.started.attempt > 1 else "started"
+    event = JobEvent(kind=kind, attempt=job.started.attempt, made_by=worker.made_by)
+    return Publication(job.started.job_id, job.num_resumed, event, job.run)
+
+
+async def resume(worker: WorkerContext, jobs: Sequence[RunningJob]) -> None:
+    """Let jobs go on from the tokens that their event streams hold, where this worker would have chosen the same.
+
+    Without Redis, or with a stream that was trimmed or that another model wrote, they start over.
+    """
+    for job in jobs:
+        try:
+            async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
+                checkpoint = await read_checkpoint(worker.events, job.started.job_id, job.started.n)
+        except (RedisError, TimeoutError, ValueError) as error:  # ValueError: what isn't an event stands there
+            emit(log, logging.WARNING, "checkpoint_not_read", error=error, job=job.started.job_id.hex)
+            continue
+        if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
+            continue
+        if checkpoint.made_by != worker.made_by:
+            job.num_discarded = checkpoint.num_tokens
+            emit(log, logging.INFO, "checkpoint_of_another_model", job=job.started.job_id.hex)
+            continue
+        job.resume(checkpoint)
+        emit(log, logging.INFO, "job_resumed", job=job.started.job_id.hex, tokens=job.num_resumed)

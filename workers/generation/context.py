@@ -47,6 +47,12 @@ class WorkerContext:
         return fate_of(self.settings)
 
     @property
+    def made_by(self) -> str:
+        """Hashes of whatever decides tokens: a job may go on only from tokens that were made by the same."""
+        info = self.engine.info
+        return f"{info.model_hash}:{self.tokenizer_hash}:{info.settings_hash}"
+
+    @property
     def num_sequences(self) -> int:
         """Sequences that the engine was given and that haven't ended."""
         return sum(

@@ -19,6 +19,7 @@ from app.redis import RedisError
 from app.telemetry import emit
 from workers.generation.context import WorkerContext
 from workers.generation.hand import RunningJob
+from workers.generation.publish import publish
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class Finisher:
             await self._write(batch)
 
     async def give_back(self, jobs: Sequence[RunningJob], cause: Cause, detail: dict[str, Any] | None = None) -> None:
-        """End these attempts without a result and nominate the jobs anew. Repeats until Postgres has said yes."""
+        """End these attempts without a result and nominate the jobs anew. Repeats until Postgres has said yes.
+
+        Their tokens so far are told first: that is where the next attempt goes on.
+        """
+        is_kept = await publish(self._worker)
+        jobs = [job for job in jobs if not job.is_ending]  # a deadline may have come meanwhile
         for job in jobs:
             job.is_ending = True
-        given = [GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.used()) for job in jobs]
+        given = [
+            GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept))
+            for job in jobs
+        ]
         await self._rescue(lambda conn: give_back(conn, given, self._worker.fate, self._worker.random))
         for job in jobs:
             self._worker.drop(job.request_id)
@@ -132,7 +141,7 @@ class Finisher:
         for job, ending in ended:
             event = JobEvent(kind=ending.status, attempt=ending.attempt, deltas=job.take_unpublished())
             publications += self._worker.unsent.pop(ending.job_id, [])
-            publications.append(Publication(ending.job_id, job.num_generated, event))
+            publications.append(Publication(ending.job_id, job.num_generated, event, job.run))
         try:
             await self._worker.events.publish(publications)
             await announce_end(self._worker.queue.redis, [(ending.job_id, ending.status) for _, ending in ended])

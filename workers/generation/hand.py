@@ -9,9 +9,10 @@ from app.jobs.finish import Ending
 from app.jobs.notices import Used
 from app.jobs.states import EndStatus
 from app.jobs.store import StartedJob
-from app.queue.events import ChoiceDelta
+from app.queue.checkpoints import Checkpoint, ChoiceSoFar
+from app.queue.events import ChoiceDelta, TokenLogprob
 from workers.engine.detokenize import Detokenizer
-from workers.engine.protocol import Logprob, TokenDelta
+from workers.engine.protocol import TokenDelta
 
 _PROMPT_TAIL = 8  # tokens that a detokenizer sees of the prompt, so that a continuation joins it seamlessly
 
@@ -25,8 +26,16 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
-    logprobs: list[Logprob] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     unpublished: ChoiceDelta | None = None
+
+    def resume(self, known: ChoiceSoFar) -> None:
+        """Go on from what readers know. The text follows from the tokens."""
+        self.text, stopped = self.detokenizer.push(known.token_ids)
+        self.token_ids, self.logprobs = list(known.token_ids), list(known.logprobs)
+        self.finish_reason = "stop" if stopped else known.finish_reason
+        if self.finish_reason is not None and not stopped:
+            self.text += self.detokenizer.flush()
 
     def take(self, delta: TokenDelta) -> bool:
         """Take new tokens in; return whether a stop string ended the choice, so that the engine need not go on."""
@@ -41,8 +50,9 @@ class Choice:
             self.finish_reason = delta.finish_reason
             text += self.detokenizer.flush()
         new = delta.token_ids[:taken]
+        logprobs = [TokenLogprob(each.chosen, each.top_ids, each.top_logprobs) for each in delta.logprobs[:taken]]
         self.token_ids += new
-        self.logprobs += delta.logprobs[:taken]
+        self.logprobs += logprobs
         self.text += text
         waiting = self.unpublished
         self.unpublished = ChoiceDelta(
@@ -51,6 +61,7 @@ class Choice:
             token_ids=[*waiting.token_ids, *new] if waiting else new,
             text=waiting.text + text if waiting else text,
             finish_reason=self.finish_reason,
+            logprobs=[*waiting.logprobs, *logprobs] if waiting else logprobs,
         )
         return stopped
 
@@ -83,6 +94,10 @@ class RunningJob:
         self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail)) for i in range(started.n)]
         self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
         self.cached_tokens = 0
+        self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
+        self.num_resumed = 0  # tokens that an earlier attempt made
+        self.num_discarded = 0  # tokens that readers were told and that don't count any more
+        self.has_output = False  # whether the engine has brought anything in this attempt
         self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
 
     @property
@@ -97,7 +112,7 @@ class RunningJob:
 
     @property
     def num_generated(self) -> int:
-        """Tokens of all choices so far: the sequence number of the job's next event."""
+        """Tokens of all choices so far, resumed ones included: the sequence number of the job's next event."""
         return sum(len(choice.token_ids) for choice in self.choices)
 
     @property
@@ -105,10 +120,18 @@ class RunningJob:
         """Whether every choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)
 
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from the tokens of an earlier attempt, before this one has made any."""
+        for choice, known in zip(self.choices, checkpoint.choices, strict=True):
+            choice.resume(known)
+        self.run = checkpoint.run
+        self.num_resumed = self.num_generated
+
     def take(self, delta: TokenDelta) -> bool:
         """Take new tokens in; return whether the engine shall drop this choice."""
-        if delta.offset == 0:
-            self.cached_tokens = max(self.cached_tokens, delta.cached_tokens)
+        self.has_output = True
+        cached_tokens = min(delta.cached_tokens, len(self.started.prompt_ids))  # of resumed ones, too, by the engine
+        self.cached_tokens = max(self.cached_tokens, cached_tokens)
         return self.choices[delta.choice].take(delta)
 
     def take_unpublished(self) -> list[ChoiceDelta]:
@@ -119,8 +142,13 @@ class RunningJob:
         return deltas
 
     def used(self) -> Used:
-        """Tokens that this attempt has computed so far."""
+        """Tokens that the job has cost so far, were it to end now: resumed ones count once, here."""
         return Used(len(self.started.prompt_ids), self.cached_tokens, self.num_generated)
+
+    def wasted(self, *, is_kept: bool) -> Used:
+        """Tokens that were computed for nothing if this attempt ends now; `is_kept`: others can resume from its tokens."""
+        lost = 0 if is_kept else self.num_generated - self.num_resumed
+        return Used(len(self.started.prompt_ids), self.cached_tokens, lost + self.num_discarded)
 
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
@@ -133,6 +161,7 @@ class RunningJob:
             choices=[choice.result() for choice in self.choices] if has_text else None,
             error=error,
             used=used,
+            wasted=Used(0, 0, self.num_discarded),
             billed=status != "failed",
             outcome=status,
         )

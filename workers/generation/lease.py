@@ -71,7 +71,7 @@ async def _reconcile(
         emit(log, logging.INFO, "jobs_adopted", jobs=len(adopted))
         async with worker.db.connect() as conn:
             started = await store.load(conn, worker.incarnation, adopted)
-        await hand_over(worker, take_in(worker, finisher, started))
+        await hand_over(worker, finisher, take_in(worker, finisher, started))
     return unknown - strangers
 
 

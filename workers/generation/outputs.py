@@ -5,7 +5,6 @@ import logging
 from typing import Any
 
 from app.jobs.states import EndStatus
-from app.queue.events import JobEvent, Publication
 from app.queue.keys import CANCEL_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
@@ -53,31 +52,6 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.end(job, "failed", {"code": failed.code, "message": failed.message})
     worker.stats = output.stats
     worker.changed.set()
-
-
-async def publish_forever(worker: WorkerContext) -> None:
-    """Tell readers what is new, all jobs in one round trip, at most once an interval. A lost stream loses no result."""
-    while True:
-        await asyncio.sleep(worker.settings.event_interval_s)
-        for job in worker.hand.values():
-            deltas = [] if job.is_ending else job.take_unpublished()
-            if deltas:
-                event = JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas)
-                publication = Publication(job.started.job_id, job.num_generated, event)
-                worker.unsent.setdefault(job.started.job_id, []).append(publication)
-        # Sent again as they were until Redis has said yes: what it has already, it refuses by the id.
-        sent = [publication for each in worker.unsent.values() for publication in each]
-        try:
-            await worker.events.publish(sent)
-        except RedisError as error:
-            emit(log, logging.WARNING, "publish_failed", error=error)
-            continue
-        for publication in sent:
-            left = worker.unsent.get(publication.job_id)
-            if left and left[0] is publication:
-                left.pop(0)
-                if not left:
-                    del worker.unsent[publication.job_id]
 
 
 async def stop_job(

@@ -34,7 +34,8 @@ from workers.generation.claimer import claim_forever
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.lease import renew_forever
-from workers.generation.outputs import publish_forever, read_engine, watch_cancels, watch_deadlines
+from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
+from workers.generation.publish import publish_forever
 from workers.models import BROOK
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 
 from app.clock import SystemClock
 from app.jobs import store
-from app.queue.events import EventLog
+from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
 from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.settings import Settings
@@ -94,7 +95,7 @@ async def test_a_job_cancelled_between_its_start_and_its_hand_over_does_not_run_
     requests = take_in(worker, finisher, await start(worker, settings, max_tokens=500))
     (job,) = worker.hand.values()
     await stop_job(worker, finisher, job, "cancelled")  # while `await queue.ack(...)`
-    await hand_over(worker, requests)
+    await hand_over(worker, finisher, requests)
     with contextlib.suppress(TimeoutError):  # nothing runs, so nothing comes
         async with asyncio.timeout(1):
             async for output in worker.engine:
@@ -107,8 +108,8 @@ async def test_a_job_that_is_adopted_while_its_start_still_returns_is_not_failed
     """The COMMIT's reply was late by more than a renewal (a lost packet): the lease adopted, then the claim returned."""
     finisher = Finisher(worker)
     started = await start(worker, settings, max_tokens=30)
-    await hand_over(worker, take_in(worker, finisher, started))  # lease._reconcile
-    await hand_over(worker, take_in(worker, finisher, started))  # claimer._claim_once
+    await hand_over(worker, finisher, take_in(worker, finisher, started))  # lease._reconcile
+    await hand_over(worker, finisher, take_in(worker, finisher, started))  # claimer._claim_once
     async with asyncio.timeout(20):
         async for output in worker.engine:
             await take_step(worker, finisher, output)
@@ -116,3 +117,43 @@ async def test_a_job_that_is_adopted_while_its_start_still_returns_is_not_failed
                 break
     _, ending = finisher._waiting.get_nowait()
     assert (ending.status, ending.error) == ("succeeded", None)
+
+
+async def test_tokens_of_another_model_are_not_gone_on_from(worker: WorkerContext, settings: Settings) -> None:
+    """Two versions of a model serve one pool while it is rolled out."""
+    finisher = Finisher(worker)
+    (started,) = await start(worker, settings, max_tokens=30)
+    delta = ChoiceDelta(choice=0, offset=0, token_ids=[1, 2, 3], text="abc")
+    await worker.events.publish(
+        [
+            Publication(started.job_id, 0, JobEvent(kind="started", attempt=1, made_by="the old model")),
+            Publication(started.job_id, 3, JobEvent(kind="tokens", attempt=1, deltas=[delta])),
+        ]
+    )
+    again = replace(started, attempt=2)
+    await hand_over(worker, finisher, take_in(worker, finisher, [again]))
+    (job,) = worker.hand.values()
+    assert (job.num_resumed, job.run) == (0, 2)
+    last = await worker.events.last(started.job_id)
+    assert last is not None
+    assert (last.event.kind, last.seq, last.event.made_by) == ("restarted", 0, worker.made_by)
+    assert job.ending("cancelled").wasted.completion_tokens == 3
+
+
+async def test_a_job_that_only_had_to_be_written_down_ends_without_the_engine(
+    worker: WorkerContext, settings: Settings
+) -> None:
+    """Its worker died between the last token and the finish."""
+    finisher = Finisher(worker)
+    (started,) = await start(worker, settings, max_tokens=3)
+    delta = ChoiceDelta(choice=0, offset=0, token_ids=[104, 105, 33], text="hi!", finish_reason="length")
+    await worker.events.publish(
+        [
+            Publication(started.job_id, 0, JobEvent(kind="started", attempt=1, made_by=worker.made_by)),
+            Publication(started.job_id, 3, JobEvent(kind="tokens", attempt=1, deltas=[delta])),
+        ]
+    )
+    await hand_over(worker, finisher, take_in(worker, finisher, [replace(started, attempt=2)]))
+    (job,) = worker.hand.values()
+    assert job.is_ending
+    assert job.choices[0].result() == {"index": 0, "text": "hi!", "finish_reason": "length"}

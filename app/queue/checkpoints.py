@@ -1,0 +1,77 @@
+"""From where can a job go on whose worker was lost? From the tokens that its event stream holds."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from app.queue.events import ChoiceDelta, EventLog, StoredEvent, TokenLogprob
+
+_PAGE = 1000  # entries a round trip
+
+
+@dataclass(slots=True)
+class ChoiceSoFar:
+    """One choice as far as it was told to readers."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run has brought so far. It may be gone on with only by what would choose the same tokens (`made_by`)."""
+
+    run: int
+    made_by: str
+    choices: list[ChoiceSoFar]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all choices."""
+        return sum(len(choice.token_ids) for choice in self.choices)
+
+
+async def read_checkpoint(log: EventLog, job_id: UUID, n: int) -> Checkpoint | None:
+    """The job's newest run as its stream has it, for `n` choices; None where the stream can't be gone on from.
+
+    Raises:
+        RedisError: Redis doesn't answer.
+    """
+    entries: list[StoredEvent] = []
+    after = "0-0"
+    while page := await log.read(job_id, after=after, count=_PAGE):
+        entries += page
+        after = page[-1].place.entry_id
+    return assemble(entries, n)
+
+
+def assemble(entries: list[StoredEvent], n: int) -> Checkpoint | None:
+    """Put a stream's newest run together.
+
+    None where its beginning is missing (trimmed, or lost with Redis), where there is a gap, or where two attempts told
+    different tokens for the same place.
+    """
+    run = max((each.place.run for each in entries), default=0)
+    events = [each.event for each in entries if each.place.run == run]
+    made_by = next((event.made_by for event in events if event.made_by), "")
+    checkpoint = Checkpoint(run, made_by, [ChoiceSoFar() for _ in range(n)])
+    deltas = [delta for event in events for delta in event.deltas]
+    if not made_by or not all(_join(checkpoint, delta) for delta in deltas):
+        return None
+    return checkpoint
+
+
+def _join(checkpoint: Checkpoint, delta: ChoiceDelta) -> bool:
+    """Take a delta in, which may overlap what is there; False where it doesn't fit."""
+    if delta.choice >= len(checkpoint.choices):
+        return False
+    choice = checkpoint.choices[delta.choice]
+    known = choice.token_ids[delta.offset :]
+    shared = min(len(known), len(delta.token_ids))
+    if delta.offset > len(choice.token_ids) or known[:shared] != delta.token_ids[:shared]:
+        return False
+    if len(delta.token_ids) >= shared and len(known) == shared:
+        choice.token_ids += delta.token_ids[shared:]
+        choice.logprobs += delta.logprobs[shared:]
+        choice.finish_reason = choice.finish_reason or delta.finish_reason
+    return True
