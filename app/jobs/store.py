@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import LeaseLost
 from app.jobs.notices import Used, job_notice
 from app.queue.streams import Nomination
+from app.settings import Settings
 from app.webhooks.outbox import wants, write_notices
 
 Cause = Literal["drained", "worker_lost", "engine_crash", "transient_error"]
@@ -45,6 +46,17 @@ class Fate:
     max_engine_crashes: int
     retry_base_s: float
     retry_cap_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Fate":
+        """As it is configured."""
+        return cls(
+            max_attempts=settings.max_attempts,
+            max_worker_losses=settings.max_worker_losses,
+            max_engine_crashes=settings.max_engine_crashes,
+            retry_base_s=settings.retry_base_s,
+            retry_cap_s=settings.retry_cap_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

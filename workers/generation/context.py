@@ -44,7 +44,7 @@ class WorkerContext:
     @property
     def fate(self) -> Fate:
         """How many failures a job survives."""
-        return fate_of(self.settings)
+        return Fate.of(self.settings)
 
     @property
     def made_by(self) -> str:
@@ -80,14 +80,3 @@ class WorkerContext:
                 await self.changed.wait()
         except TimeoutError:
             return
-
-
-def fate_of(settings: Settings) -> Fate:
-    """How many failures a job survives."""
-    return Fate(
-        max_attempts=settings.max_attempts,
-        max_worker_losses=settings.max_worker_losses,
-        max_engine_crashes=settings.max_engine_crashes,
-        retry_base_s=settings.retry_base_s,
-        retry_cap_s=settings.retry_cap_s,
-    )

@@ -42,13 +42,7 @@ class Keeper:
         self._cursors: dict[str, SweepCursor] = {}
         self._redis_run: str | None = None
         self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
-        self._fate = Fate(
-            settings.max_attempts,
-            settings.max_worker_losses,
-            settings.max_engine_crashes,
-            settings.retry_base_s,
-            settings.retry_cap_s,
-        )
+        self._fate = Fate.of(settings)
 
     async def run(self, extra: dict[str, tuple[float, Callable[[], Awaitable[int]]]] | None = None) -> None:
         """Run all rounds at their intervals until cancelled. `extra`: further rounds, by name, with their interval in seconds."""
