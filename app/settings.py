@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     max_n: int = Field(16, ge=1, le=128, description="Most choices (`n`) of one job.")
     max_stop: int = Field(16, ge=1, le=64, description="Most stop strings of one job.")
     max_stop_chars: int = Field(64, ge=1, le=1024, description="Longest stop string, in characters.")
+    max_schema_bytes: int = Field(
+        65_536, ge=1024, le=262_144, description="Longest JSON schema, list of choices or grammar of one job, in bytes."
+    )
+    max_schema_depth: int = Field(32, ge=1, le=128, description="How deep a JSON schema may be nested.")
+    max_regex_chars: int = Field(4096, ge=1, le=65_536, description="Longest regex of one job, in characters.")
+    max_choices: int = Field(1000, ge=1, le=100_000, description="Most texts that an output may be chosen from.")
     max_metadata_pairs: int = Field(16, ge=0, le=256, description="Most metadata pairs of one job.")
     max_logprobs: int = Field(
         100_000,
@@ -123,6 +129,9 @@ class Settings(BaseSettings):
     )
     speculative_tokens: int = Field(
         0, ge=0, le=64, description="Most tokens that the engine guesses ahead in a sequence; 0: none."
+    )
+    grammar_check_s: int = Field(
+        5, ge=1, le=600, description="Processor time that compiling one schema, regex or grammar may take."
     )
     engine_threads: int | None = Field(
         None,

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=list(cases()),
         default=_USUAL_CASES,
-        help="which requests (default: all but ladder and smoke); `ladder` brings its own contenders",
+        help=f"which requests (default: {' '.join(_USUAL_CASES)}); `ladder` brings its own contenders, `json-schema` "
+        "compares our engine with and without a schema, `copying` with and without speculation (on the model copy135)",
     )
     parser.add_argument(
         "--model", nargs="+", default=["smol135"], help=f"{', '.join(MODELS)}, or a model's folder (default smol135)"
@@ -125,8 +126,10 @@ def _contenders(args: argparse.Namespace, task: Task, python: str) -> list[Conte
 def _enter(scene: Scene, contender: Contender, played: Played) -> None:
     """Write down what a contender has shown."""
     scene.versions |= played.versions
-    for case, runs in played.runs.items():
-        scene.entries.append(Entry(case, contender.name, runs))
+    for told, runs in played.runs.items():
+        case, _, variant = told.partition("/")
+        name = f"{contender.name} {variant}" if variant else contender.name
+        scene.entries.append(Entry(case, name, runs, played.figures.get(told, {})))
     if contender.name == "inside":
         scene.inside |= played.figures
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.contest import Run
 from benchmarks.result import Bar, Result
 from benchmarks.roofline import Limits, Shape, least_s
-from benchmarks.workload import Prompt, cases
+from benchmarks.workload import VARIANTS, Prompt, cases
 
 OURS = "penstock"
 
@@ -30,9 +30,11 @@ _RATIO_BARS = [
 _CUDA_RATIO_BARS = [("qwen05", "mixed64", "continuous", 5.0)]
 # Model, case: share of the roofline, at least.
 _CUDA_ROOFLINE_BARS = [("qwen05", "single-64-128", 0.35)]
+_MOST_SCHEMA_OVERHEAD = 0.05
+_LEAST_SPECULATION = 1.5
 # Promised, and without a case here yet.
 _NO_CASE_YET = {
-    "cpu": ["JSON schema's overhead", "speculation on a copying task"],
+    "cpu": [],
     "cuda": ["qwen05 at batch 256, share of the roofline", "an 8B shape at batch 64, share of the roofline"],
 }
 # Model, case, key, name, most.
@@ -49,6 +51,7 @@ class Entry:
     case: str
     name: str
     runs: list[Run]
+    figures: dict[str, float] = field(default_factory=dict)  # of the last run
 
 
 @dataclass(slots=True)
@@ -104,15 +107,16 @@ def _speed(entry: Entry, prompts: list[Prompt], best: float) -> dict[str, Any]:
         figures[name] = statistics.median(run.latencies[name] for run in entry.runs)
     figures["roofline_share"] = figures["tok_s"] / best
     figures["elsewhere"] = max(run.elsewhere for run in entry.runs)
-    return figures
+    return figures | entry.figures
 
 
 def _table(model: str, case: str, figures: dict[str, dict[str, Any]]) -> Table:
     table = Table(title=f"{model}  {case}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("contender", no_wrap=True)
     ratio_head, ratios = _ratios(figures)
+    guesses = any("acceptance" in each for each in figures.values())
     heads = ["tok/s", "ttft ms", "itl p50 ms", "itl p99 ms", "KV waste", "Python", "of roofline", "others' load"]
-    for head in [ratio_head, *heads]:
+    for head in [ratio_head, *heads, *(["guesses right"] if guesses else [])]:
         table.add_column(head, justify="right", overflow="fold")
     for name, each in figures.items():
         table.add_row(
@@ -121,6 +125,7 @@ def _table(model: str, case: str, figures: dict[str, dict[str, Any]]) -> Table:
             f"{each['tok_s']:,.1f}",
             *(f"{each[key] * 1000:,.1f}" for key in ("ttft_p50_s", "itl_p50_s", "itl_p99_s")),
             *(_percent(each.get(key)) for key in ("kv_waste", "python_share", "roofline_share", "elsewhere")),
+            *([_percent(each.get("acceptance"))] if guesses else []),
         )
     return table
 
@@ -151,7 +156,23 @@ def _judge(result: Result, device: str) -> None:
         _add_bar(
             result, f"{model} {case} share of the roofline", share and share * 100, least * 100, "%", at_most=False
         )
+    for case, model in (("json-schema", "smol135"), ("copying", "copy135")):
+        _judge_variant(result, model, case)
     result.not_judged += _NO_CASE_YET[device]
+
+
+def _judge_variant(result: Result, model: str, case: str) -> None:
+    """With against without. Speculation that changed the output has failed, however fast it was."""
+    found = result.figures.get(model, {}).get(case, {})
+    plain, other = found.get(OURS), found.get(f"{OURS} {VARIANTS[case]}")
+    ratio = other["tok_s"] / plain["tok_s"] if plain and other else None
+    if case == "json-schema":
+        overhead = None if ratio is None else (1 - ratio) * 100
+        _add_bar(result, f"{model} {case} overhead", overhead, _MOST_SCHEMA_OVERHEAD * 100, "%", at_most=True)
+        return
+    _add_bar(result, f"{model} {case} speculating against not", ratio, _LEAST_SPECULATION, "times", at_most=False)
+    if ratio is not None and plain["output_crc"] != other["output_crc"]:
+        result.failed.append(f"{model} {case}: speculation changed the output")
 
 
 def _add_bar(result: Result, name: str, value: float | None, limit: float, unit: str, *, at_most: bool) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.copying import ROPE_THETA, make_copying
+
 _SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": True}
 
 
@@ -42,7 +44,15 @@ def _qwen05() -> Any:
     )
 
 
-MODELS: dict[str, Callable[[], Any]] = {"smol135": _smol135, "qwen05": _qwen05}
+def _copy135() -> Any:
+    """SmolLM2-135M's shape, to be given weights that copy: see `benchmarks.copying`."""
+    config = _smol135()
+    config.tie_word_embeddings = False
+    config.rope_parameters = {"rope_type": "default", "rope_theta": ROPE_THETA}
+    return config
+
+
+MODELS: dict[str, Callable[[], Any]] = {"smol135": _smol135, "qwen05": _qwen05, "copy135": _copy135}
 
 
 def default_folder() -> Path:
@@ -76,7 +86,10 @@ def _make(name: str, folder: Path) -> None:
 
     config = MODELS[name]()
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    if name == "copy135":
+        make_copying(model)
+    model.save_pretrained(folder)
     bundle = byte_bundle(config.vocab_size)  # no contender needs it, but our engine won't load a model without
     (folder / "tokenizer.json").write_text(bundle.tokenizer_json, encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | bundle.special_tokens

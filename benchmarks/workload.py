@@ -1,6 +1,7 @@
 """Which requests does every contender get? The same ones, whatever it is. Standard library only: any interpreter reads it."""
 
 import hashlib
+import json
 import random
 from dataclasses import dataclass
 
@@ -11,6 +12,30 @@ class Prompt:
 
     token_ids: list[int]
     num_tokens: int
+
+
+# Cases in which our engine runs every request twice, by turns: as it is, and with what the case is about.
+VARIANTS = {"json-schema": "with schema", "copying": "speculating"}
+
+# An endless list, so that the number of tokens is the same with and without it.
+JSON_SCHEMA = json.dumps(
+    {
+        "type": "array",
+        "minItems": 1_000_000,
+        "items": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "integer", "minimum": 0, "maximum": 9999},
+                "name": {"type": "string", "maxLength": 24},
+                "price": {"type": "number"},
+                "tags": {"type": "array", "items": {"enum": ["new", "used", "rare", "sold"]}, "maxItems": 3},
+                "seen": {"type": "boolean"},
+            },
+            "required": ["id", "name", "price", "tags", "seen"],
+            "additionalProperties": False,
+        },
+    }
+)
 
 
 def cases() -> dict[str, list[Prompt]]:
@@ -26,8 +51,16 @@ def cases() -> dict[str, list[Prompt]]:
         "ladder": [
             Prompt(prefix[:256] + each.token_ids, each.num_tokens) for each in _mixed(32, 4, (16, 128), (16, 128))
         ],
+        "json-schema": [Prompt(each.token_ids, 96) for each in _mixed(32, 5, (32, 128), (96, 96))],
+        "copying": [_copied(number) for number in range(4)],
         "smoke": _mixed(6, 2, (4, 24), (4, 12), vocabulary=200),
     }
+
+
+def _copied(seed: int) -> Prompt:
+    """A text without a repeated word, and its beginning again: what a model that copies goes on with is known."""
+    text = random.Random(seed).sample(range(3, 49_000), 200)
+    return Prompt([*text, *text[:8]], 160)
 
 
 def fingerprint(prompts: list[Prompt]) -> str:

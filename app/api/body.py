@@ -137,8 +137,8 @@ def _told(each: ErrorDetails) -> dict[str, Any]:
     if each["type"] == "value_error":
         message = str(context.get("error", message))
         own = re.fullmatch(r"([a-z_]+): (.*)", message, re.DOTALL)
-        if own and not field:
-            field, message = own[1], own[2]
+        if own:
+            field, message = f"{field}.{own[1]}" if field else own[1], own[2]
     elif each["type"] == "extra_forbidden":
         message = "isn't a known field"
     elif each["type"] == "missing":

@@ -85,7 +85,11 @@ class Choice(BaseModel):
     index: int = Field(ge=0)
     text: str
     finish_reason: str | None = Field(description="`stop`, `length`, or null where the job was ended from outside.")
-    logprobs: list[dict[str, Any]] | None = Field(None, description="One entry a token, where the job asked for them.")
+    logprobs: dict[str, Any] | None = Field(
+        None,
+        description="Where the job asked for them: `content`, one entry a token, as in OpenAI's chat completions, "
+        "each with its `token_id` besides.",
+    )
 
 
 class JobError(BaseModel):

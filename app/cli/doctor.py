@@ -141,9 +141,16 @@ def _workers(settings: Settings) -> Iterator[Finding]:
                 "warn", "worker", who, "its lease ran out: is `penstock maintenance` running? It buries such workers"
             )
         else:
-            yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand")
+            yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand{_guesses(each.stats)}")
     if not found:
         yield Finding("warn", "worker", "none is alive: jobs wait", "start one: `penstock worker`")
+
+
+def _guesses(stats: dict[str, Any]) -> str:
+    guessed = stats.get("guessed_tokens", 0)
+    return (
+        f", {stats.get('accepted_tokens', 0) / guessed:.0%} of {guessed} guessed tokens were right" if guessed else ""
+    )
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -186,6 +186,17 @@ def submit(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Same seed, same job: same tokens.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, max=128, help="How many choices.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Name of a registered model.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option("--json-schema", help="A file; the output is JSON that keeps to this schema.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="The whole output matches it.")] = None,
+    choice: Annotated[list[str] | None, typer.Option("--choice", help="The output is one of these: repeat it.")] = None,
+    grammar: Annotated[
+        Path | None, typer.Option("--grammar", help="A file; the output keeps to this Lark grammar.")
+    ] = None,
+    stop_repeating: Annotated[
+        int | None, typer.Option("--stop-repeating", min=2, help="End when the output repeats itself so many times.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the results, or print ids.")] = True,
     as_json: AsJson = False,
     url: Url = None,
@@ -197,7 +208,16 @@ def submit(
         raise typer.BadParameter("give exactly one of PROMPT, --file and --jsonl")
     from app.cli import submit as submitting
 
-    given = {"tier": tier, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "n": n, "model": model}
+    given: dict[str, Any] = {
+        "tier": tier,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "n": n,
+        "model": model,
+    }
+    given |= {"stop_repeating": stop_repeating}
+    given |= {"structured_outputs": submitting.structured(json_schema, regex, choice, grammar)}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if prompt is not None:
         submissions = submitting.from_prompt(prompt, options, chat=chat)

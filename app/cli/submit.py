@@ -85,6 +85,36 @@ def from_jsonl(path: Path, options: dict[str, Any]) -> list[Submission]:
     return _checked(found, wrong)
 
 
+def structured(
+    json_schema: Path | None, regex: str | None, choice: list[str] | None, grammar: Path | None
+) -> dict[str, Any] | None:
+    """What the options say about the output's form, as the API takes it.
+
+    Raises:
+        CommandFailed: a file can't be read, or isn't JSON.
+    """
+    schema = None
+    if json_schema is not None:
+        try:
+            schema = json.loads(_text_of(json_schema))
+        except ValueError as error:
+            raise CommandFailed(f"{json_schema}: not JSON: {error}") from error
+    given = {
+        "json": schema,
+        "regex": regex,
+        "choice": choice or None,
+        "grammar": None if grammar is None else _text_of(grammar),
+    }
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path}: {error}") from error
+
+
 def submit(target: Target, submissions: list[Submission], *, wait: bool, as_json: bool) -> bool:
     """Hand all in, wait for their ends if `wait`, print what came of them in their order; return whether all went well."""
     return asyncio.run(_submit(target, submissions, wait=wait, as_json=as_json))

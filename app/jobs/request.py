@@ -4,7 +4,6 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +14,7 @@ from pydantic import (
 )
 
 from app.jobs.states import Tier
+from app.jobs.structure import ResponseFormat, Structure, StructuredOutputs, Words, broken_limits, structure_of
 from app.settings import Settings
 
 MAX_TOKENS_LIMIT = 1_000_000
@@ -23,14 +23,7 @@ MAX_SEED = 2**63 - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 
 
-def _storable(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not contain U+0000")
-    return value
-
-
 # Strict types: `"5"` isn't 5 and `true` isn't 1. Lone surrogates are refused by pydantic itself.
-Words = Annotated[StrictStr, AfterValidator(_storable)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Integer = StrictInt
 ModelName = Annotated[StrictStr, Field(pattern=NAME)]
@@ -118,6 +111,18 @@ class JobRequest(BaseModel):
     ignore_eos: StrictBool = Field(
         False, description="Go on until max_tokens whatever the model says (for load tests)."
     )
+    response_format: ResponseFormat | None = Field(
+        None, description="OpenAI's: text, any JSON object, or JSON that keeps to a schema."
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="Keep the output to a JSON schema, a regex, one of some texts, or a Lark grammar."
+    )
+    stop_repeating: Annotated[Integer, Field(ge=0, le=1000)] = Field(
+        0, description="End with `stop` when the output repeats a pattern so many times; 0 is never, 1 isn't allowed."
+    )
+    speculate: StrictBool = Field(
+        True, description="Let the engine guess ahead where its worker does so; the tokens are the same either way."
+    )
 
     tier: Tier = "standard"
     deadline_s: Annotated[Number, Field(gt=0, le=31_536_000)] | None = Field(
@@ -137,6 +142,25 @@ class JobRequest(BaseModel):
     def logit_biases(self) -> dict[int, float]:
         """`logit_bias` by token id."""
         return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+
+    @property
+    def structure(self) -> Structure | None:
+        """What the output must look like."""
+        return structure_of(self.response_format, self.structured_outputs)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        """A structured output ends where its grammar says, so that `stop` as a reason means that it is whole."""
+        has_format = self.response_format is not None and self.response_format.type != "text"
+        if has_format and self.structured_outputs is not None:
+            raise ValueError("structured_outputs: give only one of response_format and structured_outputs")
+        if self.stop_repeating == 1:
+            raise ValueError("stop_repeating: must be 0 or at least 2")
+        if has_format or self.structured_outputs is not None:
+            for name in ("stop", "min_tokens", "ignore_eos", "stop_repeating"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: can't go with a structured output, which ends where its grammar says")
+        return self
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -167,8 +191,10 @@ class JobRequest(BaseModel):
             found.append(("stop", f"each string must have 1 to {settings.max_stop_chars} characters"))
         if len(self.metadata) > settings.max_metadata_pairs:
             found.append(("metadata", f"must be at most {settings.max_metadata_pairs} pairs"))
+        if self.structure is not None:
+            found += broken_limits(self.structure, settings)
         return found
 
     def canonical(self) -> dict[str, Any]:
         """What is stored: only what the caller said."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)

@@ -196,14 +196,16 @@ def _sampling(request: JobRequest, max_tokens: int) -> dict[str, Any]:
     """The parameters as the engine takes them, all of them, with the seed drawn: a retry repeats the same tokens."""
     same = (
         "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-        "repetition_penalty", "logprobs", "ignore_eos",
+        "repetition_penalty", "logprobs", "ignore_eos", "stop_repeating", "speculate",
     )  # fmt: skip
+    structure = request.structure
     return {
         **{name: getattr(request, name) for name in same},
         "max_tokens": max_tokens,
         "seed": request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         "logit_bias": {str(token): bias for token, bias in request.logit_biases.items()},
         "stop": request.stop_strings,
+        "grammar": None if structure is None else {"kind": structure.kind, "text": structure.text},
     }
 
 

@@ -10,6 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from app.errors import InvalidRequest
+from app.jobs.forgery import ForgedTokens
 
 
 def tokenizer_digest(tokenizer_json: bytes, chat_template: str | None) -> str:
@@ -38,6 +39,7 @@ class PromptEncoder:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.special_tokens = special_tokens
+        self._forged = ForgedTokens(self.tokenizer)
         self._template = None
         if chat_template:
             env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
@@ -68,9 +70,17 @@ class PromptEncoder:
             ) from error
 
     def encode_messages(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Ids of a conversation; the template has put in the special tokens.
+        """Ids of a conversation; the template has put in the special tokens. Their names in contents are plain text.
 
         Raises:
-            InvalidRequest: as `render`.
+            InvalidRequest: as `render`, or a content holds such a name and can't be written otherwise.
         """
-        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids)
+        contents = [message["content"] for message in messages]
+        if not self._forged.are_in(contents):
+            return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids)
+        try:
+            mark = self._forged.mark_for(contents)
+            broken = [each | {"content": self._forged.break_names(each["content"], mark)} for each in messages]
+            return self._forged.encode(self.render(broken), mark)
+        except ValueError as error:
+            raise InvalidRequest(f"messages: {error}", param="messages") from error

@@ -1,18 +1,24 @@
 """Our engine, in the process and over the socket that a worker uses."""
 
 import asyncio
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from benchmarks.peers.task import Reporter, Task, check_counts, latencies, now, prompts_of, take_part
-from benchmarks.workload import Prompt
+from benchmarks.workload import JSON_SCHEMA, VARIANTS, Prompt
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
-from workers.engine.protocol import Request, SamplingParams
+from workers.engine.protocol import EngineStats, Grammar, Request, SamplingParams
 
 
 def engine_config(task: Task) -> EngineConfig:
     """The settings: defaults, but the limits that every engine is given."""
     limits: dict[str, Any] = {"kv_cache_bytes": 2 << 30, "max_model_len": 0, "max_num_seqs": 64}
+    if "copying" in task.cases:
+        limits["speculative_tokens"] = 8
     settings = limits | {"device": task.device, "threads": task.threads} | task.settings
     return EngineConfig(model=task.model, **settings).validated()
 
@@ -30,6 +36,25 @@ def requests_of(prompts: list[Prompt], run: int) -> list[Request]:
     ]
 
 
+def variants_of(case: str, requests: list[Request]) -> dict[str, list[Request]]:
+    """By the name under which its runs are told: the case as it is, and with what it is about."""
+    if case not in VARIANTS:
+        return {case: requests}
+    name = f"{case}/{VARIANTS[case]}"
+    if case == "copying":
+        return {case: [_with(each, speculate=False) for each in requests], name: requests}
+    # A salt of its own, or it would find the prefixes of the run before.
+    grammar = Grammar("json_schema", JSON_SCHEMA)
+    with_schema = [
+        msgspec.structs.replace(_with(each, grammar=grammar), cache_salt=each.cache_salt + "g") for each in requests
+    ]
+    return {case: requests, name: with_schema}
+
+
+def _with(request: Request, **sampling: Any) -> Request:
+    return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, **sampling))
+
+
 def play(task: Task, report: Reporter) -> None:
     """Each case, `repeat` times."""
     asyncio.run(_play(task, report))
@@ -42,21 +67,46 @@ async def _play(task: Task, report: Reporter) -> None:
         report.ready(architecture=engine.info.architecture, dtype=engine.info.dtype)
         for case in task.cases:
             prompts = prompts_of(case)
+            if case in VARIANTS:  # what is compiled once isn't counted
+                for requests in variants_of(case, requests_of(prompts[:1], 0)).values():
+                    await generate(engine, requests)
             for run in range(1, task.repeat + 1):
-                requests = requests_of(prompts, run)
-                report.start(case, run)
-                start = now()
-                arrivals = await generate(engine, requests)
-                seconds = now() - start
-                check_counts(case, prompts, [len(times) for times in arrivals])
-                report.run(case, seconds, latencies(start, arrivals))
+                for name, requests in variants_of(case, requests_of(prompts, run)).items():
+                    report.start(name, run)
+                    start = now()
+                    made = await generate(engine, requests)
+                    seconds = now() - start
+                    check_counts(name, prompts, [len(times) for times in made.arrivals])
+                    report.run(name, seconds, latencies(start, made.arrivals))
+                    if case in VARIANTS:
+                        report.figures(name, made.figures())
     finally:
         await engine.stop()
 
 
-async def generate(engine: EngineProcess, requests: list[Request]) -> list[list[float]]:
-    """When each token of each request came in. Raises RuntimeError if the engine refuses one."""
+@dataclass
+class Made:
+    """What came of a run."""
+
+    arrivals: list[list[float]]  # of each request, when each token came in
+    token_ids: list[list[int]]
+    before: EngineStats
+    after: EngineStats
+
+    def figures(self) -> dict[str, float]:
+        """Which tokens came out, as a number that can be compared, and how the guesses went."""
+        guessed = self.after.guessed_tokens - self.before.guessed_tokens
+        right = self.after.accepted_tokens - self.before.accepted_tokens
+        found: dict[str, float] = {"output_crc": zlib.crc32(repr(self.token_ids).encode())}
+        return found | ({"acceptance": right / guessed} if guessed else {})
+
+
+async def generate(engine: EngineProcess, requests: list[Request]) -> Made:
+    """Run requests to their ends. Raises RuntimeError if the engine refuses one."""
     arrivals: dict[str, list[float]] = {request.id: [] for request in requests}
+    token_ids: dict[str, list[int]] = {request.id: [] for request in requests}
+    before: EngineStats | None = None
+    stats = EngineStats()
     num_open = len(requests)
     for request in requests:
         await engine.add(request)
@@ -64,12 +114,14 @@ async def generate(engine: EngineProcess, requests: list[Request]) -> list[list[
         if output.failed:
             raise RuntimeError(f"the engine refused a request: {output.failed[0].message}")
         at = now()
+        before, stats = before or output.stats, output.stats
         for delta in output.deltas:
             arrivals[delta.request_id] += [at] * len(delta.token_ids)
+            token_ids[delta.request_id] += delta.token_ids
             num_open -= delta.finish_reason is not None
         if not num_open:
             break
-    return list(arrivals.values())
+    return Made(list(arrivals.values()), list(token_ids.values()), before or stats, stats)
 
 
 if __name__ == "__main__":

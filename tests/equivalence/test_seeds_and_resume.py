@@ -301,3 +301,20 @@ def test_the_hashes_tell_models_and_settings_apart(checkpoint, folder, tmp_path)
     tiny.save_tokenizer(tmp_path, vocab_size=299)
     other = tiny.load(tmp_path, dtype="bfloat16").info
     assert all(getattr(info, name) != getattr(other, name) for name in hashes)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@PARAMS
+def test_in_bfloat16_too_neither_neighbours_nor_preemption_nor_guesses_change_a_token(folder, sampling, kernels):
+    settings = {"dtype": "bfloat16", "kernels": kernels, "block_size": 4}
+    asked = msgspec.structs.replace(sampling, max_tokens=30)
+    it = Request(id="it", prompt_ids=PROMPT, sampling=asked, n=2, priority=1)
+    alone = tiny.run(tiny.load(folder, **settings), [it])
+    crowd = [msgspec.structs.replace(other, priority=0) for other in _others()]
+    tight = {"num_blocks": 40, "max_num_seqs": 6, "max_batch_tokens": 13, "speculative_tokens": 4}
+    engine = tiny.load(folder, **settings, **tight)
+    outcome = tiny.run(engine, [it, *crowd])
+    assert {key: outcome.tokens[key] for key in alone.tokens} == alone.tokens
+    resumed = msgspec.structs.replace(it, resume=[alone.tokens["it", 0][:7], []])
+    rest = tiny.run(tiny.load(folder, **settings), [resumed]).tokens
+    assert (rest["it", 0], rest["it", 1]) == (alone.tokens["it", 0][7:], alone.tokens["it", 1])

@@ -29,9 +29,9 @@ def folder(checkpoint):
     return checkpoint("llama")[1]
 
 
-def request(name, grammar, seed=1, **more):
+def request(name, grammar, seed=1, n=1, **more):
     sampling = SamplingParams(**({"max_tokens": 90, "seed": seed, "grammar": grammar} | more))
-    return Request(id=name, prompt_ids=PROMPT, sampling=sampling)
+    return Request(id=name, prompt_ids=PROMPT, sampling=sampling, n=n)
 
 
 def text_of(folder, tokens):
@@ -64,6 +64,88 @@ def test_outputs_keep_to_their_grammars_beside_others_that_have_none(folder):
     engine.add(free)
     engine.step()
     assert not engine._grammars._matchers, "whoever left is forgotten"
+
+
+def test_guesses_under_a_grammar_change_nothing_and_are_right_where_it_repeats_itself(folder):
+    rows = Grammar("lark", 'start: ("row " /[0-9]{3}/ ": value;\\n"){12}')
+    requests = [
+        request("rows", rows, max_tokens=120, logprobs=2),
+        request("many", GRAMMARS["json_schema"], n=3),
+        request("drawn", rows, temperature=1.5, presence_penalty=0.5, logit_bias={ord("7"): 2.0}),
+        request("greedy", rows, temperature=0.0, max_tokens=64),
+        request("never", rows, speculate=False),
+    ]
+    plain = tiny.run(tiny.load(folder), requests)
+    guessing = tiny.load(folder, speculative_tokens=6)
+    outcome = tiny.run(guessing, requests)
+    assert outcome.tokens == plain.tokens
+    assert outcome.reasons == plain.reasons
+    assert [each.chosen for each in outcome.logprobs["rows", 0]] == pytest.approx(
+        [each.chosen for each in plain.logprobs["rows", 0]]
+    )
+    stats = guessing.stats()
+    assert stats.accepted_tokens > 60
+    # What the grammar forbids isn't even tried: alone, a sequence that is forced along is nearly always guessed right.
+    alone = tiny.load(folder, speculative_tokens=6)
+    forced = Grammar("regex", "(abcdefgh){40}")
+    tiny.run(alone, [request("forced", forced, max_tokens=200)])
+    stats = alone.stats()
+    assert stats.accepted_tokens > 0.9 * stats.guessed_tokens > 50
+
+
+def test_a_pool_that_is_too_small_changes_nothing(folder):
+    requests = [
+        request(f"{kind}-{seed}", grammar, seed, max_tokens=40)
+        for kind, grammar in GRAMMARS.items()
+        for seed in range(3)
+    ]
+    plain = tiny.run(tiny.load(folder), requests)
+    tight = tiny.load(folder, num_blocks=14, block_size=8, speculative_tokens=4, max_model_len=112)
+    assert tiny.run(tight, requests).tokens == plain.tokens
+    assert tight.stats().preemptions > 0
+
+
+def test_a_document_that_max_tokens_cuts_ends_with_length(folder):
+    outcome = tiny.run(tiny.load(folder), [request("it", GRAMMARS["json_schema"], max_tokens=5)])
+    assert outcome.reasons["it", 0] == "length"
+    assert bytes(outcome.tokens["it", 0]).startswith(b"{")
+
+
+def test_a_grammar_that_takes_too_long_fails_its_request_and_the_others_go_on_meanwhile(folder):
+    engine = tiny.load(folder, grammar_check_s=1)
+    endless = Grammar("json_schema", '{"type": "integer", "multipleOf": 99999989}')
+    engine.add(request("endless", endless))
+    engine.add(request("free", None, max_tokens=30))
+    seen = []
+    while engine.has_work():
+        output = engine.step()
+        seen += [delta.request_id for delta in output.deltas] + [fault.code for fault in output.failed]
+    assert seen == ["free"] * 30 + ["grammar_too_complex"]
+
+
+def test_what_the_vocabulary_cannot_spell_fails_that_request_only(checkpoint, tmp_path):
+    """A tokenizer without the letter z."""
+    source = checkpoint("llama")[1]
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    document = json.loads((source / "tokenizer.json").read_text())
+    vocab = document["model"]["vocab"]
+    vocab["never-written"] = vocab.pop("z")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    outcome = tiny.run(
+        tiny.load(tmp_path),
+        [
+            request("at once", Grammar("regex", "z")),
+            request("later", Grammar("regex", "az")),
+            request("good", Grammar("regex", "ay")),
+        ],
+    )
+    assert {fault.request_id: fault.code for fault in outcome.failed} == {
+        "at once": "grammar_invalid",
+        "later": "grammar_failed",
+    }
+    assert all("vocabulary" in fault.message for fault in outcome.failed)
+    assert bytes(outcome.tokens["good", 0][:2]) == b"ay"
 
 
 def test_any_object_is_one(folder):

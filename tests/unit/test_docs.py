@@ -168,6 +168,7 @@ def job_codes() -> list[str]:
         *(ROOT / "app/jobs").glob("*.py"),
         *(ROOT / "workers/generation").glob("*.py"),
         ROOT / "workers/engine/engine.py",
+        *(ROOT / "workers/engine").glob("grammar_*.py"),
     ]
     return sorted(set().union(*(literal_codes(path.read_text(encoding="utf-8")) for path in files)) - {"unknown"})
 

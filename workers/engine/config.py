@@ -33,6 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_batch_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512  # tokens of one forward pass; >= max_num_seqs
     max_model_len: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # tokens, prompt + output; 0 = the model's own limit
     speculative_tokens: Annotated[int, Meta(ge=0, le=64)] = 0  # most tokens to guess ahead a sequence; 0 = never
+    grammar_check_s: Annotated[int, Meta(ge=1, le=600)] = 5  # processor time, in seconds, that compiling one may take
     threads: Annotated[int, Meta(ge=0, le=1024)] = (
         0  # CPU threads of the forward pass; 0 = one for a small model, else PyTorch's default
     )

@@ -62,12 +62,16 @@ class Detokenizer:
         )
         return text, self._stop_string is not None
 
-    def flush(self) -> str:
-        """The text that was held back, when no more tokens come; an unfinished character is a replacement character."""
+    def flush(self, *, whole_only: bool = False) -> str:
+        """The text that was held back, when no more tokens come; an unfinished character is a replacement character.
+
+        With `whole_only` it is left out.
+        """
         if self._stop_string is not None:
             return ""
         state = self._state
-        text = state.held + self._decode(state.window)[state.num_emitted :]
+        text = self._decode(state.window)
+        text = state.held + (_stable(text) if whole_only else text)[state.num_emitted :]
         self._state = _State([], 0, 0)
         return text
 

@@ -1,8 +1,9 @@
 """How do requests become tokens? The engine's loop: schedule, run the model, settle. No torch in it."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
-from typing import Protocol
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from workers.engine.protocol import (
     EngineInfo,
@@ -28,6 +29,9 @@ class Sampled:
     fault: str | None = None  # why its request has to fail, if it has to; the token then means nothing
 
 
+_CHECK_WAIT_S = 0.005  # commands that come meanwhile wait as long
+
+
 class TokenModel(Protocol):
     """What the loop needs of a model."""
 
@@ -41,9 +45,18 @@ class TokenModel(Protocol):
 class GrammarCheck(Protocol):
     """What the loop needs to know about grammars."""
 
-    def check(self, grammar: Grammar) -> None:
-        """Raises ValueError for one that can't be used."""
+    def begin(self, grammar: Grammar) -> "Future[Any]":
+        """Check it without holding anybody up; the future raises for one that can't be used, best with a `code`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Checking:
+    """A request whose grammar is being looked at."""
+
+    request: Request
+    verdict: "Future[Any]"
+    dropped: set[int] = field(default_factory=set)  # choices that were aborted meanwhile
 
 
 class PagedEngine:
@@ -58,6 +71,7 @@ class PagedEngine:
         self._grammars = grammars
         self._eos_token_ids = frozenset(info.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}  # only what hasn't finished
+        self._checking: dict[str, _Checking] = {}  # not among the requests yet
         self._deltas: list[TokenDelta] = []  # to be reported by the next step
         self._failed: list[RequestFailed] = []
         self._num_arrived = 0
@@ -79,7 +93,14 @@ class PagedEngine:
         fault = self._fault_of(request)
         if fault is not None:
             self._failed.append(fault)
-            return
+        elif request.sampling.grammar is None:
+            self._admit(request)
+        else:
+            assert self._grammars is not None, "a fault"
+            self._checking[request.id] = _Checking(request, self._grammars.begin(request.sampling.grammar))
+            self._admit_checked()
+
+    def _admit(self, request: Request) -> None:
         sequences = sequences_of(request, self._num_arrived, self._info.max_model_len)
         self._num_arrived += len(sequences)
         unfinished = []
@@ -96,6 +117,10 @@ class PagedEngine:
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """Forget a request or one of its choices, free its blocks, report nothing more of it."""
+        if choice is None:
+            self._checking.pop(request_id, None)
+        elif request_id in self._checking:
+            self._checking[request_id].dropped.add(choice)
         for sequence in list(self._requests.get(request_id, ())):
             if choice is None or sequence.choice == choice:
                 self._leave(sequence)
@@ -107,10 +132,14 @@ class PagedEngine:
 
     def has_work(self) -> bool:
         """Whether `step` would do or report anything."""
-        return bool(self._deltas or self._failed) or self._scheduler.has_work()
+        return bool(self._deltas or self._failed or self._checking) or self._scheduler.has_work()
 
     def step(self) -> StepOutput:
-        """Schedule, run, settle."""
+        """Schedule, run, settle. With nothing to run but grammars being checked, wait a moment for those."""
+        self._admit_checked()
+        if self._checking and not (self._deltas or self._failed or self._scheduler.has_work()):
+            wait([each.verdict for each in self._checking.values()], _CHECK_WAIT_S, FIRST_COMPLETED)
+            self._admit_checked()
         deltas, self._deltas = self._deltas, []
         failed, self._failed = self._failed, []
         plan = self._scheduler.plan()
@@ -132,6 +161,11 @@ class PagedEngine:
                 expected = len(sequence.token_ids) + round(sequence.num_remaining * self._output_ratio)
                 sequences[tier] = sequences.get(tier, 0) + 1
                 tokens[tier] = tokens.get(tier, 0) + expected
+        for each in self._checking.values():
+            tier, n = each.request.priority, each.request.n
+            expected = len(each.request.prompt_ids) + round(each.request.sampling.max_tokens * self._output_ratio)
+            sequences[tier] = sequences.get(tier, 0) + n
+            tokens[tier] = tokens.get(tier, 0) + n * expected
         num_seqs, num_tokens = sum(sequences.values()), sum(tokens.values())
         # A few may wait, so that a slot that falls free is filled in the same step.
         sequence_capacity = scheduler.max_num_seqs + max(1, scheduler.max_num_seqs // 8)
@@ -183,6 +217,8 @@ class PagedEngine:
         kept = []
         reason = None
         for result, guessed in zip(results, [*chunk.guess, None], strict=True):
+            if result.fault is not None:  # never the first: the next step meets it there
+                break
             sequence.token_ids.append(result.token_id)
             kept.append(result)
             reason = sequence.finish_reason(self._eos_token_ids)
@@ -221,7 +257,7 @@ class PagedEngine:
         info = self._info
         length = len(request.prompt_ids)
         tokens = [request.prompt_ids, *request.resume, list(request.sampling.logit_bias)]
-        if request.id in self._requests:
+        if request.id in self._requests or request.id in self._checking:
             code, message = "duplicate_request", f"request {request.id} is in the engine already"
         elif length == 0:
             code, message = "prompt_empty", "the prompt has no tokens; send at least one"
@@ -235,17 +271,23 @@ class PagedEngine:
             code, message = "token_id_invalid", f"token ids must be from 0 to {info.vocab_size - 1}"
         elif request.n < 1 or request.sampling.max_tokens < 1 or len(request.resume) > request.n:
             code, message = "request_invalid", "n and max_tokens must be at least 1, and resume have at most n entries"
-        elif request.sampling.grammar is not None:
-            return self._fault_of_grammar(request.id, request.sampling.grammar)
+        elif request.sampling.grammar is not None and self._grammars is None:
+            code, message = "grammar_unsupported", "this engine can't keep outputs to a grammar"
         else:
             return None
         return RequestFailed(request.id, code, message)
 
-    def _fault_of_grammar(self, request_id: str, grammar: Grammar) -> RequestFailed | None:
-        if self._grammars is None:
-            return RequestFailed(request_id, "grammar_unsupported", "this engine can't keep outputs to a grammar")
-        try:
-            self._grammars.check(grammar)
-        except ValueError as error:
-            return RequestFailed(request_id, "grammar_invalid", f"the {grammar.kind} can't be used: {error}")
-        return None
+    def _admit_checked(self) -> None:
+        """Let those whose grammar has been looked at in, or say why not."""
+        for each in [each for each in self._checking.values() if each.verdict.done()]:
+            request, grammar = each.request, each.request.sampling.grammar
+            assert grammar is not None
+            del self._checking[request.id]
+            error = each.verdict.exception()
+            if error is None:
+                self._admit(request)
+                for choice in each.dropped:
+                    self.abort(request.id, choice)
+            else:
+                code = getattr(error, "code", "grammar_unchecked")
+                self._failed.append(RequestFailed(request.id, code, f"the {grammar.kind} can't be used: {error}"))

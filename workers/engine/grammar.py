@@ -3,43 +3,69 @@
 A matcher's state follows from the tokens, so preemption and resume need nothing special.
 """
 
-import json
 from collections import OrderedDict
+from collections.abc import Sequence as Items
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
 
-import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLExecutor, LLMatcher
 from torch import Tensor
 
+from workers.engine.grammar_check import GrammarChecker
+from workers.engine.grammar_source import GrammarInvalid, compile_grammar, reason_of, tokenizer_of
 from workers.engine.protocol import Grammar
 from workers.engine.sequence import Sequence
 
-_MAX_TEXT_BYTES = (
-    1 << 18
-)  # a longer one is a mistake or an attack; what explodes in spite of that, llguidance's fuel stops
-_NUM_KEPT = 64  # compiled grammars: schemas come in bursts of the same
+_NUM_KEPT = 128  # verdicts, with the compiled grammars: schemas come in bursts of the same
+_NUM_CHECKERS = 2  # so that one grammar that takes all its time doesn't hold up every other
 
 
-class GrammarInvalid(ValueError):
-    """It doesn't compile; the message says why."""
+@dataclass(frozen=True, slots=True)
+class GrammarMasks:
+    """What the rows of a step may choose."""
+
+    rows: list[int]  # those that keep to a grammar
+    words: Tensor  # [len(rows), vocab / 32] int32, a bit a token, good until the next step
+    faults: dict[int, str]  # by row, why its grammar can't go on; such a row isn't in `rows`
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer, and keeps the matchers of the sequences that have one."""
+    """Compiles grammars for one tokenizer, and keeps the matchers of the sequences that have one.
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, eos_token_ids: list[int]) -> None:
-        """Raises ValueError for a tokenizer that llguidance doesn't know, or a model without EOS."""
-        if not eos_token_ids:
-            raise ValueError("the model has no EOS token, which is how a structured output ends")
-        self._tokenizer = LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=eos_token_ids)
-        self._vocab_size = vocab_size
-        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+    One thread uses it at a time; `masks` may run in another one while its caller waits for it or does something else.
+    """
+
+    def __init__(
+        self, tokenizer_json: str, vocab_size: int, eos_token_ids: list[int], *, check_limit_s: int = 5
+    ) -> None:
+        """Raises ValueError for a tokenizer that llguidance doesn't know, or a model without EOS.
+
+        `check_limit_s`: processor time that compiling a grammar may take.
+        """
+        self._tokenizer = tokenizer_of(tokenizer_json, vocab_size, eos_token_ids)
+        self._words_per_row = -(-vocab_size // 32)
+        self._known: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()
+        self._checkers: SimpleQueue[GrammarChecker] = SimpleQueue()
+        for _ in range(_NUM_CHECKERS):
+            self._checkers.put(GrammarChecker(tokenizer_json, vocab_size, eos_token_ids, limit_s=check_limit_s))
+        self._threads = ThreadPoolExecutor(_NUM_CHECKERS, "grammar-check")
+        self._filler = LLExecutor(1)
+        self._words = torch.zeros(0, self._words_per_row, dtype=torch.int32)
         self._matchers: dict[int, LLMatcher] = {}  # by arrival
         self._num_consumed: dict[int, int] = {}  # by arrival: generated tokens that the matcher has seen
 
-    def check(self, grammar: Grammar) -> None:
-        """Compile a grammar. Raises GrammarInvalid."""
-        self._matcher(grammar)
+    def begin(self, grammar: Grammar) -> "Future[LLMatcher]":
+        """Compile a grammar, in the background unless it is known. The future may raise GrammarInvalid or CheckFailed."""
+        found = self._known.get(grammar)
+        if found is None or (found.done() and not _is_verdict(found)):
+            found = self._known[grammar] = self._threads.submit(self._compile, grammar)
+            oldest = next(iter(self._known))
+            if len(self._known) > _NUM_KEPT and self._known[oldest].done():
+                del self._known[oldest]
+        self._known.move_to_end(grammar)
+        return found
 
     def forget(self, arrivals: list[int]) -> None:
         """Drop the matchers of sequences that left."""
@@ -47,54 +73,106 @@ class Grammars:
             self._matchers.pop(arrival, None)
             self._num_consumed.pop(arrival, None)
 
-    def allowed(self, sequence: Sequence) -> Tensor:
-        """[vocab] bool: the tokens that may follow. Raises GrammarInvalid if the matcher gives up: it hit a limit."""
-        assert sequence.sampling.grammar is not None
-        arrival = sequence.arrival
+    def permitted(self, sequence: Sequence, token_ids: list[int]) -> list[int]:
+        """The first of these tokens, as far as the grammar allows them to follow a sequence's own."""
+        matcher = self._advanced(sequence)
+        if not token_ids or matcher.is_error():
+            return []
+        return token_ids[: matcher.validate_tokens(token_ids)]
+
+    def masks(self, sequences: Items[Sequence], guesses: Items[list[int]]) -> GrammarMasks:
+        """The masks of a step's rows, as `Sampler.sample` is given them: a row after each of a sequence's guesses.
+
+        llguidance releases the GIL, so in a thread of its own this costs the forward pass next to nothing.
+        """
+        rows = [row for row, sequence in enumerate(sequences) if sequence.sampling.grammar is not None]
+        if len(self._words) < len(rows):
+            self._words = torch.zeros(2 * len(rows), self._words_per_row, dtype=torch.int32)
+        plain: list[tuple[LLMatcher, int]] = []
+        drafted: list[tuple[LLMatcher, int, list[int]]] = []
+        firsts: list[int] = []  # places, in `rows`, of the first row of each sequence
+        for place, row in enumerate(rows):
+            if guesses[row]:
+                continue
+            firsts.append(place)
+            draft = _longest(sequences, guesses, row)
+            matcher = self._advanced(sequences[row])
+            if matcher.is_error():
+                continue
+            if draft:
+                drafted.append((matcher, place, draft))
+            else:
+                plain.append((matcher, place))
+        self._fill(plain, drafted)
+        return self._sorted_out(rows, firsts, sequences)
+
+    def _fill(self, plain: list[tuple[LLMatcher, int]], drafted: list[tuple[LLMatcher, int, list[int]]]) -> None:
+        words = self._words
+        size, address = words.shape[1] * words.element_size(), words.data_ptr()
+        if plain:
+            self._filler.unsafe_compute_mask_ptr(plain, address, size, len(words))
+        if drafted:
+            for _, place, draft in drafted:
+                words[place : place + 1 + len(draft)] = -1  # what stands after an EOS isn't filled
+            self._filler.unsafe_compute_mask_ptr_with_draft_token(drafted, address, size, len(words))
+
+    def _sorted_out(self, rows: list[int], firsts: list[int], sequences: Items[Sequence]) -> GrammarMasks:
+        """Rows whose matcher gave up become faults. One that did so over its guesses is asked again without them."""
+        faults: dict[int, str] = {}
+        for first, end in zip(firsts, [*firsts[1:], len(rows)], strict=True):
+            sequence = sequences[rows[first]]
+            matcher = self._matchers[sequence.arrival]
+            if not matcher.is_error():
+                continue
+            reason = reason_of(matcher)
+            faults |= dict.fromkeys(rows[first:end], reason)
+            if end - first > 1:
+                self.forget([sequence.arrival])
+                matcher = self._advanced(sequence)
+                if not matcher.is_error():
+                    self._fill([(matcher, first)], [])
+                if not matcher.is_error():
+                    del faults[rows[first]]
+        words = self._words[: len(rows)]
+        if faults:
+            kept = [place for place, row in enumerate(rows) if row not in faults]
+            return GrammarMasks([rows[place] for place in kept], words[kept], faults)
+        return GrammarMasks(rows, words, faults)
+
+    def _advanced(self, sequence: Sequence) -> LLMatcher:
+        """A sequence's matcher, after all of its tokens. It may be in error."""
+        arrival, grammar = sequence.arrival, sequence.sampling.grammar
+        assert grammar is not None
         matcher = self._matchers.get(arrival)
         if matcher is None:
-            matcher = self._matchers[arrival] = self._matcher(sequence.sampling.grammar).deep_copy()
+            known = self._known.get(grammar)
+            # One that was forgotten meanwhile has passed its check when its request came in.
+            fresh_one = known.result() if known is not None else compile_grammar(self._tokenizer, grammar)
+            matcher = self._matchers[arrival] = fresh_one.deep_copy()
             self._num_consumed[arrival] = 0
         fresh = sequence.token_ids[sequence.num_prompt_tokens + self._num_consumed[arrival] :]
         if fresh:
             matcher.consume_tokens(fresh)
             self._num_consumed[arrival] += len(fresh)
-        bits = b"" if matcher.is_error() else matcher.compute_bitmask()
-        if matcher.is_error():
-            raise GrammarInvalid(matcher.get_error())
-        unpacked = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=self._vocab_size, bitorder="little")
-        return torch.from_numpy(unpacked.view(np.bool_))
+        return matcher
 
-    def _matcher(self, grammar: Grammar) -> LLMatcher:
-        """Of a grammar's beginning; not to be advanced."""
-        found = self._compiled.get(grammar)
-        if found is None:
-            found = LLMatcher(self._tokenizer, _source_of(grammar), log_level=0)
-            if found.is_error():
-                raise GrammarInvalid(found.get_error())
-            self._compiled[grammar] = found
-            if len(self._compiled) > _NUM_KEPT:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return found
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        checker = self._checkers.get()
+        try:
+            checker.check(grammar)
+        finally:
+            self._checkers.put(checker)
+        return compile_grammar(self._tokenizer, grammar)
 
 
-def _source_of(grammar: Grammar) -> str:
-    """A grammar in llguidance's own language. Raises GrammarInvalid."""
-    if len(grammar.text.encode()) > _MAX_TEXT_BYTES:
-        raise GrammarInvalid(f"a grammar may have {_MAX_TEXT_BYTES} bytes")
-    try:
-        if grammar.kind == "json_schema":
-            return LLMatcher.grammar_from_json_schema(grammar.text)
-        if grammar.kind == "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type": "object"}')
-        if grammar.kind == "regex":
-            return LLMatcher.grammar_from_regex(grammar.text)
-        if grammar.kind == "lark":
-            return LLMatcher.grammar_from_lark(grammar.text)
-        choices = json.loads(grammar.text)
-    except ValueError as error:
-        raise GrammarInvalid(str(error)) from error
-    if not isinstance(choices, list) or not choices or not all(isinstance(each, str) and each for each in choices):
-        raise GrammarInvalid("a choice needs a JSON list of texts that aren't empty")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in choices))
+def _is_verdict(checked: "Future[LLMatcher]") -> bool:
+    error = checked.exception()
+    return error is None or isinstance(error, GrammarInvalid)
+
+
+def _longest(sequences: Items[Sequence], guesses: Items[list[int]], row: int) -> list[int]:
+    """The guess of the last row that belongs to the sequence whose first row is `row`."""
+    last = row
+    while last + 1 < len(sequences) and sequences[last + 1] is sequences[row] and guesses[last + 1]:
+        last += 1
+    return guesses[last]

@@ -88,6 +88,7 @@ class Kernels:
         library.penstock_forward.argtypes = (POINTER(Model), POINTER(Step), c_void_p)
         library.penstock_prefer_large_pages.argtypes = (c_void_p, c_int64)
         library.penstock_argmax.argtypes = (c_void_p, c_void_p, c_int, c_int, c_int)
+        library.penstock_forbid.argtypes = (c_void_p, c_void_p, c_void_p, c_int, c_int, c_int, c_int)
         self._library = library
         self.version = path.stem  # of sources, flags, compiler and processor
         self.best_isa: int = library.penstock_best_isa()
@@ -120,6 +121,14 @@ class Kernels:
         with record_function("penstock_argmax"):
             self._library.penstock_argmax(scores.data_ptr(), best.data_ptr(), rows, columns, torch.get_num_threads())
         return best
+
+    def forbid(self, logits: Tensor, rows: list[int], words: Tensor) -> None:
+        """As `sampler.torch_forbid`, for [rows, columns] float32."""
+        assert logits.is_contiguous()
+        assert words.is_contiguous()
+        places = (c_int * len(rows))(*rows)
+        columns, width, threads = logits.shape[1], words.shape[1], torch.get_num_threads()
+        self._library.penstock_forbid(logits.data_ptr(), places, words.data_ptr(), len(rows), columns, width, threads)
 
 
 @cache

@@ -44,7 +44,7 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
         model,
         model_hash=model_hash(folder),
         tokenizer_hash=text_hash(bundle.tokenizer_json),
-        grammars=_grammars(bundle.tokenizer_json, model),
+        grammars=_grammars(config, bundle.tokenizer_json, model),
     )
     return LoadedEngine(engine, bundle)
 
@@ -96,14 +96,20 @@ def paged_engine(
         max_batch_tokens=config.max_batch_tokens,
         watermark_ratio=config.watermark_ratio,
         prefix_cache=config.prefix_cache,
-        speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
+        speculator=_speculator(config, grammars),
     )
     return PagedEngine(info, scheduler, runner, grammars)
 
 
-def _grammars(tokenizer_json: str, model: LoadedModel) -> Grammars | None:
+def _speculator(config: EngineConfig, grammars: Grammars | None) -> Speculator | None:
+    if not config.speculative_tokens:
+        return None
+    return Speculator(config.speculative_tokens, grammars.permitted if grammars is not None else None)
+
+
+def _grammars(config: EngineConfig, tokenizer_json: str, model: LoadedModel) -> Grammars | None:
     try:
-        return Grammars(tokenizer_json, model.vocab_size, model.eos_token_ids)
+        return Grammars(tokenizer_json, model.vocab_size, model.eos_token_ids, check_limit_s=config.grammar_check_s)
     except ValueError as error:
         logger.warning("no structured output with this model: %s", error)
         return None
@@ -117,7 +123,14 @@ def _runner(
     reason = lean.why_not_lean(model)
     if kernels is not None and reason is None:
         decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
-        runner = ModelRunner(model, decoder, block_size=config.block_size, argmax=kernels.argmax, grammars=grammars)
+        runner = ModelRunner(
+            model,
+            decoder,
+            block_size=config.block_size,
+            argmax=kernels.argmax,
+            forbid=kernels.forbid,
+            grammars=grammars,
+        )
         try:
             runner.check()
         except ModelUnsupported as error:

@@ -1,6 +1,7 @@
 """How does a plan become tokens? The KV pool, the forward pass, the sampler."""
 
 from collections.abc import Sequence as Items
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -10,11 +11,12 @@ from workers.engine.attention import AttentionBackend, LayerCache, PagedForward,
 from workers.engine.batch import Batch, build_batch
 from workers.engine.engine import Sampled
 from workers.engine.errors import ModelUnsupported
-from workers.engine.grammar import Grammars
+from workers.engine.grammar import GrammarMasks, Grammars
 from workers.engine.model import LoadedModel
-from workers.engine.sampler import Argmax, Sampler, torch_argmax
+from workers.engine.sampler import Argmax, Forbid, Sampler, torch_argmax, torch_forbid
 from workers.engine.scheduler import StepPlan
 from workers.engine.selfcheck import is_alike, probe_steps, similarity
+from workers.engine.sequence import Sequence
 
 
 def block_bytes(model: LoadedModel, block_size: int) -> int:
@@ -27,7 +29,7 @@ class ForwardPass(Protocol):
     """A way to run a model over a KV pool of its own."""
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [R, vocab] of the rows that sample, in the model's dtype or float32, good until the next call."""
+        """Logits [R, vocab] of the rows that sample, in the model's dtype or float32, the caller's until the next call."""
         ...
 
     def copy_block(self, source: int, target: int) -> None:
@@ -85,12 +87,15 @@ class ModelRunner:
         *,
         block_size: int,
         argmax: Argmax = torch_argmax,
+        forbid: Forbid = torch_forbid,
         grammars: Grammars | None = None,
     ) -> None:
         self._model = model
         self._forward = forward
         self._block_size = block_size
-        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax, grammars)
+        self._grammars = grammars
+        self._mask_thread = ThreadPoolExecutor(1, "grammar-masks")
+        self._sampler = Sampler(model.vocab_size, model.eos_token_ids, model.device, argmax, forbid)
 
     def check(self) -> None:
         """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
@@ -107,13 +112,21 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> Items[Sampled]:
         """Feed all chunks; the next token of those that sample."""
         self._sampler.forget(plan.left)
+        if self._grammars is not None:
+            self._grammars.forget(plan.left)
         if not plan.chunks:
             return []
         for copy in plan.copies:  # in this order: a block may be a target first and a source later
             self._forward.copy_block(copy.source, copy.target)
-        batch = build_batch(plan.chunks, self._block_size, self._model.device)
-        logits = self._forward(batch)
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
         sequences = [chunk.sequence for chunk in sampling for _ in range(1 + len(chunk.guess))]
         guesses = [chunk.guess[:place] for chunk in sampling for place in range(1 + len(chunk.guess))]
-        return self._sampler.sample(logits, sequences, guesses)
+        masks = self._begin_masks(sequences, guesses)  # filled while the forward pass runs
+        logits = self._forward(build_batch(plan.chunks, self._block_size, self._model.device))
+        return self._sampler.sample(logits, sequences, guesses, masks.result() if masks is not None else None)
+
+    def _begin_masks(self, sequences: list[Sequence], guesses: list[list[int]]) -> "Future[GrammarMasks] | None":
+        if all(sequence.sampling.grammar is None for sequence in sequences):
+            return None
+        assert self._grammars is not None, "refused by the engine"
+        return self._mask_thread.submit(self._grammars.masks, sequences, guesses)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from workers.engine.draw import Filters, draw, draw_filtered
 from workers.engine.engine import Sampled
-from workers.engine.grammar import GrammarInvalid, Grammars
+from workers.engine.grammar import GrammarMasks
 from workers.engine.noise import row_key
 from workers.engine.penalties import TokenCounts
 from workers.engine.protocol import Logprob, SamplingParams
@@ -17,6 +17,22 @@ _MIN_TEMPERATURE = 1e-5  # less is greedy: dividing by it would overflow
 
 
 Argmax = Callable[[Tensor], Tensor]  # scores [R, vocab] float32 -> the place of each row's highest [R] int64
+
+
+Forbid = Callable[[Tensor, list[int], Tensor], None]  # see `torch_forbid`
+
+
+def torch_forbid(logits: Tensor, rows: list[int], words: Tensor) -> None:
+    """Set the logits [R, vocab] of some rows to minus infinity where their bit in words [len(rows), vocab / 32] isn't set."""
+    bits = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    octets = words.contiguous().view(torch.uint8).to(logits.device)  # little endian, as every machine that we run on
+    allowed = (octets[:, :, None] >> bits) & 1
+    forbidden = allowed.flatten(1)[:, : logits.shape[1]] == 0
+    if len(rows) == len(logits):
+        logits.masked_fill_(forbidden, float("-inf"))
+    else:
+        at = torch.tensor(rows, device=logits.device)
+        logits[at] = logits[at].masked_fill(forbidden, float("-inf"))
 
 
 def torch_argmax(scores: Tensor) -> Tensor:
@@ -33,28 +49,31 @@ class Sampler:
         eos_token_ids: list[int],
         device: torch.device,
         argmax: Argmax = torch_argmax,
-        grammars: Grammars | None = None,
+        forbid: Forbid = torch_forbid,
     ) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = torch.tensor(eos_token_ids, dtype=torch.int64, device=device)
         self._counts = TokenCounts(vocab_size, device)
         self._device = device
         self._argmax = argmax
-        self._grammars = grammars
+        self._forbid = forbid
 
     def forget(self, arrivals: list[int]) -> None:
         """Drop what is kept for sequences that left."""
         self._counts.forget(arrivals)
-        if self._grammars is not None:
-            self._grammars.forget(arrivals)
 
     @torch.inference_mode()
     def sample(
-        self, logits: Tensor, sequences: list[Sequence], guesses: list[list[int]] | None = None
+        self,
+        logits: Tensor,
+        sequences: list[Sequence],
+        guesses: list[list[int]] | None = None,
+        masks: GrammarMasks | None = None,
     ) -> list[Sampled]:
         """The next token of each row's sequence; logits [R, vocab] of any float type.
 
         `guesses` [R] holds tokens that a row takes to follow those of its sequence, which may stand in several rows.
+        `masks` says what rows with a grammar may choose, and lets their logits be written over.
         """
         if not sequences:
             return []
@@ -63,13 +82,20 @@ class Sampler:
         params = [sequence.sampling for sequence in sequences]
         logits = logits.float()
         raw = logits
-        faults: dict[int, str] = {}
         if any(map(_changes_logits, sequences, lens)):
             logits = logits.clone()
             self._add_bias(logits, params)
             self._hold_back_eos(logits, sequences, lens)
             self._penalise(logits, sequences, guesses)
-            faults = self._keep_to_grammars(logits, sequences)
+        faults: dict[int, str] = {}
+        if masks is not None:
+            faults = masks.faults
+            if masks.rows:
+                if logits is raw and any(p.logprobs is not None for p in params):
+                    logits = (
+                        logits.clone()
+                    )  # which takes longer than all masks: only where the others are still asked for
+                self._forbid(logits, masks.rows, masks.words)
         tokens = self._choose(logits, sequences, lens)
         token_ids: list[int] = tokens.tolist()
         logprobs = self._logprobs(raw, tokens, params)
@@ -121,23 +147,6 @@ class Sampler:
         rows = [row for row, sequence in enumerate(sequences) if _is_too_short(sequence, lens[row])]
         if rows and len(self._eos_token_ids):
             logits[self._index(rows)[:, None], self._eos_token_ids] = float("-inf")
-
-    def _keep_to_grammars(self, logits: Tensor, sequences: list[Sequence]) -> dict[int, str]:
-        """Forbid what the rows' grammars don't allow; by row, why a grammar can't go on."""
-        allowed, rows, faults = [], [], {}
-        for row, sequence in enumerate(sequences):
-            if sequence.sampling.grammar is None:
-                continue
-            assert self._grammars is not None, "refused by the engine"
-            try:
-                allowed.append(self._grammars.allowed(sequence))
-                rows.append(row)
-            except GrammarInvalid as error:
-                faults[row] = str(error)
-        if rows:
-            at = self._index(rows)
-            logits[at] = logits[at].masked_fill(~torch.stack(allowed).to(self._device), float("-inf"))
-        return faults
 
     def _penalise(self, logits: Tensor, sequences: list[Sequence], guesses: list[list[int]]) -> None:
         """Presence and frequency: of generated tokens (OpenAI). Repetition: of prompt and generated tokens.
@@ -199,12 +208,7 @@ def _signed_halves(key: int) -> tuple[int, int]:
 
 def _changes_logits(sequence: Sequence, position: int) -> bool:
     sampling = sequence.sampling
-    return (
-        sampling.grammar is not None
-        or bool(sampling.logit_bias)
-        or _has_penalty(sampling)
-        or _is_too_short(sequence, position)
-    )
+    return bool(sampling.logit_bias) or _has_penalty(sampling) or _is_too_short(sequence, position)
 
 
 def _is_too_short(sequence: Sequence, position: int) -> bool:

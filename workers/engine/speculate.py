@@ -5,6 +5,7 @@ that would have been chosen there anyway, so the output is the same as without i
 Source: A. Saxena, "Prompt Lookup Decoding", 2023 (the idea); here with an index per sequence instead of a search.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.engine.sequence import Sequence
@@ -28,14 +29,16 @@ class _History:
 class Speculator:
     """Guesses, and learns for which sequences it pays. Its state never changes what is generated."""
 
-    def __init__(self, num_tokens: int) -> None:
+    def __init__(self, num_tokens: int, permitted: Callable[[Sequence, list[int]], list[int]] | None = None) -> None:
+        """`permitted` cuts a guess where the sequence's grammar forbids it; without it such sequences aren't guessed for."""
         self._num_tokens = num_tokens
+        self._permitted = permitted
         self._histories: dict[int, _History] = {}  # by arrival
 
     def guess(self, sequence: Sequence, room: int) -> list[int]:
         """Up to `room` tokens that may follow a sequence's last one."""
-        # A matcher would have to be rolled back after wrong guesses: not yet.
-        if room <= 0 or not sequence.sampling.speculate or sequence.sampling.grammar is not None:
+        has_grammar = sequence.sampling.grammar is not None
+        if room <= 0 or not sequence.sampling.speculate or (has_grammar and self._permitted is None):
             return []
         history = self._histories.get(sequence.arrival)
         if history is None:
@@ -52,7 +55,8 @@ class Speculator:
         for length in _MATCH_LENS:
             place = history.after.get(tuple(tokens[-length:])) if len(tokens) >= length else None
             if place is not None:
-                return _continued(tokens, place, min(room, history.limit))
+                guess = _continued(tokens, place, min(room, history.limit))
+                return self._permitted(sequence, guess) if has_grammar and self._permitted is not None else guess
         return []
 
     def learn(self, sequence: Sequence, num_guessed: int, num_right: int) -> None:

@@ -18,7 +18,7 @@ from app.queue.checkpoints import read_checkpoint
 from app.queue.events import JobEvent, Publication
 from app.redis import RedisError
 from app.telemetry import emit
-from workers.engine.protocol import Request, SamplingParams
+from workers.engine.protocol import Grammar, Request, SamplingParams
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob, request_id_of
@@ -122,12 +122,14 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
 
 def request_of(job: StartedJob) -> Request:
     """The job as the engine sees it, from its beginning."""
-    sampling = {name: value for name, value in job.sampling.items() if name not in {"stop", "logit_bias"}}
+    special = {"stop", "logit_bias", "grammar"}
+    sampling = {name: value for name, value in job.sampling.items() if name not in special}
+    grammar = job.sampling.get("grammar")
     biases = {int(token): bias for token, bias in job.sampling.get("logit_bias", {}).items()}
     return Request(
         id=request_id_of(job),
         prompt_ids=job.prompt_ids,
-        sampling=SamplingParams(**sampling, logit_bias=biases),
+        sampling=SamplingParams(**sampling, logit_bias=biases, grammar=Grammar(**grammar) if grammar else None),
         n=job.n,
         priority=tier_rank(job.tier),
         cache_salt=job.tenant_id,

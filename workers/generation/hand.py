@@ -13,6 +13,7 @@ from app.queue.checkpoints import Checkpoint, ChoiceSoFar
 from app.queue.events import ChoiceDelta, TokenLogprob
 from workers.engine.detokenize import Detokenizer
 from workers.engine.protocol import TokenDelta
+from workers.engine.token_bytes import TokenBytes
 
 _PROMPT_TAIL = 8  # tokens that a detokenizer sees of the prompt, so that a continuation joins it seamlessly
 
@@ -23,6 +24,7 @@ class Choice:
 
     index: int
     detokenizer: Detokenizer
+    is_structured: bool = False
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
@@ -35,7 +37,7 @@ class Choice:
         self.token_ids, self.logprobs = list(known.token_ids), list(known.logprobs)
         self.finish_reason = "stop" if stopped else known.finish_reason
         if self.finish_reason is not None and not stopped:
-            self.text += self.detokenizer.flush()
+            self.text += self.detokenizer.flush(whole_only=self.is_structured)
 
     def take(self, delta: TokenDelta) -> bool:
         """Take new tokens in; return whether a stop string ended the choice, so that the engine need not go on."""
@@ -48,7 +50,8 @@ class Choice:
             self.finish_reason = "stop"
         elif delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
-            text += self.detokenizer.flush()
+            # Half a character would spoil what is a beginning of a valid document.
+            text += self.detokenizer.flush(whole_only=self.is_structured)
         new = delta.token_ids[:taken]
         logprobs = [TokenLogprob(each.chosen, each.top_ids, each.top_logprobs) for each in delta.logprobs[:taken]]
         self.token_ids += new
@@ -65,22 +68,31 @@ class Choice:
         )
         return stopped
 
-    def result(self) -> dict[str, Any]:
-        """The choice as it is stored and shown."""
+    def result(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The choice as it is stored and shown. Logprobs are in the form of OpenAI's chat completions, and have ids besides."""
         shown: dict[str, Any] = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
         if self.logprobs:
-            shown["logprobs"] = [
-                {
-                    "token_id": token_id,
-                    "logprob": entry.chosen,
-                    "top": [
-                        {"token_id": top_id, "logprob": value}
-                        for top_id, value in zip(entry.top_ids, entry.top_logprobs, strict=True)
-                    ],
-                }
-                for token_id, entry in zip(self.token_ids, self.logprobs, strict=False)
-            ]
+            token_bytes = TokenBytes(tokenizer)
+            shown["logprobs"] = {
+                "content": [
+                    _shown(token_bytes, token_id, entry.chosen)
+                    | {
+                        "top_logprobs": [
+                            _shown(token_bytes, top_id, value)
+                            for top_id, value in zip(entry.top_ids, entry.top_logprobs, strict=True)
+                        ]
+                    }
+                    for token_id, entry in zip(self.token_ids, self.logprobs, strict=False)
+                ]
+            }
         return shown
+
+
+def _shown(token_bytes: TokenBytes, token_id: int, logprob: float) -> dict[str, Any]:
+    of_token = token_bytes.of(token_id)
+    # NUL can be no part of a text in Postgres; `bytes` has it.
+    text = of_token.decode(errors="replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    return {"token": text, "token_id": token_id, "bytes": list(of_token), "logprob": logprob}
 
 
 class RunningJob:
@@ -88,10 +100,13 @@ class RunningJob:
 
     def __init__(self, started: StartedJob, tokenizer: Tokenizer, now: float) -> None:
         self.started = started
-        continues_text = started.request.get("messages") is None
+        is_structured = bool(started.sampling.get("grammar"))
+        # A grammar speaks of every character, also of a space at the beginning.
+        continues_text = started.request.get("messages") is None or is_structured
         tail = started.prompt_ids[-_PROMPT_TAIL:] if continues_text else []
+        self._tokenizer = tokenizer
         stop: list[str] = started.sampling.get("stop", [])
-        self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail)) for i in range(started.n)]
+        self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail), is_structured) for i in range(started.n)]
         self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
         self.cached_tokens = 0
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
@@ -158,7 +173,7 @@ class RunningJob:
             self.started.job_id,
             self.started.attempt,
             status,
-            choices=[choice.result() for choice in self.choices] if has_text else None,
+            choices=[choice.result(self._tokenizer) for choice in self.choices] if has_text else None,
             error=error,
             used=used,
             wasted=Used(0, 0, self.num_discarded),

@@ -89,4 +89,6 @@ def _stats(worker: WorkerContext) -> dict[str, int]:
         "kv_blocks_total": stats.kv_blocks_total,
         "generated_tokens": stats.generated_tokens,
         "preemptions": stats.preemptions,
+        "guessed_tokens": stats.guessed_tokens,
+        "accepted_tokens": stats.accepted_tokens,
     }

@@ -253,6 +253,7 @@ class Supervisor:
             "max_model_len": settings.max_model_len or 0,
             "prefix_cache": settings.prefix_cache,
             "speculative_tokens": settings.speculative_tokens,
+            "grammar_check_s": settings.grammar_check_s,
             "threads": settings.engine_threads or 0,
             "kernels": settings.kernels,
             "null_step_s": settings.null_step_s,

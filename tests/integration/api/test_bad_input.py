@@ -16,6 +16,19 @@ from app.api.body import parse_job
 from app.errors import InvalidRequest
 from tests.support.api import MAX_MODEL_LEN, assert_problem
 
+
+def schema(of: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": of}}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        found = {"not": found}
+    return found
+
+
+REGEX = {"structured_outputs": {"regex": "a+"}}
 LIMITS: list[tuple[dict[str, Any], str, str]] = [
     # what is added to a good body, the field that is named, what the detail says
     ({"max_tokens": 0}, "max_tokens", "1"),
@@ -52,6 +65,50 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": 5}, "stop", "list"),
     ({"logprobs": 21}, "logprobs", "20"),
     ({"ignore_eos": 1}, "ignore_eos", "boolean"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type", "json_schema"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "goes with"),
+    (
+        {"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}},
+        "response_format.json_schema",
+        "goes with",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "response_format.json_schema.schema",
+        "required",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        "response_format.json_schema.name",
+        "pattern",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": True}}},
+        "response_format.json_schema.schema",
+        "dictionary",
+    ),
+    (schema({"title": "x" * 65_536}), "response_format.json_schema.schema", "65536"),
+    (schema(nested(33)), "response_format.json_schema.schema", "32"),
+    (schema({"const": "a\u0000"}), "response_format.json_schema.schema", "U+0000"),
+    ({"structured_outputs": {"json": nested(33)}}, "structured_outputs.json", "32"),
+    ({"structured_outputs": {}}, "structured_outputs", "exactly one of json, regex, choice and grammar"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "exactly one of"),
+    ({"structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "known field"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "1"),
+    ({"structured_outputs": {"regex": "a" * 4097}}, "structured_outputs.regex", "4096"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "1"),
+    ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice[1]", "1"),
+    ({"structured_outputs": {"choice": ["a"] * 1001}}, "structured_outputs.choice", "1000"),
+    ({"structured_outputs": {"choice": ["a" * 70_000]}}, "structured_outputs.choice", "65536"),
+    ({"structured_outputs": {"grammar": "# " + "a" * 65_536}}, "structured_outputs.grammar", "65536"),
+    (REGEX | {"response_format": {"type": "json_object"}}, "structured_outputs", "only one of"),
+    (REGEX | {"stop": "b"}, "stop", "structured output"),
+    (REGEX | {"min_tokens": 1}, "min_tokens", "structured output"),
+    (REGEX | {"ignore_eos": True}, "ignore_eos", "structured output"),
+    (REGEX | {"stop_repeating": 3}, "stop_repeating", "structured output"),
+    ({"stop_repeating": 1}, "stop_repeating", "at least 2"),
+    ({"stop_repeating": 1001}, "stop_repeating", "1000"),
+    ({"speculate": "no"}, "speculate", "boolean"),
     ({"tier": "vip"}, "tier", "interactive"),
     ({"tier": None}, "tier", "interactive"),
     ({"deadline_s": 0}, "deadline_s", "0"),

@@ -156,4 +156,4 @@ async def test_a_job_that_only_had_to_be_written_down_ends_without_the_engine(
     await hand_over(worker, finisher, take_in(worker, finisher, [replace(started, attempt=2)]))
     (job,) = worker.hand.values()
     assert job.is_ending
-    assert job.choices[0].result() == {"index": 0, "text": "hi!", "finish_reason": "length"}
+    assert job.choices[0].result(worker.tokenizer) == {"index": 0, "text": "hi!", "finish_reason": "length"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from workers.engine import native
+from workers.engine.sampler import torch_forbid
 
 
 @pytest.fixture
@@ -46,3 +47,25 @@ def test_argmax_is_the_first_of_the_highest():
     assert best[3:6].tolist() == [17, 0, 4999]
     rest = [row for row in range(33) if row not in {3, 4}]
     assert torch.equal(best[rest], scores.argmax(dim=-1)[rest])
+
+
+def test_forbidding_by_a_packed_mask_is_the_same_in_cpp_and_torch():
+    kernels = native.kernels()
+    if kernels is None:
+        pytest.skip("no compiler")
+    generator = torch.Generator().manual_seed(1)
+    for columns in (32, 300, 2048):
+        logits = torch.randn(7, columns, generator=generator)
+        words = torch.randint(-(2**31), 2**31, (3, -(-columns // 32)), generator=generator).to(torch.int32)
+        words[1, 0], words[2, 0] = -1, 0
+        for rows in ([0, 3, 6], [2, 5, 1]):
+            ours, plain = logits.clone(), logits.clone()
+            kernels.forbid(ours, rows, words)
+            torch_forbid(plain, rows, words)
+            assert torch.equal(ours, plain)
+            allowed = [
+                [bool(words[place, token // 32] >> (token % 32) & 1) for token in range(columns)] for place in range(3)
+            ]
+            assert torch.equal(ours[rows].isfinite(), torch.tensor(allowed))
+            others = [row for row in range(7) if row not in rows]
+            assert torch.equal(ours[others], logits[others])

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from app.ids import new_id
 from app.jobs.store import StartedJob
 from app.queue.events import ChoiceDelta
-from workers.engine.protocol import TokenDelta
+from workers.engine.protocol import Logprob, TokenDelta
 from workers.engine.tokenizer import byte_bundle
 from workers.generation.hand import RunningJob
 
@@ -101,3 +101,36 @@ def test_events_joined_are_the_text(text: str, cuts: list[int], told: list[bool]
     assert "".join(each.text for each in heard) == running.choices[0].text == text
     assert [token for each in heard for token in each.token_ids] == ids
     assert [each.offset for each in heard] == [sum(len(e.token_ids) for e in heard[:i]) for i in range(len(heard))]
+
+
+def structured(text: bytes, reason: str) -> RunningJob:
+    running = job()
+    running.started.sampling["grammar"] = {"kind": "regex", "text": ".*"}
+    running = RunningJob(running.started, TOKENIZER, 10.0)
+    running.take(delta(running, 0, 0, list(text), reason))
+    return running
+
+
+def test_a_structured_text_that_is_cut_ends_with_a_whole_character() -> None:
+    assert structured('"ä🦊'.encode()[:-1], "length").choices[0].text == '"ä'
+    assert structured('"ä🦊'.encode(), "length").choices[0].text == '"ä🦊'
+    plain = job()
+    plain.take(delta(plain, 0, 0, list("ä".encode()[:1]), "length"))
+    assert plain.choices[0].text == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_logprobs_name_tokens_as_openai_does_also_parts_of_a_character() -> None:
+    running = job()
+    ids = [*"é".encode(), 0]
+    logprobs = [Logprob(-0.5, [token, 97], [-0.5, -1.5]) for token in ids]
+    running.take(TokenDelta(running.request_id, 0, 0, ids, "length", logprobs=logprobs))
+    (choice,) = running.ending("succeeded").choices or []
+    first, _, last = choice["logprobs"]["content"]
+    assert first == {
+        "token": "\N{REPLACEMENT CHARACTER}", "token_id": 0xC3, "bytes": [0xC3], "logprob": -0.5,
+        "top_logprobs": [
+            {"token": "\N{REPLACEMENT CHARACTER}", "token_id": 0xC3, "bytes": [0xC3], "logprob": -0.5},
+            {"token": "a", "token_id": 97, "bytes": [97], "logprob": -1.5},
+        ],
+    }  # fmt: skip
+    assert (last["token"], last["bytes"]) == ("\N{REPLACEMENT CHARACTER}", [0]), "a text in Postgres has no NUL"

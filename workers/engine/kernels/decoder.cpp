@@ -223,4 +223,20 @@ void penstock_argmax(const float* scores, std::int64_t* best, int rows, int colu
     }
 }
 
+// Minus infinity where a row's bit isn't set; `words` [count][width] are for the rows at `places`.
+void penstock_forbid(float* logits, const int* places, const std::uint32_t* words, int count, int columns, int width,
+                     int threads) {
+    constexpr float never = -std::numeric_limits<float>::infinity();
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int r = 0; r < count; r++) {
+        float* row = logits + std::size_t(places[r]) * columns;
+        for (int w = 0; w < width; w++) {
+            const std::uint32_t word = words[std::size_t(r) * width + w];
+            if (word == ~std::uint32_t(0)) continue;  // inside a string nearly all tokens are allowed
+            const int begin = w * 32, end = begin + 32 < columns ? begin + 32 : columns;
+            for (int j = begin; j < end; j++) row[j] = word >> (j - begin) & 1 ? row[j] : never;
+        }
+    }
+}
+
 }  // extern "C"
