@@ -15,7 +15,7 @@ from app.jobs.notices import Used, job_notice
 from app.queue.streams import Nomination
 from app.webhooks.outbox import wants, write_notices
 
-Cause = Literal["drained", "worker_lost", "engine_crash", "transient_error"]
+Cause = Literal["drained", "upstream_away", "worker_lost", "engine_crash", "transient_error"]
 
 
 @dataclass(frozen=True, slots=True)
