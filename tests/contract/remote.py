@@ -28,7 +28,8 @@ class ChildEngine:
     @contextmanager
     def running(cls, config: EngineConfig, python: Path, log: Path) -> Iterator["ChildEngine"]:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, daemon=True).start()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
 
         def run(work: Any) -> Any:
             return asyncio.run_coroutine_threadsafe(work, loop).result()
@@ -37,8 +38,11 @@ class ChildEngine:
         try:
             yield cls(process, loop)
         finally:
-            assert run(process.stop(15)) == 0
+            returncode = run(process.stop())
             loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+            assert returncode == 0
 
     @property
     def info(self) -> EngineInfo:

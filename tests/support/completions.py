@@ -96,7 +96,11 @@ def create_server(thread: EngineThread, options: Options) -> FastAPI:
 
     @server.middleware("http")
     async def check_key(request: Request, call_next: Any) -> Response:
-        if options.key and request.headers.get("authorization") != f"Bearer {options.key}":
+        if (
+            options.key
+            and request.url.path != "/stats"
+            and request.headers.get("authorization") != f"Bearer {options.key}"
+        ):
             return refused(401, "wrong key")
         response: Response = await call_next(request)
         return response

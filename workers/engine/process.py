@@ -19,6 +19,7 @@ from workers.engine.tokenizer import TokenizerBundle
 
 _LOG_TAIL_BYTES = 8192
 _SOCKET_BYTES = 1 << 20
+_EXIT_S = 1.0  # from the end of its socket to its own
 _ROOT = Path(__file__).parents[2]
 
 
@@ -50,6 +51,8 @@ class EngineProcess:
         Its stderr is appended to `log_path`, or kept in a nameless file. Raises EngineStartFailed; a process that
         didn't get ready, also because this call was cancelled, is killed.
         """
+        if python is not None and not os.access(python, os.X_OK):
+            raise EngineStartFailed(f"{python} isn't an interpreter that can be run: check PENSTOCK_ENGINE_PYTHON")
         log = _Log(log_path)
         process, connection = await _spawn(log, python)
         try:
@@ -111,6 +114,11 @@ class EngineProcess:
             while True:
                 yield wire.decode_output(await self._connection.receive())
         if not self._is_stopping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    _EXIT_S
+                ):  # a kill that meets its exit would take the status from the watcher
+                    await self._process.wait()
             self.kill()  # a process that closed its socket is of no use, whatever else it still does
             raise EngineDied(await self._process.wait(), self._log.tail())
 
@@ -183,8 +191,6 @@ class _Log:
 
 
 async def _spawn(log: _Log, python: Path | None) -> tuple[Process, _Connection]:
-    if python is not None and not os.access(python, os.X_OK):
-        raise EngineStartFailed(f"{python} isn't an interpreter that can be run: check PENSTOCK_ENGINE_PYTHON")
     parent_end, child_end = socket.socketpair()
     try:
         for end in (parent_end, child_end):

@@ -34,7 +34,8 @@ from workers.engine.sequence import Sequence, SequenceState, sequences_of
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.02  # a step's longest wait: so long may a command lie unread
-_CLOSE_S = 4.0
+_CANCEL_S = 0.5
+_CLOSE_S = 4.0  # the worker kills after 5
 _SEED_BITS = (1 << 63) - 1
 _Result = TypeVar("_Result")
 
@@ -135,7 +136,8 @@ class LoopThread:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=_CANCEL_S)
         await last
         await self._loop.shutdown_asyncgens()
 
@@ -254,7 +256,9 @@ class StreamedEngine:
             sequences[tier] = sequences.get(tier, 0) + 1
             tokens[tier] = tokens.get(tier, 0) + expected
         num_seqs, num_tokens = len(self._by_arrival), sum(tokens.values())
-        waiting = min(num_seqs, num_seqs - len(self._streams) + (source.waiting or 0))
+        # A source's own word is of its last step, and may be older than what it was given since.
+        waiting = max(num_seqs - len(self._streams) + (source.waiting or 0), num_seqs - info.max_num_seqs)
+        waiting = min(num_seqs, waiting)
         sequence_capacity = info.max_num_seqs + max(1, info.max_num_seqs // 8)
         token_capacity = info.num_blocks * info.block_size
         return EngineStats(

@@ -19,6 +19,8 @@ from workers.engine.vllm_grammar import structured_outputs_of
 
 logger = logging.getLogger(__name__)
 
+_SHUTDOWN_S = 2.0  # then they are killed
+
 
 def load_vllm_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
     """Start vLLM with the model. Raises EngineConfigError, ModelNotLoadable."""
@@ -133,7 +135,7 @@ class VllmSource:
 
     async def close(self) -> None:
         """End vLLM's processes."""
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=_SHUTDOWN_S)
 
 
 class _Meter:
@@ -167,6 +169,8 @@ class _Meter:
 def _prepare_process(config: EngineConfig) -> None:
     """Environment and process group, before vLLM is imported. What the operator has set stays."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report to its makers
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # where the worker looks when it dies
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # Spawned processes import our main module, which ties them to their parent's life.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if config.device == "cpu":
