@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -109,8 +109,30 @@ class Settings(BaseSettings):
     model_name: str | None = Field(
         None, description="Name that jobs use for it. Unset: the folder's or id's last part."
     )
-    engine: Literal["paged", "null"] = Field(
-        "paged", description="Engine: ours, or `null` (fake tokens, for tests and benchmarks)."
+    engine: Literal["paged", "vllm", "upstream", "null"] = Field(
+        "paged",
+        description="Engine: ours, vLLM, a server (`upstream`), or `null` (fake tokens, for tests and benchmarks).",
+    )
+    engine_python: Path | None = Field(
+        None, description="Python interpreter that runs the engine's process. Unset: the worker's own."
+    )
+    engine_options: dict[str, Any] | None = Field(
+        None, description="JSON object with engine arguments of vLLM's, such as tensor_parallel_size."
+    )
+    upstream_url: str | None = Field(None, description="OpenAI-compatible server that the engine `upstream` asks.")
+    upstream_api_key: SecretStr | None = Field(None, description="Key that the upstream wants.")
+    upstream_model: str | None = Field(
+        None, description="The upstream's name for the model. Unset: the only one that it lists."
+    )
+    upstream_dialect: Literal["openai", "vllm"] = Field(
+        "openai", description="`vllm`: with vLLM's own parameters, and exact token ids."
+    )
+    upstream_priority: bool = Field(
+        False, description="Hand the tier's rank to the upstream as vLLM's `priority`, which must schedule by it."
+    )
+    upstream_timeout_s: Seconds = Field(120.0, description="A stream that brings nothing for so long has failed.")
+    upstream_outage_s: Seconds = Field(
+        30.0, description="An upstream that answers nobody for so long is away: its jobs are given back."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device that the engine runs on.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(

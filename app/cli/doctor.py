@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -192,9 +193,15 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
     if settings.engine == "null":
         yield Finding("ok", "model", "none: PENSTOCK_ENGINE is null, which makes tokens up")
         return
+    if settings.engine == "upstream" and (settings.model is None or settings.upstream_url is None):
+        found = "the engine `upstream` needs a server and its model's tokenizer"
+        yield Finding(
+            "fail", "model", found, "set PENSTOCK_UPSTREAM_URL, and PENSTOCK_MODEL to the model's id or folder"
+        )
+        return
     folder = bundled_model() if settings.model is None else Path(settings.model)
     if folder.is_dir():
-        yield _model_folder(folder)
+        yield _model_folder(folder, needs_weights=settings.engine != "upstream")
     elif settings.model and not settings.model.startswith((".", "/", "~")) and settings.model.count("/") <= 1:
         yield _hub_model(settings.model)
     else:
@@ -214,7 +221,7 @@ def bundled_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / "brook"
 
 
-def _model_folder(folder: Path) -> Finding:
+def _model_folder(folder: Path, *, needs_weights: bool = True) -> Finding:
     """What can be seen without loading it: configuration, tokenizer, whole weights."""
     advice = "download or copy the model again; --deep loads it for real"
     try:
@@ -232,6 +239,8 @@ def _model_folder(folder: Path) -> Finding:
         return Finding(
             "fail", "model", f"{folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", advice
         )
+    if not weights and not needs_weights:
+        return Finding("ok", "model", f"{folder.name}: {kind}, {vocabulary:,} tokens; its weights are the upstream's")
     if not weights:
         return Finding("fail", "model", f"{folder} has no *.safetensors", advice)
     size = sum(path.stat().st_size for path in weights) / 2**20
@@ -302,10 +311,24 @@ def _disk(settings: Settings) -> Finding:
 def _engine(settings: Settings) -> Finding:
     """Load the model in a process of its own and let it write some tokens."""
     model = settings.model or ("" if settings.engine == "null" else str(bundled_model()))
-    config = {"engine": settings.engine, "model": model, "device": settings.device, "dtype": settings.dtype}
-    command = [sys.executable, "-P", "-m", "workers.engine.trial", json.dumps(config)]
+    config: dict[str, Any] = {
+        "engine": settings.engine, "model": model, "device": settings.device, "dtype": settings.dtype,
+        "engine_options": settings.engine_options or {},
+    }  # fmt: skip
+    if settings.engine == "upstream":
+        key = settings.upstream_api_key
+        config["upstream"] = {
+            "url": settings.upstream_url or "", "model": settings.upstream_model or "",
+            "dialect": settings.upstream_dialect, "api_key": key.get_secret_value() if key else "",
+        }  # fmt: skip
+    command = [str(settings.engine_python or sys.executable), "-P", "-m", "workers.engine.trial"]
+    source = Path(__file__).parents[2]  # another interpreter doesn't have our source
+    search_path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=DEEP_TIMEOUT_S, check=False)
+        result = subprocess.run(
+            command, input=json.dumps(config), env=os.environ | {"PYTHONPATH": search_path},
+            capture_output=True, text=True, timeout=DEEP_TIMEOUT_S, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("fail", "engine", str(error), "run `penstock worker` by itself and read its log")
     lines = (result.stdout.strip() or result.stderr.strip()).splitlines() or [f"exit status {result.returncode}"]

@@ -158,7 +158,7 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
         "worker_lost": (row.worker_losses + 1, fate.max_worker_losses, "workers_lost"),
         "engine_crash": (row.engine_crashes + 1, fate.max_engine_crashes, "engine_crashes"),
     }
-    if given.cause == "drained":
+    if given.cause in {"drained", "upstream_away"}:  # no fault of the job's, so it costs it nothing
         return None
     count, most, code = limits[given.cause]
     if count < most:

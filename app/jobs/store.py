@@ -16,7 +16,7 @@ from app.queue.streams import Nomination
 from app.settings import Settings
 from app.webhooks.outbox import wants, write_notices
 
-Cause = Literal["drained", "worker_lost", "engine_crash", "transient_error"]
+Cause = Literal["drained", "upstream_away", "worker_lost", "engine_crash", "transient_error"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,8 @@ def literal_codes(source: str) -> set[str]:
                     found |= set(_texts(value.elts[2]))
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestFailed" and len(node.args) > 1:
             found |= set(_texts(node.args[1]))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "StreamFailed":
+            found |= set(_texts(node.args[0]))
     return found
 
 
@@ -167,8 +169,7 @@ def job_codes() -> list[str]:
     files = [
         *(ROOT / "app/jobs").glob("*.py"),
         *(ROOT / "workers/generation").glob("*.py"),
-        ROOT / "workers/engine/engine.py",
-        *(ROOT / "workers/engine").glob("grammar_*.py"),
+        *(ROOT / "workers/engine").glob("*.py"),
     ]
     return sorted(set().union(*(literal_codes(path.read_text(encoding="utf-8")) for path in files)) - {"unknown"})
 
@@ -192,8 +193,8 @@ def test_a_code_that_is_missing_or_has_another_status_is_found() -> None:
 
 
 def test_codes_are_found_in_all_the_ways_in_which_they_are_written() -> None:
-    source = 'code = "a"\ncode, message = "b", "m"\nx = {"code": "c" if y else "d"}\nRequestFailed(i, "e", "m")\nz = {"w": (1, 2, "f")}\n'
-    assert literal_codes(source) == set("abcdef")
+    source = 'code = "a"\ncode, message = "b", "m"\nx = {"code": "c" if y else "d"}\nRequestFailed(i, "e", "m")\nz = {"w": (1, 2, "f")}\nStreamFailed("g", "m")\n'
+    assert literal_codes(source) == set("abcdefg")
 
 
 # --- faces: docs/api.md, docs/cli.md, docs/development.md -----------------------------------------------------------

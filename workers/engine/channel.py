@@ -1,6 +1,7 @@
 """How does the engine's process talk to its parent, without deadlock, and notice its death?"""
 
 import ctypes
+import multiprocessing
 import os
 import select
 import signal
@@ -93,6 +94,15 @@ def die_with_parent(connection: socket.socket, parent_pid: int) -> None:
         if os.getppid() != parent_pid:  # it died before the request to be told
             os._exit(PARENT_GONE_STATUS)
     threading.Thread(target=_exit_on_hangup, args=(connection.fileno(),), name="watchdog", daemon=True).start()
+
+
+def die_with_spawner() -> None:
+    """Make a process that multiprocessing spawned end with the one that spawned it, however that ends (Linux)."""
+    spawner = multiprocessing.parent_process()
+    if sys.platform == "linux" and spawner is not None:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != spawner.pid:  # it died before the request to be told
+            os._exit(PARENT_GONE_STATUS)
 
 
 def _exit_on_hangup(descriptor: int) -> None:

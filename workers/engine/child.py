@@ -11,18 +11,21 @@ import signal
 import socket
 import sys
 
-import msgspec
+try:
+    import msgspec
+except ModuleNotFoundError as error:  # in an interpreter that isn't Penstock's own: vLLM's, say
+    sys.exit(f"{sys.executable} has no package {error.name!r}, which the engine's process needs: install it there")
 
 from workers.engine import wire
-from workers.engine.channel import PARENT_GONE_STATUS, Channel, ParentGone, die_with_parent
-from workers.engine.errors import EngineError
+from workers.engine.channel import PARENT_GONE_STATUS, Channel, ParentGone, die_with_parent, die_with_spawner
+from workers.engine.errors import OUTAGE_STATUS, EngineError, UpstreamUnavailable
 from workers.engine.protocol import Engine
 
 logger = logging.getLogger("workers.engine.child")
 
 
 def main(argv: list[str]) -> int:
-    """Run until told to stop (0), until the start fails (1), or until the parent is gone (3)."""
+    """Run until told to stop (0), until the start or the engine fails (1), the parent is gone (3) or the upstream (4)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Loaders print progress and advice. Nobody reads it here, and a log's tail should show what went wrong.
@@ -39,6 +42,12 @@ def main(argv: list[str]) -> int:
         return _serve(channel)
     except ParentGone:
         return PARENT_GONE_STATUS
+    except UpstreamUnavailable as error:
+        logger.error("%s", error)  # noqa: TRY400 - it says all; a traceback would say where we noticed
+        return OUTAGE_STATUS
+    except EngineError:
+        logger.exception("the engine failed")
+        return 1
 
 
 def _serve(channel: Channel) -> int:
@@ -51,6 +60,13 @@ def _serve(channel: Channel) -> int:
     channel.send(wire.frame(hello))
     if engine is None:
         return 1
+    try:
+        return _work(channel, engine, bodies)
+    finally:
+        engine.close()
+
+
+def _work(channel: Channel, engine: Engine, bodies: list[bytes]) -> int:
     while True:
         for body in bodies:
             command = wire.decode_command(body)
@@ -76,6 +92,9 @@ def _load(body: bytes) -> tuple[wire.Hello, Engine | None]:
         return wire.Failed(error.code, str(error)), None
     except msgspec.ValidationError as error:
         return wire.Failed("engine_config_invalid", f"the engine's settings are wrong: {error}"), None
+    except ModuleNotFoundError as error:
+        message = f"{sys.executable} has no package {error.name!r}, which this engine needs: install it there"
+        return wire.Failed("engine_config_invalid", message), None
     except MemoryError as error:
         return wire.Failed("model_not_loadable", f"not enough memory to load {config.model}: {error}"), None
     except Exception as error:
@@ -90,3 +109,5 @@ if __name__ == "__main__":
     # No teardown: a library's thread that hangs at exit must not keep the parent waiting.
     sys.stderr.flush()
     os._exit(status)
+elif __name__ == "__mp_main__":  # a process that a library spawned from ours (vLLM's) imports our main module first
+    die_with_spawner()

@@ -1,9 +1,11 @@
 """Which settings does an engine have? One struct: it is also the first thing that the engine's process is told."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from workers.engine.upstream_config import UpstreamConfig
 
 _MIN_POOL_TOKENS = 16
 
@@ -14,7 +16,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Bounds are checked when the struct is decoded (msgspec) and, for one built in Python, by `validated`.
     """
 
-    engine: Literal["paged", "null"] = "paged"  # "null" makes up tokens: for tests and control plane benchmarks
+    # "vllm" runs vLLM, "upstream" asks a server; "null" makes up tokens: for tests and control plane benchmarks
+    engine: Literal["paged", "vllm", "upstream", "null"] = "paged"
     model: str = ""  # a folder or a Hugging Face id; for "null" a folder whose tokenizer is used, or "" for bytes
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = cuda where there is one
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what the checkpoint was saved in
@@ -39,6 +42,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     kernels: Literal["auto", "torch"] = "auto"  # auto = our own C++ on CPU, where there is a compiler; torch = without
 
+    # Other engines only.
+    engine_options: dict[str, Any] = {}  # vLLM's own engine arguments; they go before what follows from the rest
+    upstream: UpstreamConfig | None = None
+
     # The null engine only.
     null_vocab_size: Annotated[int, Meta(ge=257, le=1 << 20)] = 512  # tokens; ignored where `model` is given
     null_step_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0  # seconds that each step takes
@@ -53,7 +60,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if 0 < self.num_blocks < min_blocks(self.block_size):
             raise ValueError(f"num_blocks must be 0 (choose for me) or at least {min_blocks(self.block_size)}")
-        if self.engine == "paged" and not self.model:
+        if self.engine != "null" and not self.model:
             raise ValueError("model is empty: name a folder or a Hugging Face model id")
 
     def validated(self) -> "EngineConfig":

@@ -1,5 +1,6 @@
 """How do requests become tokens? The engine's loop: schedule, run the model, settle. No torch in it."""
 
+from collections.abc import Container
 from collections.abc import Sequence as Items
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ class PagedEngine:
             load={tier: TierLoad(sequences[tier], tokens[tier]) for tier in sequences},
         )
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def _settle(self, plan: StepPlan, sampled: Items[Sampled]) -> list[TokenDelta]:
         """Advance the sequences, append what was sampled, let the finished go."""
         deltas = []
@@ -254,28 +258,10 @@ class PagedEngine:
 
     def _fault_of(self, request: Request) -> RequestFailed | None:
         """Why a request can never be served, or None."""
-        info = self._info
-        length = len(request.prompt_ids)
-        tokens = [request.prompt_ids, *request.resume, list(request.sampling.logit_bias)]
-        if request.id in self._requests or request.id in self._checking:
-            code, message = "duplicate_request", f"request {request.id} is in the engine already"
-        elif length == 0:
-            code, message = "prompt_empty", "the prompt has no tokens; send at least one"
-        elif length >= info.max_model_len:
-            code = "prompt_too_long"
-            message = (
-                f"the prompt has {length} tokens, but prompt and output together may have {info.max_model_len} here "
-                f"(the model's limit, or what {info.num_blocks} KV blocks of {info.block_size} tokens hold)"
-            )
-        elif any(ids and (min(ids) < 0 or max(ids) >= info.vocab_size) for ids in tokens):
-            code, message = "token_id_invalid", f"token ids must be from 0 to {info.vocab_size - 1}"
-        elif request.n < 1 or request.sampling.max_tokens < 1 or len(request.resume) > request.n:
-            code, message = "request_invalid", "n and max_tokens must be at least 1, and resume have at most n entries"
-        elif request.sampling.grammar is not None and self._grammars is None:
-            code, message = "grammar_unsupported", "this engine can't keep outputs to a grammar"
-        else:
-            return None
-        return RequestFailed(request.id, code, message)
+        fault = fault_of(request, self._info, {*self._requests, *self._checking})
+        if fault is None and request.sampling.grammar is not None and self._grammars is None:
+            return RequestFailed(request.id, "grammar_unsupported", "this engine can't keep outputs to a grammar")
+        return fault
 
     def _admit_checked(self) -> None:
         """Let those whose grammar has been looked at in, or say why not."""
@@ -291,3 +277,26 @@ class PagedEngine:
             else:
                 code = getattr(error, "code", "grammar_unchecked")
                 self._failed.append(RequestFailed(request.id, code, f"the {grammar.kind} can't be used: {error}"))
+
+
+def fault_of(request: Request, info: EngineInfo, known: Container[str]) -> RequestFailed | None:
+    """Why a request can never be served by any engine of these measures, or None. `known`: ids that are in it already."""
+    length = len(request.prompt_ids)
+    tokens = [request.prompt_ids, *request.resume, list(request.sampling.logit_bias)]
+    if request.id in known:
+        code, message = "duplicate_request", f"request {request.id} is in the engine already"
+    elif length == 0:
+        code, message = "prompt_empty", "the prompt has no tokens; send at least one"
+    elif length >= info.max_model_len:
+        code = "prompt_too_long"
+        message = (
+            f"the prompt has {length} tokens, but prompt and output together may have {info.max_model_len} here "
+            f"(the model's limit, or what {info.num_blocks} KV blocks of {info.block_size} tokens hold)"
+        )
+    elif any(ids and (min(ids) < 0 or max(ids) >= info.vocab_size) for ids in tokens):
+        code, message = "token_id_invalid", f"token ids must be from 0 to {info.vocab_size - 1}"
+    elif request.n < 1 or request.sampling.max_tokens < 1 or len(request.resume) > request.n:
+        code, message = "request_invalid", "n and max_tokens must be at least 1, and resume have at most n entries"
+    else:
+        return None
+    return RequestFailed(request.id, code, message)

@@ -1,5 +1,7 @@
 """What can go wrong with an engine as a whole? (What goes wrong with one request is a `RequestFailed`.)"""
 
+OUTAGE_STATUS = 4  # the exit status of an engine's process that gave up its upstream
+
 
 class EngineError(Exception):
     """The engine can't be used. `code` is public and documented; `retryable` says whether trying again may help."""
@@ -26,6 +28,13 @@ class ModelUnsupported(EngineError):
     code = "model_unsupported"
 
 
+class UpstreamUnavailable(EngineError):
+    """The server that the engine hands its requests to doesn't answer, or refuses us; no request is to blame."""
+
+    code = "upstream_unavailable"
+    retryable = True
+
+
 class EngineStartFailed(EngineError):
     """The engine's process ended, or said no, before it was ready. `log_tail` is the end of its log."""
 
@@ -47,3 +56,8 @@ class EngineDied(EngineError):
         super().__init__(f"the engine's process died with exit status {returncode}; the end of its log:\n{log_tail}")
         self.returncode = returncode
         self.log_tail = log_tail
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether it ended because what it depends on is away: its requests had no part in that."""
+        return self.returncode == OUTAGE_STATUS

@@ -25,13 +25,23 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
 
         engine = NullEngine(config)
         return LoadedEngine(engine, engine.tokenizer)
-    folder = resolve_folder(config.model)  # before torch is imported: a typo is answered at once
+    folder = resolve_folder(
+        config.model, needs_weights=config.engine == "paged"
+    )  # before torch: a typo is answered at once
+    if config.engine == "vllm":
+        from workers.engine.vllm import load_vllm_engine
+
+        return load_vllm_engine(config, folder)
+    if config.engine == "upstream":
+        from workers.engine.upstream import load_upstream_engine
+
+        return load_upstream_engine(config, folder)
     from workers.engine.paged import load_paged_engine
 
     return load_paged_engine(config, folder)
 
 
-def resolve_folder(model: str) -> Path:
+def resolve_folder(model: str, *, needs_weights: bool = True) -> Path:
     """The folder of a model, downloaded if it is a Hugging Face id. Raises ModelNotLoadable."""
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -43,7 +53,7 @@ def resolve_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if needs_weights else [])]
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise ModelNotLoadable(

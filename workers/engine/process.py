@@ -19,6 +19,7 @@ from workers.engine.tokenizer import TokenizerBundle
 
 _LOG_TAIL_BYTES = 8192
 _SOCKET_BYTES = 1 << 20
+_EXIT_S = 1.0  # from the end of its socket to its own
 _ROOT = Path(__file__).parents[2]
 
 
@@ -38,15 +39,22 @@ class EngineProcess:
 
     @classmethod
     async def start(
-        cls, config: EngineConfig, log_path: Path | None = None, *, timeout_s: float = 600.0
+        cls,
+        config: EngineConfig,
+        log_path: Path | None = None,
+        *,
+        timeout_s: float = 600.0,
+        python: Path | None = None,
     ) -> "EngineProcess":
-        """Start a process and wait until its model is loaded.
+        """Start a process and wait until its model is loaded. `python`: the interpreter to run it; None = our own.
 
         Its stderr is appended to `log_path`, or kept in a nameless file. Raises EngineStartFailed; a process that
         didn't get ready, also because this call was cancelled, is killed.
         """
+        if python is not None and not os.access(python, os.X_OK):
+            raise EngineStartFailed(f"{python} isn't an interpreter that can be run: check PENSTOCK_ENGINE_PYTHON")
         log = _Log(log_path)
-        process, connection = await _spawn(log)
+        process, connection = await _spawn(log, python)
         try:
             async with asyncio.timeout(timeout_s):
                 await connection.send(wire.frame(config))
@@ -56,8 +64,10 @@ class EngineProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             returncode = await process.wait()
             await _end(process, connection)
-            message = f"the engine's process ended with exit status {returncode} before it was ready"
-            raise EngineStartFailed(message, log.close()) from None
+            tail = log.close()
+            last_words = tail.rpartition("\n")[2]
+            message = f"the engine's process ended with exit status {returncode} before it was ready: {last_words}"
+            raise EngineStartFailed(message, tail) from None
         except TimeoutError:
             await _end(process, connection)
             raise EngineStartFailed(f"the engine wasn't ready within {timeout_s:g} s", log.close()) from None
@@ -104,6 +114,11 @@ class EngineProcess:
             while True:
                 yield wire.decode_output(await self._connection.receive())
         if not self._is_stopping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    _EXIT_S
+                ):  # a kill that meets its exit would take the status from the watcher
+                    await self._process.wait()
             self.kill()  # a process that closed its socket is of no use, whatever else it still does
             raise EngineDied(await self._process.wait(), self._log.tail())
 
@@ -175,14 +190,14 @@ class _Log:
         return tail
 
 
-async def _spawn(log: _Log) -> tuple[Process, _Connection]:
+async def _spawn(log: _Log, python: Path | None) -> tuple[Process, _Connection]:
     parent_end, child_end = socket.socketpair()
     try:
         for end in (parent_end, child_end):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            sys.executable if python is None else str(python),
             "-P",  # a folder `workers` in the user's working directory isn't ours
             "-m",
             "workers.engine.child",

@@ -72,11 +72,12 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestFailed(msgspec.Struct, frozen=True, array_like=True):
-    """A request that can't be served, through its own fault; its batch mates go on."""
+    """A request that can't be served; its batch mates go on."""
 
     request_id: str
     code: str  # a public error code, e.g. "prompt_too_long"
     message: str
+    retryable: bool = False  # whether it may go well another time: what serves it broke, not it
 
 
 class TierLoad(msgspec.Struct, frozen=True, array_like=True):
@@ -89,7 +90,7 @@ class TierLoad(msgspec.Struct, frozen=True, array_like=True):
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's state after a step."""
 
-    step: int = 0
+    step: int = 0  # grows as long as work goes on; one that stands still while there is work is a hang
     running: int = 0  # sequences in the batch
     waiting: int = 0  # sequences admitted to the engine, not in the batch
     kv_blocks_used: int = 0
@@ -131,7 +132,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     device: str
     dtype: str
-    num_parameters: int
+    num_parameters: int  # 0 = not known
     vocab_size: int
     max_model_len: int
     block_size: int
@@ -162,9 +163,17 @@ class Engine(Protocol):
         ...
 
     def step(self) -> StepOutput:
-        """Run one forward pass over what the scheduler picked; return what came of it."""
+        """Bring the work on; return what came of it: one forward pass, or what came in since from elsewhere.
+
+        An engine whose tokens are made elsewhere waits for them, at most 20 ms, and may return without any.
+        Raises EngineError where nothing can be served any more: the engine is of no use then.
+        """
         ...
 
     def stats(self) -> EngineStats:
         """The state now."""
+        ...
+
+    def close(self) -> None:
+        """Drop all work and let go of processes and connections. The last call."""
         ...

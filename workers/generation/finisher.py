@@ -15,6 +15,7 @@ from app.jobs.states import EndStatus
 from app.jobs.store import Cause, GivenBack
 from app.killpoints import kill_point
 from app.queue.events import JobEvent, Publication, announce_end
+from app.racing import race
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.generation.context import WorkerContext
@@ -34,6 +35,7 @@ class Finisher:
     def __init__(self, worker: WorkerContext) -> None:
         self._worker = worker
         self._waiting: asyncio.Queue[tuple[RunningJob, Ending]] = asyncio.Queue()
+        self._broken: asyncio.Queue[tuple[RunningJob, dict[str, Any]]] = asyncio.Queue()
 
     def end(self, job: RunningJob, status: EndStatus, error: dict[str, Any] | None = None) -> None:
         """Take a job's end down; it is written soon. From now on the job takes no more tokens, cancels or deadlines."""
@@ -42,8 +44,24 @@ class Finisher:
         self._waiting.put_nowait((job, job.ending(status, error)))
         self._worker.changed.set()
 
+    def try_again_later(self, job: RunningJob, error: dict[str, Any]) -> None:
+        """Take down that an attempt broke through no fault of the job; it is given back soon, as a transient error."""
+        assert not job.is_ending
+        job.is_ending = True
+        self._broken.put_nowait((job, error))
+        self._worker.changed.set()
+
     async def run(self) -> None:
         """Write what comes, as much in one transaction as has gathered."""
+        await race(self._give_back_broken(), self._write_ends())
+
+    async def _give_back_broken(self) -> None:
+        while True:
+            job, error = await self._broken.get()
+            emit(log, logging.WARNING, "attempt_broke", job=job.started.job_id.hex, code=error["code"])
+            await self.give_back([job], "transient_error", error)
+
+    async def _write_ends(self) -> None:
         while True:
             batch = [await self._waiting.get()]
             while len(batch) < _MAX_BATCH and not self._waiting.empty():

@@ -48,8 +48,13 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.end(job, "succeeded")
     for failed in output.failed:
         job = worker.hand.get(failed.request_id)
-        if job is not None and not job.is_ending:
-            finisher.end(job, "failed", {"code": failed.code, "message": failed.message})
+        if job is None or job.is_ending:
+            continue
+        reason = {"code": failed.code, "message": failed.message}
+        if failed.retryable:
+            finisher.try_again_later(job, reason)
+        else:
+            finisher.end(job, "failed", reason)
     worker.stats = output.stats
     worker.changed.set()
 

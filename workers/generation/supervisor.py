@@ -20,6 +20,7 @@ from app.jobs import leases
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.request import NAME
+from app.jobs.store import Cause
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
@@ -30,6 +31,7 @@ from app.telemetry import emit
 from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
 from workers.engine.process import EngineProcess
+from workers.engine.upstream_config import UpstreamConfig
 from workers.generation.claimer import claim_forever
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
@@ -215,7 +217,9 @@ class Supervisor:
         reason = str(error).partition("\n")[0]
         emit(log, logging.ERROR, "engine_died", reason=reason, jobs=len(worker.hand), log_tail=tail)
         jobs = [job for job in worker.hand.values() if not job.is_ending]
-        await finisher.give_back(jobs, "engine_crash", {"reason": reason, "log_tail": tail})
+        # Who waits for an upstream that is away had no part in that, and is nothing the worse for it.
+        cause: Cause = "upstream_away" if isinstance(error, EngineDied) and error.is_outage else "engine_crash"
+        await finisher.give_back(jobs, cause, {"reason": reason, "log_tail": tail})
         await self._until_hand_is_empty(worker)
         await finisher.retire()
         await worker.engine.stop(0)
@@ -239,6 +243,11 @@ class Supervisor:
     def _model(self) -> str:
         settings = self._settings
         if settings.model is None:
+            if settings.engine == "upstream":
+                raise Misconfigured(
+                    "the engine `upstream` needs PENSTOCK_MODEL: the Hugging Face id or the folder of the server's model, "
+                    "for its tokenizer"
+                )
             return "null" if settings.engine == "null" else str(BROOK)
         return settings.model
 
@@ -257,16 +266,35 @@ class Supervisor:
             "threads": settings.engine_threads or 0,
             "kernels": settings.kernels,
             "null_step_s": settings.null_step_s,
+            "engine_options": settings.engine_options or {},
         }
         if settings.max_batch_tokens is not None:
             fields["max_batch_tokens"] = settings.max_batch_tokens
         if settings.kv_cache_mib is not None:
             fields["kv_cache_bytes"] = settings.kv_cache_mib * 2**20
         try:
+            if settings.engine == "upstream":
+                fields["upstream"] = self._upstream()
             config = EngineConfig(**fields)
         except ValueError as error:
             raise Misconfigured(str(error)) from error
-        return await EngineProcess.start(config, self._log_path, timeout_s=settings.engine_start_timeout_s)
+        return await EngineProcess.start(
+            config, self._log_path, timeout_s=settings.engine_start_timeout_s, python=settings.engine_python
+        )
+
+    def _upstream(self) -> UpstreamConfig:
+        settings = self._settings
+        if settings.upstream_url is None:
+            raise Misconfigured("the engine `upstream` needs PENSTOCK_UPSTREAM_URL")
+        return UpstreamConfig(
+            url=settings.upstream_url,
+            api_key=settings.upstream_api_key.get_secret_value() if settings.upstream_api_key else "",
+            model=settings.upstream_model or "",
+            dialect=settings.upstream_dialect,
+            send_priority=settings.upstream_priority,
+            timeout_s=settings.upstream_timeout_s,
+            outage_s=settings.upstream_outage_s,
+        )
 
     async def _until_written(self, write: Any, *args: Any) -> None:
         """Run a write in its own transaction, again and again until Postgres takes it."""

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import Request, SamplingParams
+from workers.engine.upstream_config import UpstreamConfig
+from workers.models import BROOK
 
 SLOW = EngineConfig(engine="null", null_step_s=60.0)
 FAST = EngineConfig(engine="null")
@@ -161,6 +164,8 @@ import asyncio
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import Request, SamplingParams
+from workers.engine.upstream_config import UpstreamConfig
+from workers.models import BROOK
 
 async def main():
     engine = await EngineProcess.start(EngineConfig(engine="null", null_tokens_per_s=1 / 60, max_batch_tokens=64))
@@ -211,3 +216,41 @@ async def test_a_child_that_cannot_even_start_shows_its_log(monkeypatch, tmp_pat
 async def test_a_start_that_takes_too_long_is_given_up_and_leaves_no_process():
     with pytest.raises(EngineStartFailed, match="wasn't ready within 0"):
         await EngineProcess.start(FAST, timeout_s=0.0)
+
+
+async def test_an_interpreter_that_is_not_there_is_named():
+    with pytest.raises(EngineStartFailed, match=r"/no/such/python isn't an interpreter.*PENSTOCK_ENGINE_PYTHON"):
+        await EngineProcess.start(FAST, python=Path("/no/such/python"))
+
+
+async def test_another_interpreter_that_lacks_a_package_says_which(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(EngineStartFailed, match=r"has no package 'msgspec'.*install it there"):
+        await EngineProcess.start(FAST, python=bare)
+
+
+async def test_another_interpreter_runs_the_engine(tmp_path):
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\necho started > {tmp_path}/mark\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    engine = await EngineProcess.start(FAST, python=other)
+    await engine.add(request())
+    assert len((await until_finished(engine, "it"))["it"]) == 20
+    assert await engine.stop() == 0
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+async def test_vllm_where_it_is_not_installed_is_missed_by_name():
+    with pytest.raises(EngineStartFailed, match=r"has no package 'vllm'.*PENSTOCK_ENGINE_PYTHON") as failure:
+        await EngineProcess.start(EngineConfig(engine="vllm", model=str(BROOK)))
+    assert failure.value.cause == "engine_config_invalid"
+
+
+async def test_an_upstream_that_is_away_fails_the_start_with_its_address():
+    nowhere = UpstreamConfig(url="http://127.0.0.1:9", outage_s=0.01)
+    with pytest.raises(EngineStartFailed, match=r"http://127\.0\.0\.1:9 doesn't answer") as failure:
+        await EngineProcess.start(EngineConfig(engine="upstream", model=str(BROOK), upstream=nowhere))
+    assert failure.value.cause == "upstream_unavailable"
