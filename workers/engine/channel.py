@@ -1,7 +1,6 @@
 """How does the engine's process talk to its parent, without deadlock, and notice its death?"""
 
 import ctypes
-import multiprocessing
 import os
 import select
 import signal
@@ -98,10 +97,10 @@ def die_with_parent(connection: socket.socket, parent_pid: int) -> None:
 
 def die_with_spawner() -> None:
     """Make a process that multiprocessing spawned end with the one that spawned it, however that ends (Linux)."""
-    spawner = multiprocessing.parent_process()
-    if sys.platform == "linux" and spawner is not None:
+    if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != spawner.pid:  # it died before the request to be told
+        # Its pid isn't known yet while the main module is imported; one that is an orphan already belongs to init.
+        if os.getppid() == 1:
             os._exit(PARENT_GONE_STATUS)
 
 

@@ -47,6 +47,7 @@ from workers.engine.vllm_grammar import structured_outputs_of
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
+_PROBE = "The quick brown fox jumps over the lazy dog, and then"  # a sentence: no server is surprised by that
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _MAX_ERRORS = 3  # of a request that the server breaks on, before we ask whether it breaks on others too
@@ -270,7 +271,7 @@ class UpstreamSource:
 def _probe_of(tokenizer: Tokenizer) -> ChoiceRequest:
     return ChoiceRequest(
         name="probe",
-        token_ids=list(tokenizer.encode("The", add_special_tokens=False).ids),
+        token_ids=list(tokenizer.encode(_PROBE, add_special_tokens=False).ids),
         num_generated=0,
         max_tokens=4,
         min_tokens=0,

@@ -332,4 +332,4 @@ async def test_a_server_that_takes_no_token_ids_gets_text() -> None:
         return httpx.Response(422 if isinstance(bodies[-1]["prompt"], list) else 200, json={"choices": [{"text": "x"}]})
 
     await connect(text_only, dialect="openai")
-    assert bodies[-1]["prompt"] == "The"
+    assert bodies[-1]["prompt"].startswith("The quick brown fox")
