@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import claims, engine
+from benchmarks import claims, engine, quantization
 from benchmarks.contest import ContenderFailed
 
-BENCHMARKS = {"claims": claims, "engine": engine}
+BENCHMARKS = {"claims": claims, "engine": engine, "quantization": quantization}
 
 
 def main() -> int:

@@ -295,7 +295,8 @@ def _disk(settings: Settings) -> Finding:
 def _engine(settings: Settings) -> Finding:
     """Load the model in a process of its own and let it write some tokens."""
     model = settings.model or ("" if settings.engine == "null" else str(bundled_model()))
-    config = {"engine": settings.engine, "model": model, "device": settings.device, "dtype": settings.dtype}
+    names = ("engine", "device", "dtype", "quantization")
+    config = {"model": model} | {name: getattr(settings, name) for name in names}
     command = [sys.executable, "-P", "-m", "workers.engine.trial", json.dumps(config)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=DEEP_TIMEOUT_S, check=False)
