@@ -18,6 +18,7 @@ QUICK = [
 ]  # one by our decoder, three through transformers: softcap and window, Conv1D, plain
 CASES = [(name, "bfloat16") for name in QUICK]
 LONG = [(name, dtype) for name in (*tiny.FAST, *tiny.WIDE) for dtype in ("float32", "bfloat16")]
+LONG.remove(("phimoe", "bfloat16"))  # its router cuts at a threshold: a last bit of its input changes whole experts
 CASES += [pytest.param(case, marks=pytest.mark.long) for case in LONG if case not in CASES]
 QUANTIZED = [
     ("llama", "int8"),
@@ -56,9 +57,8 @@ def requests():
     return made
 
 
-def signature(outcome):
-    """Of each choice its tokens and, where our kernels run, the exact log-probabilities."""
-    is_exact = native.kernels() is not None
+def signature(outcome, is_exact):
+    """Of each choice its tokens and, where every product is ours, the exact log-probabilities."""
     return {
         key: [(token, (each.chosen, each.top_ids, each.top_logprobs) if is_exact else None) for token, each in zip(
             tokens, outcome.logprobs[key], strict=True)]
@@ -69,31 +69,32 @@ def signature(outcome):
 class Subject:
     """A model, and what each request gets when it has the engine to itself."""
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, is_exact, **settings):
+        self.is_exact = is_exact and native.kernels() is not None
         self._folder, self._settings = folder, settings
         self.alone = {}
         engine = self.engine(prefix_cache=False)
         for request in requests():
-            self.alone |= signature(tiny.run(engine, [request]))
+            self.alone |= signature(tiny.run(engine, [request]), self.is_exact)
 
     def engine(self, **more):
         return tiny.load(self._folder, **(POOL | self._settings | more))
 
     def check(self, outcome):
         assert not outcome.failed
-        assert signature(outcome) == self.alone
+        assert signature(outcome, self.is_exact) == self.alone
 
 
 @pytest.fixture(params=CASES, ids="-".join, scope="module")
 def subject(request, checkpoint):
     name, dtype = request.param
-    return Subject(checkpoint(name)[1], dtype=dtype)
+    return Subject(checkpoint(name)[1], name not in tiny.MIXTURES, dtype=dtype)
 
 
 @pytest.fixture(params=QUANTIZED, ids="-".join, scope="module")
 def quantized(request, checkpoint):
     name, quantization = request.param
-    return Subject(checkpoint(name)[1], dtype="bfloat16", quantization=quantization)
+    return Subject(checkpoint(name)[1], True, dtype="bfloat16", quantization=quantization)
 
 
 def batched(subject):
@@ -129,7 +130,7 @@ def resumed(subject):
         msgspec.structs.replace(request, resume=[known[request.id, choice] for choice in range(request.n)])
         for request in requests()
     ]
-    got = signature(tiny.run(engine, again))
+    got = signature(tiny.run(engine, again), subject.is_exact)
     assert got == {key: made[len(known[key]) :] for key, made in subject.alone.items()}
 
 

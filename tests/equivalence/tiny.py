@@ -148,6 +148,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "diffllama": lambda: transformers.DiffLlamaConfig(**_GQA),
 }
 REFUSED = ["falcon", "bloom", "gptj", "mamba", "codegen", "gpt_neo", "diffllama"]
+# Experts and routers are multiplied by PyTorch, whose last bit depends on the number of rows.
+MIXTURES = {
+    *("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe", "glm4_moe", "phimoe"),
+    *("jetmoe", "llama4"),
+}
 FAST = list(CONFIGS)[:8]
 WIDE = [name for name in CONFIGS if name not in FAST and name not in REFUSED]
 
