@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Type of weights and KV; auto: the checkpoint's."
     )
+    quantization: Literal["none", "int8", "nf4", "fp4"] = Field(
+        "none", description="How bitsandbytes shrinks the linear layers' weights as they are loaded."
+    )
     kv_cache_mib: int | None = Field(None, ge=1, le=2**20, description="Memory for KV pages. Unset: 1024.")
     max_model_len: int | None = Field(
         None, ge=8, le=2**24, description="Longest prompt + output in tokens. Unset: the model's own."

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import claims, engine, grammars
+from benchmarks import claims, engine, grammars, quantization
 from benchmarks.contest import ContenderFailed
 
-BENCHMARKS = {"claims": claims, "engine": engine, "grammars": grammars}
+BENCHMARKS = {"claims": claims, "engine": engine, "grammars": grammars, "quantization": quantization}
 
 
 def main() -> int:

@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> Result:
     failed: list[str] = []
     limits = None
     with console.status("getting ready") as status:
-        tell = partial(_tell, console, status)
+        tell = partial(tell_on, console, status)
         for model in args.model:
             tell(f"{model}: looking for it, or making it")
             folder = model_folder(model, args.models)
             task = Task(str(folder), [], args.repeat, device=args.device, threads=args.threads, settings=settings)
-            limits = limits or _measure_limits(task, tell)
+            limits = limits or measure_limits(task, tell)
             scene = Scene(Path(model).name, folder, limits)
             for contender in _contenders(args, task, python):
                 tell(f"{scene.model}: {contender.name}")
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Result:
     assert limits is not None
     result = report(scenes, settings=_settings(args), ladder_not_built=not_built if "ladder" in args.case else [])
     result.failed += failed
-    result.figures["machine"] = _machine(limits)
+    result.figures["machine"] = machine(limits)
     if args.plot:
         plot.draw(result, args.plot)
     return result
@@ -134,7 +134,8 @@ def _enter(scene: Scene, contender: Contender, played: Played) -> None:
         scene.inside |= played.figures
 
 
-def _measure_limits(task: Task, tell: Any) -> Limits:
+def measure_limits(task: Task, tell: Any) -> Limits:
+    """What the machine reads and computes at most, measured in a process of its own."""
     tell("measuring the machine's limits")
     played = compete(Contender("limits", "benchmarks.peers.limits", task), tell)
     return Limits(**played.figures[""])
@@ -147,7 +148,7 @@ def _vllm_python() -> str:
     return python
 
 
-def _tell(console: Console, status: Any, line: str) -> None:
+def tell_on(console: Console, status: Any, line: str) -> None:
     """On a terminal one line that changes; elsewhere a line each."""
     if console.is_terminal:
         status.update(line)
@@ -172,7 +173,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def _machine(limits: Limits) -> dict[str, Any]:
+def machine(limits: Limits) -> dict[str, Any]:
+    """Where it was measured."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     model = next(

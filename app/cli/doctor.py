@@ -313,7 +313,7 @@ def _engine(settings: Settings) -> Finding:
     model = settings.model or ("" if settings.engine == "null" else str(bundled_model()))
     config: dict[str, Any] = {
         "engine": settings.engine, "model": model, "device": settings.device, "dtype": settings.dtype,
-        "engine_options": settings.engine_options or {},
+        "quantization": settings.quantization, "engine_options": settings.engine_options or {},
     }  # fmt: skip
     if settings.engine == "upstream":
         key = settings.upstream_api_key

@@ -111,6 +111,10 @@ def worker(
         Literal["auto", "bfloat16", "float16", "float32"] | None,
         typer.Option("--dtype", help="Type of weights and KV.  [default: auto]"),
     ] = None,
+    quantization: Annotated[
+        Literal["none", "int8", "nf4", "fp4"] | None,
+        typer.Option("--quantization", help="How the linear layers' weights are shrunk.  [default: none]"),
+    ] = None,
     max_num_seqs: Annotated[
         int | None, typer.Option("--max-num-seqs", min=1, help="Most sequences in one batch.  [default: 64]")
     ] = None,
@@ -123,7 +127,7 @@ def worker(
     """Run one generation worker in the foreground."""
     _become(
         "workers.generation.main", model=model, model_name=model_name, device=device, dtype=dtype,
-        max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, data_dir=data_dir,
+        quantization=quantization, max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, data_dir=data_dir,
     )  # fmt: skip
 
 

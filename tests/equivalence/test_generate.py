@@ -43,6 +43,12 @@ def test_alone_and_in_one_go(expected):
         assert outcome.tokens["a", 0] == wanted[i]
 
 
+def test_without_our_kernels(expected):
+    folder, prompts, wanted = expected
+    engine = tiny.load(folder, kernels="torch", max_batch_tokens=24, max_num_seqs=5, block_size=4)
+    _check(tiny.run(engine, _requests(prompts, range(len(prompts)))), wanted)
+
+
 def test_in_a_shuffled_batch_with_chunked_prefill(expected):
     folder, prompts, wanted = expected
     engine = tiny.load(folder, max_batch_tokens=11, max_num_seqs=5, block_size=4)

@@ -102,6 +102,18 @@ def test_a_model_that_loses_positions_is_refused(checkpoint, monkeypatch):
         tiny.load(folder, kernels="torch")
 
 
+def test_a_model_that_attends_in_chunks_is_limited_to_its_first(tmp_path, caplog):
+    config = tiny.CONFIGS["llama4"]()
+    config.attention_chunk_size = 64
+    torch.manual_seed(1)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny.save_tokenizer(tmp_path)
+    assert tiny.load(tmp_path).info.max_model_len == 64
+    assert "max_model_len is limited to 64, this model's attention chunk" in caplog.messages
+    with pytest.raises(EngineConfigError, match="the model takes at most 64 tokens"):
+        tiny.load(tmp_path, max_model_len=65)
+
+
 def test_attention_outside_of_a_forward_pass_says_so(checkpoint):
     tensor = torch.zeros(1, 2, 3, 4)
     with pytest.raises(RuntimeError, match="outside of the engine's forward pass"):

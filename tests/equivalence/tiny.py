@@ -33,6 +33,14 @@ _COMMON = {
     "tie_word_embeddings": False,  # tied ones make a random model repeat its input
 }
 _GQA = _COMMON | {"num_key_value_heads": 2}
+_DEEPSEEK_EXPERTS = {
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
 
 
 def _gemma(config: type, **more: Any) -> Any:
@@ -81,17 +89,50 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "deepseek_v3": lambda: transformers.DeepseekV3Config(
         **_COMMON,
         num_key_value_heads=4,
-        n_routed_experts=4,
-        n_group=1,
-        topk_group=1,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        first_k_dense_replace=1,
+        **_DEEPSEEK_EXPERTS,
         q_lora_rank=16,
         kv_lora_rank=16,
         qk_rope_head_dim=8,
         qk_nope_head_dim=16,
         v_head_dim=16,
+    ),
+    "gemma": lambda: transformers.GemmaConfig(**_GQA, head_dim=16),
+    "stablelm": lambda: transformers.StableLmConfig(**_GQA),
+    "olmo": lambda: transformers.OlmoConfig(**_GQA),
+    "olmo3": lambda: transformers.Olmo3Config(**_GQA, sliding_window=8),
+    "olmoe": lambda: transformers.OlmoeConfig(**_GQA, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": lambda: transformers.GraniteMoeConfig(**_GQA, num_local_experts=4),
+    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+        **_GQA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32
+    ),
+    "nemotron": lambda: transformers.NemotronConfig(**_GQA),
+    "exaone4": lambda: transformers.Exaone4Config(**_GQA, sliding_window=8),
+    "helium": lambda: transformers.HeliumConfig(**_GQA, head_dim=16),
+    "ernie4_5": lambda: transformers.Ernie4_5Config(**_GQA, head_dim=16),
+    "hunyuan": lambda: transformers.HunYuanDenseV1Config(**_GQA, head_dim=16),
+    "apertus": lambda: transformers.ApertusConfig(**_GQA),
+    "arcee": lambda: transformers.ArceeConfig(**_GQA),
+    "seed_oss": lambda: transformers.SeedOssConfig(**_GQA, head_dim=16),
+    "glm": lambda: transformers.GlmConfig(**_GQA, head_dim=16),
+    "glm4_moe": lambda: transformers.Glm4MoeConfig(**_GQA, **_DEEPSEEK_EXPERTS, head_dim=16),
+    "cohere": lambda: transformers.CohereConfig(**_GQA),
+    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(
+        vocab_size=VOCAB_SIZE,
+        n_embd=64,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=None,
+        eos_token_id=EOS_ID,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    ),
+    "persimmon": lambda: transformers.PersimmonConfig(**_COMMON),
+    "phimoe": lambda: transformers.PhimoeConfig(**_GQA, num_local_experts=4),
+    "biogpt": lambda: transformers.BioGptConfig(**_COMMON),
+    "jetmoe": lambda: transformers.JetMoeConfig(**_GQA),
+    "llama4": lambda: transformers.Llama4TextConfig(
+        **_GQA, head_dim=16, intermediate_size_mlp=96, num_local_experts=4, attention_chunk_size=128
     ),
     # Not through AttentionInterface: must be refused.
     "falcon": lambda: transformers.FalconConfig(
@@ -100,8 +141,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "bloom": lambda: transformers.BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=4),
     "gptj": lambda: transformers.GPTJConfig(vocab_size=VOCAB_SIZE, n_embd=64, n_layer=2, n_head=4, rotary_dim=8),
     "mamba": lambda: transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2),
+    "codegen": lambda: transformers.CodeGenConfig(vocab_size=VOCAB_SIZE, n_embd=64, n_layer=2, n_head=4, rotary_dim=8),
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=64, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+    ),
+    "diffllama": lambda: transformers.DiffLlamaConfig(**_GQA),
 }
-REFUSED = ["falcon", "bloom", "gptj", "mamba"]
+REFUSED = ["falcon", "bloom", "gptj", "mamba", "codegen", "gpt_neo", "diffllama"]
+# Experts and routers are multiplied by PyTorch, whose last bit depends on the number of rows.
+MIXTURES = {
+    *("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe", "glm4_moe", "phimoe"),
+    *("jetmoe", "llama4"),
+}
 FAST = list(CONFIGS)[:8]
 WIDE = [name for name in CONFIGS if name not in FAST and name not in REFUSED]
 

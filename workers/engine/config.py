@@ -9,6 +9,8 @@ from workers.engine.upstream_config import UpstreamConfig
 
 _MIN_POOL_TOKENS = 16
 
+Quantization = Literal["none", "int8", "nf4", "fp4"]
+
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one engine. 0 means "choose for me" where the comment says so.
@@ -21,6 +23,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: str = ""  # a folder or a Hugging Face id; for "null" a folder whose tokenizer is used, or "" for bytes
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = cuda where there is one
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what the checkpoint was saved in
+    quantization: Quantization = "none"  # of the linear layers' weights, by bitsandbytes
 
     # The KV pool. Wins over bytes where it isn't 0: num_blocks.
     kv_cache_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30  # bytes; never more than max_num_seqs could fill

@@ -33,6 +33,7 @@ def why_not_lean(model: LoadedModel) -> str | None:
     rope = module.model.rotary_emb
     dtypes = {parameter.dtype for parameter in module.parameters()}
     faults: dict[str, Any] = {
+        f"its weights are quantised as {model.quantization}": model.quantization != "none",
         f"its type is {model.dtype}": len(dtypes) > 1 or dtypes - _DTYPES,
         f"its activation is {config.hidden_act}": config.hidden_act != "silu",
         f"its rotary embedding is of type {rope.rope_type}": rope.rope_type not in _ROPE_TYPES,
@@ -65,7 +66,6 @@ class LeanDecoder:
     ) -> None:
         """Packs the weights of a model that `why_not_lean` finds nothing wrong with; `isa` None = the best one."""
         isa = kernels.best_isa if isa is None else isa
-        self.name = f"lean {isa} {kernels.version}"
         module: Any = model.module
         config = module.config
         self._kernels = kernels
@@ -78,6 +78,7 @@ class LeanDecoder:
         head_dim = _head_dim(config)
         is_tiled = isa == native.AMX and model.dtype == torch.bfloat16
         is_tiled = is_tiled and block_size % _UNIT == 0 and head_dim % 32 == 0
+        self.name = f"lean {isa} {'tiled' if is_tiled else 'plain'} {kernels.version}"
         pool = (len(module.model.layers), 2, num_blocks * block_size, config.num_key_value_heads, head_dim)
         self._pool = kernels.empty(*pool, dtype=model.dtype).zero_()
         self._layers = (native.Layer * len(module.model.layers))(

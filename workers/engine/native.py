@@ -77,6 +77,16 @@ class Step(Structure):
     )
 
 
+class LayerCall(Structure):
+    """The attention of one layer in a step."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("query", "key", "value", "keys", "values", "sinks", "output", "slots")),
+        *(("scaling", c_float), ("softcap", c_float), ("window", c_int)),
+        *((name, c_int) for name in ("tokens", "heads", "kv_heads", "key_dim", "value_dim", "block_size", "threads")),
+    )
+
+
 class Kernels:
     """The functions of the library, with their types. Tensors must be contiguous; addresses are taken as they are."""
 
@@ -86,6 +96,8 @@ class Kernels:
         library.penstock_packed_size.argtypes = (c_int, c_int)
         library.penstock_pack.argtypes = (c_int, c_void_p, c_void_p, c_int, c_int)
         library.penstock_forward.argtypes = (POINTER(Model), POINTER(Step), c_void_p)
+        library.penstock_linear.argtypes = (c_int, c_int, c_void_p, c_int, c_int, POINTER(Matrix), c_void_p, c_int)
+        library.penstock_attend.argtypes = (c_int, c_int, POINTER(LayerCall), POINTER(Sequences))
         library.penstock_prefer_large_pages.argtypes = (c_void_p, c_int64)
         library.penstock_argmax.argtypes = (c_void_p, c_void_p, c_int, c_int, c_int)
         library.penstock_forbid.argtypes = (c_void_p, c_void_p, c_void_p, c_int, c_int, c_int, c_int)
@@ -112,6 +124,18 @@ class Kernels:
         """One forward pass into `logits` [samples, vocab] float32."""
         with record_function("penstock_forward"):  # so that profiles show it
             self._library.penstock_forward(ctypes.byref(model), ctypes.byref(step), logits.data_ptr())
+
+    def linear(self, x: Tensor, matrix: Matrix, out: Tensor) -> None:
+        """`x` [rows, columns] times a packed matrix into `out` [rows, outputs]; the matrix's inputs are `columns` rounded up."""
+        rows, columns = x.shape
+        is_bf16, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
+        self._library.penstock_linear(
+            *(self.best_isa, is_bf16, x.data_ptr(), rows, columns, ctypes.byref(matrix), out.data_ptr(), threads)
+        )
+
+    def attend(self, layer: LayerCall, sequences: Sequences, *, is_bf16: bool, is_tiled: bool) -> None:
+        """Write a layer's keys and values to their slots, then let every token attend."""
+        self._library.penstock_attend(is_bf16, is_tiled, ctypes.byref(layer), ctypes.byref(sequences))
 
     def argmax(self, scores: Tensor) -> Tensor:
         """`scores.argmax(dim=-1)` for [rows, columns] float32, without PyTorch's scalar loop."""

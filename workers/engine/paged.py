@@ -7,6 +7,8 @@ import torch
 import transformers
 
 from workers.engine import lean, native
+from workers.engine.attention import AttentionBackend
+from workers.engine.attention_native import NativeAttention, can_attend
 from workers.engine.attention_torch import TorchAttention
 from workers.engine.blocks import BlockPool
 from workers.engine.config import EngineConfig, min_blocks
@@ -16,6 +18,7 @@ from workers.engine.fingerprint import model_hash, text_hash
 from workers.engine.grammar import Grammars
 from workers.engine.load import LoadedEngine
 from workers.engine.model import LoadedModel, choose_device, load_model
+from workers.engine.packed import pack_linears
 from workers.engine.protocol import EngineInfo
 from workers.engine.runner import GenericForward, ModelRunner, block_bytes
 from workers.engine.scheduler import Scheduler
@@ -36,7 +39,7 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
         bundle = load_bundle(str(folder))
     except Exception as error:  # broad: the tokenizers library raises bare Exceptions
         raise ModelNotLoadable(f"{config.model} has no tokenizer that can be loaded: {error}") from error
-    model = load_model(folder, choose_device(config.device), config.dtype)
+    model = load_model(folder, choose_device(config.device), config.dtype, config.quantization)
     if not config.threads and model.device.type == "cpu" and model.num_parameters < _ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     engine = paged_engine(
@@ -76,7 +79,7 @@ def paged_engine(
         model_hash=model_hash,
         tokenizer_hash=tokenizer_hash,
         settings_hash=text_hash(
-            dtype, model.device.type, way, torch.__version__, transformers.__version__, "sampler 1"
+            dtype, model.quantization, model.device.type, way, torch.__version__, transformers.__version__, "sampler 1"
         ),
         architecture=model.architecture,
         device=str(model.device),
@@ -139,12 +142,51 @@ def _runner(
             lean.release_weights(model)
             return runner, decoder.name
     elif kernels is not None:
-        logger.info("this model runs through transformers, without our own kernels: %s", reason)
-    backend = TorchAttention()
-    forward = GenericForward(model, backend, num_blocks=num_blocks, block_size=config.block_size)
-    runner = ModelRunner(model, forward, block_size=config.block_size, grammars=grammars)
-    runner.check()
-    return runner, backend.name
+        logger.info("this model runs through transformers: %s", reason)
+    backends: list[AttentionBackend] = [TorchAttention()]
+    if config.kernels == "auto" and model.device.type == "cuda":
+        triton = _triton_attention(model)
+        if triton is not None:
+            backends.insert(0, triton)
+    if kernels is not None:
+        pack_linears(kernels, model)
+        if can_attend(model):
+            backends.insert(0, NativeAttention(kernels, config.block_size))
+    return _generic_runner(config, model, num_blocks, grammars, backends)
+
+
+def _triton_attention(model: LoadedModel) -> AttentionBackend | None:
+    try:
+        from workers.engine.attention_triton import TritonAttention
+    except ImportError:
+        logger.warning(
+            "Triton isn't installed, so attention runs on plain PyTorch, which is far slower: install triton"
+        )
+        return None
+    groups = {layer.num_heads // layer.num_kv_heads for layer in model.layers}
+    return TritonAttention(model.max_len, groups)
+
+
+def _generic_runner(
+    config: EngineConfig,
+    model: LoadedModel,
+    num_blocks: int,
+    grammars: Grammars | None,
+    backends: list[AttentionBackend],
+) -> tuple[ModelRunner, str]:
+    """Through transformers, with the first backend that passes the check. Raises ModelUnsupported where none does."""
+    for backend in backends:
+        forward = GenericForward(model, backend, num_blocks=num_blocks, block_size=config.block_size)
+        runner = ModelRunner(model, forward, block_size=config.block_size, grammars=grammars)
+        try:
+            runner.check()
+        except ModelUnsupported as error:
+            if backend is backends[-1]:
+                raise
+            logger.warning("attention %s isn't used for this model: %s", backend.name, error)
+        else:
+            return runner, backend.name
+    raise AssertionError("there is at least one backend")
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:

@@ -29,6 +29,7 @@ _BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again 
 _ERROR_WAIT_S = 0.5
 _MAX_CLAIM = 64
 _CHECKPOINT_TIMEOUT_S = 2.0
+_RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
 
 
 def room(worker: WorkerContext) -> tuple[int, int]:
@@ -198,6 +199,9 @@ async def resume(worker: WorkerContext, jobs: Sequence[RunningJob]) -> None:
             emit(log, logging.WARNING, "checkpoint_not_read", error=error, job=job.started.job_id.hex)
             continue
         if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
+            continue
+        if job.started.sampling.get("grammar") and worker.settings.engine not in _RESUMING_GRAMMARS:
+            job.num_discarded = checkpoint.num_tokens
             continue
         if checkpoint.made_by != worker.made_by:
             job.num_discarded = checkpoint.num_tokens

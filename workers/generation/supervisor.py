@@ -260,6 +260,7 @@ class Supervisor:
             "dtype": settings.dtype,
             "max_num_seqs": settings.max_num_seqs,
             "max_model_len": settings.max_model_len or 0,
+            "quantization": settings.quantization,
             "prefix_cache": settings.prefix_cache,
             "speculative_tokens": settings.speculative_tokens,
             "grammar_check_s": settings.grammar_check_s,

@@ -306,6 +306,20 @@ def test_a_choice_that_is_admitted_later_shares_the_prompt_of_one_that_runs():
     assert step(target) == {first: 1, third: 1}
 
 
+def test_a_block_that_is_about_to_be_written_is_found_no_more():
+    """A choice was given the prompt's blocks; who computed them has left, so that nothing needs to be copied."""
+    target = scheduler(num_blocks=8)
+    first, second = add(target, *choices([1, 2, 3, 4, 5, 6, 7, 8], n=2))
+    assert step(target) == {first: 8}
+    last = second.block_table[1]
+    assert target.pool.is_published(last)
+    target.remove(first)
+    plan = target.plan()
+    assert [(chunk.sequence, chunk.start, chunk.count) for chunk in plan.chunks] == [(second, 7, 1)]
+    assert (second.block_table[1], plan.copies) == (last, [])
+    assert not target.pool.is_published(last)
+
+
 def test_scheduling_needs_no_torch():
     code = (
         "import sys, workers.engine.scheduler, workers.engine.null, workers.engine.process, workers.engine.detokenize\n"

@@ -4,6 +4,7 @@
 // all sums are float; what a product reads is of the weights' type.
 #include "attention.h"
 #include "gemm.h"
+#include "pieces.h"
 
 namespace penstock {
 
@@ -198,6 +199,23 @@ void penstock_forward(const Model* model, const Step* step, float* logits) {
 #endif
     if (model->is_bf16) run<bf16, PlainPages<bf16>>(*model, *step, logits);
     else run<float, PlainPages<float>>(*model, *step, logits);
+}
+
+// out [rows][outputs] = x [rows][columns] times a packed matrix.
+void penstock_linear(int isa, int is_bf16, const void* x, int rows, int columns, const Matrix* matrix, void* out,
+                     int threads) {
+    if (is_bf16) linear(Isa(isa), static_cast<const bf16*>(x), rows, columns, *matrix, static_cast<bf16*>(out), threads);
+    else linear(Isa(isa), static_cast<const float*>(x), rows, columns, *matrix, static_cast<float*>(out), threads);
+}
+
+// The attention of one layer over its pages.
+void penstock_attend(int is_bf16, int is_tiled, const LayerCall* layer, const Sequences* sequences) {
+#ifdef HAS_AMX
+    if (is_tiled) return attend_layer<TiledPages>(*layer, *sequences);
+#endif
+    (void)is_tiled;
+    if (is_bf16) attend_layer<PlainPages<bf16>>(*layer, *sequences);
+    else attend_layer<PlainPages<float>>(*layer, *sequences);
 }
 
 // The place of each row's highest score, the first among equals.
