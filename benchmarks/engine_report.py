@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass, field
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ def _speed(entry: Entry, prompts: list[Prompt], best: float) -> dict[str, Any]:
         figures[name] = statistics.median(run.latencies[name] for run in entry.runs)
     figures["roofline_share"] = figures["tok_s"] / best
     figures["elsewhere"] = max(run.elsewhere for run in entry.runs)
+    if "acceptance" in entry.figures:
+        del figures["roofline_share"]  # it takes a pass for each token, which is what speculation saves
     return figures | entry.figures
 
 
@@ -165,7 +168,9 @@ def _judge_variant(result: Result, model: str, case: str) -> None:
     """With against without. Speculation that changed the output has failed, however fast it was."""
     found = result.figures.get(model, {}).get(case, {})
     plain, other = found.get(OURS), found.get(f"{OURS} {VARIANTS[case]}")
-    ratio = other["tok_s"] / plain["tok_s"] if plain and other else None
+    ratio = None
+    if plain and other:  # by pairs: the two runs of a pair have had the same neighbours on the machine
+        ratio = statistics.median(map(truediv, other["tok_s_runs"], plain["tok_s_runs"]))
     if case == "json-schema":
         overhead = None if ratio is None else (1 - ratio) * 100
         _add_bar(result, f"{model} {case} overhead", overhead, _MOST_SCHEMA_OVERHEAD * 100, "%", at_most=True)

@@ -41,14 +41,11 @@ def variants_of(case: str, requests: list[Request]) -> dict[str, list[Request]]:
     if case not in VARIANTS:
         return {case: requests}
     name = f"{case}/{VARIANTS[case]}"
-    if case == "copying":
-        return {case: [_with(each, speculate=False) for each in requests], name: requests}
     # A salt of its own, or it would find the prefixes of the run before.
-    grammar = Grammar("json_schema", JSON_SCHEMA)
-    with_schema = [
-        msgspec.structs.replace(_with(each, grammar=grammar), cache_salt=each.cache_salt + "g") for each in requests
-    ]
-    return {case: requests, name: with_schema}
+    others = [msgspec.structs.replace(each, cache_salt=f"{each.cache_salt}, {VARIANTS[case]}") for each in requests]
+    if case == "copying":
+        return {case: [_with(each, speculate=False) for each in requests], name: others}
+    return {case: requests, name: [_with(each, grammar=Grammar("json_schema", JSON_SCHEMA)) for each in others]}
 
 
 def _with(request: Request, **sampling: Any) -> Request:

@@ -9,6 +9,7 @@ answered by a `_Verdict`. It ends with its standard input, or when nobody has as
 """
 
 import contextlib
+import ctypes
 import math
 import os
 import random
@@ -35,6 +36,7 @@ from workers.engine.grammar_source import (
 from workers.engine.protocol import Grammar
 
 _ROOT = Path(__file__).parents[2]
+_PR_SET_PDEATHSIG = 1
 _IDLE_S = 120.0
 _START_TIMEOUT_S = 120.0
 _PATIENCE = 10  # a busy machine may take so many times longer than the processor time that a grammar is given
@@ -145,6 +147,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def main() -> int:
     """The process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # Of the thread that started it, which lives as long as the engine. An end of standard input is seen only between two grammars.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, sys.stdout.buffer

@@ -121,3 +121,25 @@ def test_only_bars_whose_contenders_ran_are_judged(tmp_path):
     assert [bar.name for bar in result.bars] == ["smol135 mixed64 against static64", "smol135 mixed64 KV waste"]
     assert "smol135 mixed64 against vllm" in result.not_judged
     assert "smol135 mixed64 Python's share" in result.not_judged
+
+
+@pytest.mark.parametrize(
+    ("crc", "speeds", "missed"),
+    [
+        (1, [150.0, 200.0, 400.0], []),
+        (1, [140.0, 140.0, 400.0], ["copy135 copying speculating against not"]),
+        (2, [200.0, 200.0, 200.0], ["copy135 copying: speculation changed the output"]),
+    ],
+)
+def test_speculation_is_judged_by_pairs_of_runs_and_by_its_output(tmp_path, crc, speeds, missed):
+    it = scene(tmp_path, {})
+    it.model = "copy135"
+    tokens = sum(prompt.num_tokens for prompt in cases()["copying"])
+    times = {"ttft_p50_s": 0.1, "itl_p50_s": 0.1, "itl_p99_s": 0.1}
+    for name, each, figures in [
+        ("penstock", [100.0, 100.0, 200.0], {"output_crc": 1}),
+        ("penstock speculating", speeds, {"output_crc": crc, "acceptance": 0.5}),
+    ]:
+        it.entries.append(Entry("copying", name, [Run(tokens / speed, times, 0.0) for speed in each], figures))
+    result = report([it], settings={"device": "cpu"}, ladder_not_built=[])
+    assert result.missed() == missed
