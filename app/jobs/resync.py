@@ -29,15 +29,17 @@ class SweepCursor:
 
 
 async def sweep(
-    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False
-) -> int:
+    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False,
+    deep: bool = False,
+) -> int:  # fmt: skip
     """Nominate what is queued in Postgres for longer than `grace_s` and isn't known to Redis; move the cursor to the end.
 
     Run it with a fresh cursor and `force` to rebuild a Redis that lost its memory: jobs come in the order in which they
-    became eligible, so that the order within a tenant is kept.
+    became eligible, so that the order within a tenant is kept. With `deep`, what Redis says that it knows is looked at, too:
+    a nomination that no claim can find is put back.
 
     Returns:
-        How many jobs were nominated.
+        How many nominations were made or put back.
     """
     found = 0
     while True:
@@ -59,6 +61,8 @@ async def sweep(
         known = await queue.known_gens([row.id for row in rows])
         lost = [Nomination(*row[:5]) for row, gen in zip(rows, known, strict=True) if gen is None or gen < row.gen]
         found += await queue.enqueue(lost, force=force) or 0
+        if deep:
+            found += await queue.mend([row.id for row, gen in zip(rows, known, strict=True) if gen is not None])
         cursor.since, cursor.after = rows[-1].eligible_at, rows[-1].id
         if len(rows) < page:
             return found

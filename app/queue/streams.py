@@ -82,6 +82,21 @@ class JobQueue:
         args: list[str | int] = [keys.prefix, int(idle_s * 1000), most]
         return int(await self._scripts.run("renominate", [keys.idx, keys.pend, keys.bell], args))
 
+    async def mend(self, job_ids: Sequence[UUID], *, page: int = 100) -> int:
+        """Put back the nominations of these jobs that no claim can find any more, in this order; return how many repairs.
+
+        Lost are stream entries, a tenant's place in `act` and a stream's in `pend`. Jobs that aren't nominated are passed over.
+        """
+        keys, mended = self.keys, 0
+        for start in range(0, len(job_ids), page):
+            jobs = [job_id.hex for job_id in job_ids[start : start + page]]
+            mended += int(await self._scripts.run("mend", [keys.idx, keys.pend, keys.bell], [keys.prefix, *jobs]))
+        return mended
+
+    async def recount(self) -> bool:
+        """Count the depth anew if it doesn't add up to what is nominated; return whether it had to."""
+        return bool(await self._scripts.run("recount", [self.keys.idx, self.keys.depth], list(TIER_WEIGHTS)))
+
     async def known_gens(self, job_ids: Sequence[UUID]) -> list[int | None]:
         """The gen under which each job is nominated; None where it isn't."""
         if not job_ids:

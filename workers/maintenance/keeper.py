@@ -114,13 +114,15 @@ class Keeper:
         return len(ended)
 
     async def audit(self) -> int:
-        """Compare all of Postgres' queue with Redis', in both directions, and mend what differs."""
+        """Compare all of Postgres' queue with Redis', in both directions and down to each stream's entry, and mend what differs."""
         async with self._db.begin() as conn:
             rescued = await rescue.reap_orphans(conn, fate=self._fate, random=self._random)
         mended = await self._spread(rescued)
         for queue in await self._pools():
-            mended += await resync.sweep(self._db, queue, SweepCursor(), grace_s=self._settings.sweep_after_s)
+            grace_s = self._settings.sweep_after_s
+            mended += await resync.sweep(self._db, queue, SweepCursor(), grace_s=grace_s, deep=True)
             mended += await resync.drop_stale(self._db, queue)
+            mended += await queue.recount()
         return mended
 
     async def forget(self) -> int:

@@ -37,7 +37,16 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
     for _, pending in ipairs(redis.call('XPENDING', q, 'workers', '-', '+', 100)) do
       oldest = math.max(oldest, pending[3])
     end
-    if redis.call('XLEN', q) == 0 then redis.call('DEL', q) end
+    if redis.call('XLEN', q) == 0 then
+      redis.call('DEL', q)
+      local tier, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
+      local act = 'act:' .. prefix .. ':' .. tier
+      local counter = redis.call('ZSCORE', act, tenant)
+      if counter then
+        redis.call('ZREM', act, tenant)
+        redis.call('HSET', 'vtc:' .. prefix .. ':' .. tier, tenant, counter)
+      end
+    end
   end
   if oldest < 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now - oldest / 1000, q) end
 end
