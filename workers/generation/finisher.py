@@ -73,10 +73,9 @@ class Finisher:
 
         Their tokens so far are told first: that is where the next attempt goes on.
         """
-        is_kept = await publish(self._worker)
-        jobs = [job for job in jobs if not job.is_ending]  # a deadline may have come meanwhile
         for job in jobs:
             job.is_ending = True
+        is_kept = await publish(self._worker, jobs)
         given = [
             GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept))
             for job in jobs

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from app.queue.events import JobEvent, Publication
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.generation.context import WorkerContext
+from workers.generation.hand import RunningJob
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +20,13 @@ async def publish_forever(worker: WorkerContext) -> None:
         await publish(worker)
 
 
-async def publish(worker: WorkerContext) -> bool:
-    """Tell readers what is new; return whether Redis has all of it. What it has is also where another attempt goes on."""
+async def publish(worker: WorkerContext, given_back: Sequence[RunningJob] = ()) -> bool:
+    """Tell readers what is new; return whether Redis has all of it. What it has is also where another attempt goes on.
+
+    Jobs that are ending tell the rest with their end, but for those that are given back.
+    """
     for job in worker.hand.values():
-        deltas = [] if job.is_ending else job.take_unpublished()
+        deltas = [] if job.is_ending and job not in given_back else job.take_unpublished()
         if deltas:
             event = JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas)
             publication = Publication(job.started.job_id, job.num_generated, event, job.run)
