@@ -1,4 +1,7 @@
-"""What does the model see of a plan? Flat tensors: all sequences' tokens back to back, without padding."""
+"""What does the model see of a plan? Flat tensors: all sequences' tokens back to back, without padding.
+
+All of them travel to the device in one piece.
+"""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.scheduler import Chunk
+from workers.engine.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,10 @@ class Batch:
     slot_mapping: Tensor  # [T] int64, KV slot that each token writes: block * block_size + place in the block
     sample_rows: Tensor  # [R] int64, the tokens whose logits are wanted
     block_tables: Tensor  # [S, B] int64, padded with 0 (never read past kv_lens)
+    query_starts: Tensor  # [S + 1] int64, where each sequence's tokens begin; the last one is T
+    seq_lens: Tensor  # [S] int64, tokens in the pool after this step
     query_lens: list[int]  # [S] tokens fed in this step
-    kv_lens: list[int]  # [S] tokens in the pool after this step
+    kv_lens: list[int]  # [S] at least seq_lens, which only a backend on a GPU may tell from it
     block_size: int
 
 
@@ -56,12 +62,25 @@ def build_batch(chunks: list[Chunk], block_size: int, device: torch.device) -> B
         ],
         dtype=np.int64,
     )
+    flat = [
+        input_ids,
+        positions,
+        slot_mapping,
+        sample_rows,
+        tables.ravel(),
+        np.concatenate([[0], ends]),
+        np.asarray(kv_lens, dtype=np.int64),
+    ]
+    packed = to_device(torch.from_numpy(np.concatenate(flat)), device)
+    parts = packed.split_with_sizes([len(part) for part in flat])
     return Batch(
-        input_ids=torch.from_numpy(input_ids).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        slot_mapping=torch.from_numpy(slot_mapping).to(device),
-        sample_rows=torch.from_numpy(sample_rows).to(device),
-        block_tables=torch.from_numpy(tables).to(device),
+        input_ids=parts[0],
+        positions=parts[1],
+        slot_mapping=parts[2],
+        sample_rows=parts[3],
+        block_tables=parts[4].view(tables.shape),
+        query_starts=parts[5],
+        seq_lens=parts[6],
         query_lens=query_lens,
         kv_lens=kv_lens,
         block_size=block_size,
