@@ -28,7 +28,7 @@ _PROGRAMS_PER_PROCESSOR = 4
 
 def segment_tokens(max_model_len: int) -> int:
     """Keys of a segment: a constant of the deployment, since a row's bits depend on it."""
-    return max(_MIN_SEGMENT, triton.next_power_of_2(-(-max_model_len // _MAX_SEGMENTS)))
+    return max(_MIN_SEGMENT, int(triton.next_power_of_2(-(-max_model_len // _MAX_SEGMENTS))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,10 @@ class TritonAttention:
 
     @cached_property
     def _enough_programs(self) -> int:
-        return torch.cuda.get_device_properties().multi_processor_count * _PROGRAMS_PER_PROCESSOR
+        return (
+            torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+            * _PROGRAMS_PER_PROCESSOR
+        )
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

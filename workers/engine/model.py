@@ -32,6 +32,9 @@ class LayerShape:
     num_kv_heads: int
     head_dim: int
     value_dim: int
+    num_heads: int
+    has_softcap: bool = False
+    has_sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,17 @@ class _Probe:
         self.layers: list[LayerShape] = []
 
     def record(self, module: nn.Module, call: AttentionCall) -> Tensor:
-        self.layers.append(LayerShape(module, call.key.shape[1], call.key.shape[2], call.value.shape[2]))
+        self.layers.append(
+            LayerShape(
+                module,
+                num_kv_heads=call.key.shape[1],
+                head_dim=call.key.shape[2],
+                value_dim=call.value.shape[2],
+                num_heads=call.query.shape[1],
+                has_softcap=call.softcap is not None,
+                has_sinks=call.sinks is not None,
+            )
+        )
         return call.query.new_zeros(*call.query.shape[:2], call.value.shape[2])
 
 

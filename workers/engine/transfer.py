@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def upload(
-    values: "Sequence[int] | Sequence[float] | Sequence[bool]", dtype: torch.dtype, device: torch.device
+    values: Sequence[int] | Sequence[float] | Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """A tensor on the device, of the shape of (nested) `values`."""
     return to_device(torch.tensor(values, dtype=dtype), device)
@@ -35,7 +35,7 @@ class Download:
         self._copies = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in tensors]
         for copy, tensor in zip(self._copies, tensors, strict=True):
             copy.copy_(tensor, non_blocking=True)
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record()
 
     def wait(self) -> list[Tensor]:
