@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> Result:
     assert limits is not None
     result = report(scenes, settings=_settings(args), ladder_not_built=not_built if "ladder" in args.case else [])
     result.failed += failed
-    result.figures["machine"] = _machine(limits)
+    result.figures["machine"] = _machine(limits, args.device)
     if args.plot:
         plot.draw(result, args.plot)
     return result
@@ -169,7 +170,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def _machine(limits: Limits) -> dict[str, Any]:
+def _machine(limits: Limits, device: str) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     model = next(
@@ -177,6 +178,7 @@ def _machine(limits: Limits) -> dict[str, Any]:
     )
     return {
         "cpu": model,
+        **({"gpu": _gpu_name()} if device == "cuda" else {}),
         "cores": len(os.sched_getaffinity(0)),
         "read_gb_per_s": limits.bytes_per_s / 1e9,
         "bf16_gflop_per_s": limits.flops_per_s / 1e9,
@@ -184,3 +186,13 @@ def _machine(limits: Limits) -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def _gpu_name() -> str:
+    """Name and driver, as the driver's own tool says them."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return lines[0] if lines else "unknown"

@@ -12,7 +12,9 @@ from workers.engine.protocol import Request, SamplingParams
 
 def engine_config(task: Task) -> EngineConfig:
     """The settings: defaults, but the limits that every engine is given."""
-    limits: dict[str, Any] = {"kv_cache_bytes": 2 << 30, "max_model_len": 0, "max_num_seqs": 64}
+    # On a GPU the pool takes what is free, as it would for a user.
+    pool_bytes = 2 << 30 if task.device == "cpu" else 0
+    limits: dict[str, Any] = {"kv_cache_bytes": pool_bytes, "max_model_len": 0, "max_num_seqs": 64}
     settings = limits | {"device": task.device, "threads": task.threads} | task.settings
     return EngineConfig(model=task.model, **settings).validated()
 

@@ -85,3 +85,27 @@ def build_batch(chunks: list[Chunk], block_size: int, device: torch.device) -> B
         kv_lens=kv_lens,
         block_size=block_size,
     )
+
+
+def fill_up(batch: Batch, num_tokens: int, num_samples: int, trash_block: int) -> Batch:
+    """The same batch with so many tokens and rows that sample, at the least; what is added stands on the trash page.
+
+    Each token that is added is a sequence of its own; each row, the first token once more.
+    """
+    more = max(0, num_tokens - len(batch.input_ids))
+    more_samples = max(0, num_samples - len(batch.sample_rows))
+    zeros = batch.input_ids.new_zeros(more)
+    tables = batch.block_tables.new_full((more, batch.block_tables.shape[1]), trash_block)
+    last = batch.query_starts[-1:]
+    return Batch(
+        input_ids=torch.cat([batch.input_ids, zeros]),
+        positions=torch.cat([batch.positions, zeros]),
+        slot_mapping=torch.cat([batch.slot_mapping, zeros + trash_block * batch.block_size]),
+        sample_rows=torch.cat([batch.sample_rows, batch.sample_rows.new_zeros(more_samples)]),
+        block_tables=torch.cat([batch.block_tables, tables]),
+        query_starts=torch.cat([batch.query_starts, last + torch.arange(1, more + 1, device=last.device)]),
+        seq_lens=torch.cat([batch.seq_lens, zeros + 1]),
+        query_lens=[*batch.query_lens, *[1] * more],
+        kv_lens=[*batch.kv_lens, *[1] * more],
+        block_size=batch.block_size,
+    )

@@ -20,7 +20,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what the checkpoint was saved in
 
     # The KV pool. Wins over bytes where it isn't 0: num_blocks.
-    kv_cache_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30  # bytes; never more than max_num_seqs could fill
+    kv_cache_bytes: Annotated[int, Meta(ge=0)] = (
+        0  # bytes; 0 = 1 GiB on CPU, on CUDA what gpu_memory_utilization leaves; never more than max_num_seqs could fill
+    )
+    gpu_memory_utilization: Annotated[float, Meta(ge=0.05, le=1.0)] = 0.9  # share of a GPU's memory, all included
     num_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = (
         0  # pages; 0 = as many as kv_cache_bytes holds; else see min_blocks
     )
@@ -37,6 +40,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         0  # CPU threads of the forward pass; 0 = one for a small model, else PyTorch's default
     )
     kernels: Literal["auto", "torch"] = "auto"  # auto = our own C++ on CPU, where there is a compiler; torch = without
+    attention: Literal["auto", "triton", "varlen", "torch"] = "auto"  # auto = triton on CUDA, torch on CPU
+    cuda_graphs: bool = True  # capture decoding at load, where the model allows it
+    decode_steps: Annotated[int, Meta(ge=0, le=64)] = (
+        0  # most tokens of a sequence between two looks of the host; 0 = 4 on CUDA, 1 on CPU
+    )
+    deterministic: bool = False  # the same bits whatever else is in the batch, on CUDA at the cost of speed
 
     # The null engine only.
     null_vocab_size: Annotated[int, Meta(ge=257, le=1 << 20)] = 512  # tokens; ignored where `model` is given

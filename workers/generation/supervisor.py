@@ -253,6 +253,11 @@ class Supervisor:
             "prefix_cache": settings.prefix_cache,
             "speculative_tokens": settings.speculative_tokens,
             "threads": settings.engine_threads or 0,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "attention": settings.attention,
+            "cuda_graphs": settings.cuda_graphs,
+            "decode_steps": settings.decode_steps or 0,
+            "deterministic": settings.deterministic,
             "null_step_s": settings.null_step_s,
         }
         if settings.max_batch_tokens is not None:
