@@ -141,7 +141,28 @@ class Settings(BaseSettings):
     quantization: Literal["none", "int8", "nf4", "fp4"] = Field(
         "none", description="How bitsandbytes shrinks the linear layers' weights as they are loaded."
     )
-    kv_cache_mib: int | None = Field(None, ge=1, le=2**20, description="Memory for KV pages. Unset: 1024.")
+    kv_cache_mib: int | None = Field(
+        None,
+        ge=1,
+        le=2**20,
+        description="Memory for KV pages. Unset: 1024 on CPU, on CUDA what `gpu_memory_utilization` leaves.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, ge=0.05, le=1, description="Share of a GPU's memory for weights, KV pages and all else."
+    )
+    attention: Literal["auto", "triton", "varlen", "torch"] = Field(
+        "auto", description="How attention is computed; auto: our Triton kernel on CUDA."
+    )
+    cuda_graphs: bool = Field(True, description="Capture decoding as CUDA graphs when the model is loaded.")
+    decode_steps: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Most tokens of a sequence between two looks of the host. Unset: 4 on CUDA, else 1.",
+    )
+    deterministic: bool = Field(
+        False, description="The same tokens on CUDA, too, whatever else is in the batch; slower."
+    )
     max_model_len: int | None = Field(
         None, ge=8, le=2**24, description="Longest prompt + output in tokens. Unset: the model's own."
     )

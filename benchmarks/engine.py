@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> Result:
     assert limits is not None
     result = report(scenes, settings=_settings(args), ladder_not_built=not_built if "ladder" in args.case else [])
     result.failed += failed
-    result.figures["machine"] = machine(limits)
+    result.figures["machine"] = machine(limits, args.device)
     if args.plot:
         plot.draw(result, args.plot)
     return result
@@ -173,7 +174,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def machine(limits: Limits) -> dict[str, Any]:
+def machine(limits: Limits, device: str = "cpu") -> dict[str, Any]:
     """Where it was measured."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
@@ -182,6 +183,7 @@ def machine(limits: Limits) -> dict[str, Any]:
     )
     return {
         "cpu": model,
+        **({"gpu": _gpu_name()} if device == "cuda" else {}),
         "cores": len(os.sched_getaffinity(0)),
         "read_gb_per_s": limits.bytes_per_s / 1e9,
         "bf16_gflop_per_s": limits.flops_per_s / 1e9,
@@ -189,3 +191,13 @@ def machine(limits: Limits) -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def _gpu_name() -> str:
+    """Name and driver, as the driver's own tool says them."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return lines[0] if lines else "unknown"

@@ -23,10 +23,6 @@ from tests.support.databases import temporary_database, with_database
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
     del os.environ[_name]
 
-# Triton decides when it is imported whether its kernels are compiled or interpreted.
-if not Path("/dev/nvidiactl").exists():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 TEMPLATE = "penstock_template"
 _redis_databases = cycle(range(16))
 

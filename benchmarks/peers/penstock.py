@@ -16,7 +16,9 @@ from workers.engine.protocol import EngineStats, Grammar, Request, SamplingParam
 
 def engine_config(task: Task) -> EngineConfig:
     """The settings: defaults, but the limits that every engine is given."""
-    limits: dict[str, Any] = {"kv_cache_bytes": 2 << 30, "max_model_len": 0, "max_num_seqs": 64}
+    # On a GPU the pool takes what is free, as it would for a user.
+    pool_bytes = 2 << 30 if task.device == "cpu" else 0
+    limits: dict[str, Any] = {"kv_cache_bytes": pool_bytes, "max_model_len": 0, "max_num_seqs": 64}
     if "copying" in task.cases:
         limits["speculative_tokens"] = 8
     settings = limits | {"device": task.device, "threads": task.threads} | task.settings

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from workers.engine.config import EngineConfig
+from workers.engine.decode import DecodeLoop
 from workers.engine.engine import PagedEngine
 from workers.engine.load import load_engine
 from workers.engine.protocol import Logprob, Request, RequestFailed, SamplingParams
@@ -193,6 +194,21 @@ def plain_generate(model: Any, prompt: list[int], max_tokens: int) -> list[int]:
 def load(folder: Path, **settings: Any) -> PagedEngine:
     engine = load_engine(EngineConfig(**({"model": str(folder), "device": "cpu"} | settings))).engine
     assert isinstance(engine, PagedEngine)
+    return engine
+
+
+def filled_up(engine: PagedEngine, sizes: list[int]) -> PagedEngine:
+    """The engine, its batches filled up to these sizes as for CUDA graphs."""
+    runner, info = engine._model, engine.info
+    runner.loop = DecodeLoop(
+        runner._forward,
+        torch.device("cpu"),
+        sizes=sizes,
+        most_samples=sizes[-1],
+        block_size=info.block_size,
+        max_model_len=info.max_model_len,
+        trash_block=info.num_blocks,
+    )
     return engine
 
 

@@ -1,7 +1,9 @@
 """A model without weights that knows what must lie in every slot of the KV pool, and says so if something else does."""
 
+from random import Random
+
 from workers.engine.blocks import BlockPool
-from workers.engine.engine import Sampled
+from workers.engine.engine import OutOfMemory, Sampled
 from workers.engine.noise import mix_64, row_key
 from workers.engine.scheduler import Chunk, StepPlan
 from workers.engine.sequence import Sequence
@@ -11,10 +13,18 @@ EOS_ID = 0
 
 
 class PageOracle:
-    """The engine's `TokenModel`. A slot holds a hash of all tokens up to its own, as real keys and values would."""
+    """The engine's `TokenModel`. A slot holds a hash of all tokens up to its own, as real keys and values would.
 
-    def __init__(self, pool: BlockPool) -> None:
+    Of steps with more than one token, the share `shortages` finds no memory; of tokens that are chosen several in a row,
+    the share `open_ratio` is left open.
+    """
+
+    def __init__(self, pool: BlockPool, *, shortages: float = 0.0, open_ratio: float = 0.0) -> None:
         self._pool = pool
+        self._shortages = shortages
+        self._open_ratio = open_ratio
+        self._draw = Random(5)
+        self.num_rounds = 0  # of several steps
         self._slots: list[int | None] = [None] * (pool.num_blocks * pool.block_size)
         self._hashes: dict[int, list[int]] = {}  # arrival -> of its tokens
         self.num_fed = 0
@@ -28,7 +38,12 @@ class PageOracle:
             source, target = copy.source * size, copy.target * size
             self._slots[target : target + size] = self._slots[source : source + size]
             self.num_copied += 1
+        if sum(chunk.num_fed for chunk in plan.chunks) > 1 and self._draw.random() < self._shortages:
+            raise OutOfMemory("no room")
         written: set[int] = set()
+        if plan.num_steps > 1:
+            self.num_rounds += 1
+            return [each for chunk in plan.chunks for each in self._run_steps(chunk, plan.num_steps, written)]
         for chunk in plan.chunks:
             self._write(chunk, written)
         for chunk in plan.chunks:
@@ -40,9 +55,24 @@ class PageOracle:
             for place in range(1 + len(chunk.guess))
         ]
 
-    def _write(self, chunk: Chunk, written: set[int]) -> None:
+    def _run_steps(self, chunk: Chunk, num_steps: int, written: set[int]) -> list[Sampled]:
+        """Feed the tokens that were chosen: as long as nobody looks, also those after the end."""
+        sequence, found = chunk.sequence, []
+        assert chunk.count == 1
+        assert not chunk.guess
+        for step in range(num_steps):
+            tokens = [each.token_id for each in found]
+            now = Chunk(sequence, chunk.start, 1, samples=True, guess=tokens)
+            if step < sequence.num_remaining:  # later ones go to the trash
+                self._write(now, written, skip=step)
+                self._read(now)
+            found.append(self._sample(now, step))
+        open_from = next((place for place in range(num_steps) if self._draw.random() < self._open_ratio), num_steps)
+        return [*found[:open_from], *(Sampled(EOS_ID, is_open=True) for _ in found[open_from:])]
+
+    def _write(self, chunk: Chunk, written: set[int], skip: int = 0) -> None:
         hashes = self._hashes_of(chunk)
-        for position in range(chunk.start, chunk.start + chunk.num_fed):
+        for position in range(chunk.start + skip, chunk.start + chunk.num_fed):
             slot = self._slot(chunk.sequence, position)
             block = slot // self._pool.block_size
             assert self._pool.ref_count(block) == 1, "a block was written that others hold"

@@ -1,163 +1,206 @@
-"""Paged attention in Triton, for CUDA: the pages are read where they lie, without gather or padding."""
+"""Paged attention on a GPU, by our own kernels (see `kernels_triton`).
+
+Sequences that feed one token or a few (decoding, guesses) are cut into segments, so that a single long one keeps the
+whole GPU busy; those that feed many (prefill) have enough tiles without. Nothing here waits for the device: the grid
+follows from what the host knows, and every program finds its own length in the device's memory.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
+from workers.engine import kernels_triton as kernels
 from workers.engine.attention import AttentionCall, LayerCache
 from workers.engine.batch import Batch
-from workers.engine.kernels.paged_attention import attend, merge_segments, store
+from workers.engine.transfer import upload
 
-_KEYS = 64  # of one block
-_SEGMENT = 256  # keys; a multiple of _KEYS
-_MAX_SEGMENTS = 64  # a longer context gets larger segments
-_FEW_ROWS, _MANY_ROWS = 16, 64  # rows (query x head of the group) of a tile; a product takes 16 at least
+_SMALL_ROWS = 16  # rows of a tile: the least that a tensor core takes
+_LARGE_ROWS = 64
+_MIN_SEGMENT = 128  # keys
+_MAX_SEGMENTS = 256
+_MAX_BLOCK_N = 64  # keys that a program takes at once
+_KEY_BYTES = 16_384  # of shared memory, for as many keys
+_PROGRAMS_PER_PROCESSOR = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Queries cut into tiles, on the device; int32. `rows` is for split tiles: their queries, as tokens of the batch."""
-
-    seqs: Tensor  # [N] which sequence
-    firsts: Tensor  # [N] the tile's first query, counted in its sequence
-    first_rows: Tensor  # [N] where the tile's queries begin in `rows`
-    rows: Tensor  # [R]
+def segment_tokens(max_model_len: int) -> int:
+    """Keys of a segment: a constant of the deployment, since a row's bits depend on it."""
+    return max(_MIN_SEGMENT, int(triton.next_power_of_2(-(-max_model_len // _MAX_SEGMENTS))))
 
 
 @dataclass(frozen=True, slots=True)
-class StepLayout:
-    """What all layers of a step share. Any of it may be a buffer that a graph replays over."""
+class _Launch:
+    """Some of the batch's sequences, in tiles."""
 
-    slots: Tensor  # [T] int64
-    positions: Tensor  # [T] int64
-    query_starts: Tensor  # [S + 1] int32
-    kv_lens: Tensor  # [S] int32
-    tables: Tensor  # [S, B] int32
-    few: dict[int, Tiles]  # by group: tiles of sequences with few queries
-    many: dict[int, Tiles]  # by group: the others
-    num_segments: int  # that the longest sequence with few queries has
+    tiles: Tensor | None  # [tiles, 2] int64, sequence and first query; None = one query of each sequence
+    num_tiles: int
+    block_q: int
+    block_m: int
+    segment: int  # 0 = not cut
 
 
 class TritonAttention:
-    """The backend. Shapes and lengths that bound its grids come from the host: it never waits for the device."""
+    """A row's bits depend on its own sequence, and on whether it was fed among few tokens or many.
 
-    def __init__(self, max_model_len: int, groups: set[int]) -> None:
-        """`groups`: query heads a KV head, of all layers."""
-        blocks = -(-max(_SEGMENT, -(-max_model_len // _MAX_SEGMENTS)) // _KEYS)
-        self._segment = blocks * _KEYS
-        self._groups = groups
-        self.name = f"triton {triton.__version__} {self._segment}"
-        self._layout: StepLayout | None = None
-        self._page = 0
+    With `uniform` they don't depend on the latter either: prefill is cut into small tiles and segments, too, which costs
+    time and scratch memory.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self, max_model_len: int, *, uniform: bool = False, few_tokens: int = 16, num_programs: int | None = None
+    ) -> None:
+        """`num_programs` to aim at in decoding: None = enough for this GPU. It never changes a result."""
+        self._segment = segment_tokens(max_model_len)
+        self._few_tokens = (1 << 62) if uniform else few_tokens
+        self._given_programs = num_programs
+        self._batch: Batch | None = None
+        self._launches: dict[int, list[_Launch]] = {}  # by query heads of a KV head
 
     def prepare(self, batch: Batch) -> None:
-        """Lay a step out on the device."""
-        device = batch.block_tables.device
-        query_lens, kv_lens = np.asarray(batch.query_lens), np.asarray(batch.kv_lens)
-        starts = np.concatenate([[0], np.cumsum(query_lens)])
-        few, many = {}, {}
-        for group in self._groups:
-            limit = max(1, _FEW_ROWS // group)
-            is_few = query_lens <= limit
-            few[group] = _tiles(query_lens, starts, is_few, limit, device)
-            many[group] = _tiles(query_lens, starts, ~is_few, max(1, _MANY_ROWS // group), device)
-        self.use(
-            StepLayout(
-                slots=batch.slot_mapping,
-                positions=batch.positions,
-                query_starts=_int32(starts, device),
-                kv_lens=_int32(kv_lens, device),
-                tables=batch.block_tables.to(torch.int32),
-                few=few,
-                many=many,
-                num_segments=int(-(-kv_lens.max() // self._segment)),
-            ),
-            batch.block_size,
-        )
+        """Forget the last step's tiles."""
+        self._batch = batch
+        self._launches.clear()
 
-    def use(self, layout: StepLayout, block_size: int) -> None:
-        """Attend by this layout from now on."""
-        self._layout, self._page = layout, block_size
+    def scratch_bytes(self, num_seqs: int, max_model_len: int, num_heads: int, value_dim: int) -> int:
+        """Bytes of device memory that a step takes in which so many sequences decode."""
+        num_segments = -(-max_model_len // self._segment)
+        return num_seqs * num_heads * num_segments * (value_dim + 2) * 4 if num_segments > 1 else 0
 
     def attend(self, call: AttentionCall, cache: LayerCache) -> Tensor:
         """[T, heads, value dim] for all sequences of the batch."""
-        layout = self._layout
-        assert layout is not None, "prepare comes first"
-        query, key, value = (_rows(tensor) for tensor in (call.query, call.key, call.value))
-        num_tokens, heads, dim = query.shape
-        kv_heads, value_dim = value.shape[1], value.shape[2]
-        group = heads // kv_heads
-        width = max(16, triton.next_power_of_2(dim))
-        value_width = max(16, triton.next_power_of_2(value_dim))
-        store[(num_tokens, kv_heads)](
-            key, value, cache.keys, cache.values, layout.slots,
-            key.stride(0), key.stride(1), value.stride(0), value.stride(1),
-            cache.keys.stride(0), cache.keys.stride(1), cache.values.stride(0), cache.values.stride(1),
-            dim, value_dim, max(width, value_width),
-        )  # fmt: skip
-        out = query.new_empty(num_tokens, heads, value_dim)
-        shape: dict[str, Any] = {"HEADS": heads, "GROUP": group, "DIM": dim, "VALUE_DIM": value_dim}
-        shape |= {
-            "WIDTH": width,
-            "VALUE_WIDTH": value_width,
-            "KEYS": _KEYS,
-            "SEGMENT": self._segment,
-            "PAGE": self._page,
+        batch = self._batch
+        assert batch is not None, "prepare comes first"
+        query, key, value = (_dense_rows(each) for each in (call.query, call.key, call.value))
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads, value_dim = value.shape[1:]
+        kernels.write_pages[(num_tokens, num_kv_heads)](
+            key,
+            value,
+            cache.keys,
+            cache.values,
+            batch.slot_mapping,
+            key.stride(0),
+            key.stride(1),
+            value.stride(0),
+            value.stride(1),
+            HEAD_DIM=head_dim,
+            HEAD_PAD=triton.next_power_of_2(head_dim),
+            VALUE_DIM=value_dim,
+            VALUE_PAD=triton.next_power_of_2(value_dim),
+            num_warps=1,
+        )
+        output = torch.empty(num_tokens, num_heads, value_dim, dtype=query.dtype, device=query.device)
+        group = num_heads // num_kv_heads
+        if group not in self._launches:
+            self._launches[group] = self._plan(batch, group)
+        for launch in self._launches[group]:
+            self._run(launch, call, query, cache, output, batch)
+        return output
+
+    def _run(
+        self, launch: _Launch, call: AttentionCall, query: Tensor, cache: LayerCache, output: Tensor, batch: Batch
+    ) -> None:
+        num_heads, head_dim = query.shape[1:]
+        num_kv_heads, value_dim = cache.values.shape[1:]
+        num_segments = -(-max(batch.kv_lens) // launch.segment) if launch.segment else 1
+        num_rows = launch.num_tiles * num_heads * launch.block_q
+        scratch = (num_rows * num_segments) if num_segments > 1 else 0
+        sums = torch.empty(scratch, value_dim, dtype=torch.float32, device=query.device)
+        peaks, totals = torch.empty(2, scratch, dtype=torch.float32, device=query.device).unbind()
+        num_programs = self._given_programs or self._enough_programs
+        parts = max(1, min(num_segments, -(-num_programs // (launch.num_tiles * num_kv_heads))))
+        row_bytes = triton.next_power_of_2(max(head_dim, value_dim)) * query.element_size()
+        # Where nothing is given, something must be: it isn't read.
+        sinks = query if call.sinks is None else call.sinks
+        tiles = batch.seq_lens if launch.tiles is None else launch.tiles
+        shape = {
+            "VALUE_DIM": value_dim,
+            "VALUE_PAD": max(16, triton.next_power_of_2(value_dim)),
+            "GROUP": num_heads // num_kv_heads,
+            "BLOCK_Q": launch.block_q,
+            "BLOCK_M": launch.block_m,
+            "SEGMENT": launch.segment,
+            "HAS_TILES": launch.tiles is not None,
+            "HAS_SINKS": call.sinks is not None,
+            "HAS_WINDOW": call.sliding_window is not None,
         }
-        window = call.sliding_window or 0
-        kind: dict[str, Any] = {
-            "HAS_SOFTCAP": call.softcap is not None, "HAS_WINDOW": window > 0, "HAS_SINKS": call.sinks is not None,
-        }  # fmt: skip
-        sinks = call.sinks if call.sinks is not None else out
+        kernels.attend_pages[(launch.num_tiles, num_kv_heads, parts)](
+            query,
+            cache.keys,
+            cache.values,
+            output,
+            sums,
+            peaks,
+            totals,
+            sinks,
+            tiles,
+            batch.query_starts,
+            batch.seq_lens,
+            batch.block_tables,
+            call.scaling,
+            call.softcap or 1.0,
+            call.sliding_window or 0,
+            query.stride(0),
+            query.stride(1),
+            batch.block_tables.stride(0),
+            num_segments,
+            HEAD_DIM=head_dim,
+            HEAD_PAD=max(16, triton.next_power_of_2(head_dim)),
+            BLOCK_SIZE=batch.block_size,
+            BLOCK_N=max(16, min(_MAX_BLOCK_N, _KEY_BYTES // row_bytes)),
+            HAS_SOFTCAP=call.softcap is not None,
+            **shape,
+            num_warps=4,
+            num_stages=2,
+        )
+        if num_segments > 1:
+            kernels.merge_segments[(launch.num_tiles, num_kv_heads)](
+                output,
+                sums,
+                peaks,
+                totals,
+                sinks,
+                tiles,
+                batch.query_starts,
+                batch.seq_lens,
+                call.sliding_window or 0,
+                num_segments,
+                **shape,
+                num_warps=4,
+            )
 
-        def launch(tiles: Tiles, rows: int, num_segments: int, parts: tuple[Tensor, Tensor, Tensor] | None) -> None:
-            grid = (len(tiles.seqs), kv_heads, num_segments) if parts else (len(tiles.seqs), kv_heads)
-            values, most, total = parts or (out, out, out)
-            attend[grid](
-                query, cache.keys, cache.values, out, values, most, total, sinks,
-                tiles.seqs, tiles.firsts, tiles.first_rows, layout.query_starts, layout.kv_lens, layout.tables,
-                query.stride(0), query.stride(1), cache.keys.stride(0), cache.keys.stride(1),
-                cache.values.stride(0), cache.values.stride(1), out.stride(0), out.stride(1),
-                layout.tables.stride(0), num_segments, call.scaling, call.softcap or 1.0, window,
-                ROWS=max(rows, triton.next_power_of_2(group)), QUERIES=max(1, rows // group), IS_SPLIT=parts is not None,
-                **shape, **kind,
-            )  # fmt: skip
+    def _plan(self, batch: Batch, group: int) -> list[_Launch]:
+        """Tiles for all sequences; those with few tokens first."""
+        small = max(_SMALL_ROWS, triton.next_power_of_2(group))
+        if all(length == 1 for length in batch.query_lens):
+            return [_Launch(None, len(batch.query_lens), 1, small, self._segment)]
+        large = max(_LARGE_ROWS, triton.next_power_of_2(group))
+        launches = []
+        for block_m, segment, is_few in ((small, self._segment, True), (large, 0, False)):
+            block_q = block_m // group
+            tiles = [
+                (sequence, first)
+                for sequence, length in enumerate(batch.query_lens)
+                if (length <= self._few_tokens) == is_few
+                for first in range(0, length, block_q)
+            ]
+            if tiles:
+                device = batch.seq_lens.device
+                launches.append(_Launch(upload(tiles, torch.int64, device), len(tiles), block_q, block_m, segment))
+        return launches
 
-        many, few = layout.many[group], layout.few[group]
-        if len(many.seqs):
-            launch(many, _MANY_ROWS, 1, None)
-        if len(few.seqs):
-            size = (len(few.rows), heads, layout.num_segments)
-            parts = query.new_empty(*size, value_dim, dtype=torch.float32)
-            most, total = (query.new_empty(size, dtype=torch.float32) for _ in range(2))
-            launch(few, _FEW_ROWS, layout.num_segments, (parts, most, total))
-            merge_segments[(len(few.rows), heads)](
-                parts, most, total, sinks, out, few.rows, layout.positions, out.stride(0), out.stride(1),
-                layout.num_segments, window, HEADS=heads, VALUE_DIM=value_dim, VALUE_WIDTH=value_width,
-                SEGMENT=self._segment, HAS_WINDOW=window > 0, HAS_SINKS=call.sinks is not None,
-            )  # fmt: skip
-        return out
-
-
-def _tiles(query_lens: Any, starts: Any, chosen: Any, size: int, device: torch.device) -> Tiles:
-    """The chosen sequences' queries in tiles of `size`."""
-    counts = np.where(chosen, -(-query_lens // size), 0)
-    seqs = np.repeat(np.arange(len(query_lens)), counts)
-    tile = np.arange(len(seqs)) - np.repeat(np.cumsum(counts) - counts, counts)  # counted in its sequence
-    lens = np.where(chosen, query_lens, 0)
-    row_starts = np.cumsum(lens) - lens
-    rows = np.arange(lens.sum()) + np.repeat(starts[:-1] - row_starts, lens)
-    return Tiles(*(_int32(each, device) for each in (seqs, tile * size, row_starts[seqs] + tile * size, rows)))
+    @cached_property
+    def _enough_programs(self) -> int:
+        return (
+            torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+            * _PROGRAMS_PER_PROCESSOR
+        )
 
 
-def _int32(values: Any, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(device, non_blocking=True)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """A head's numbers must lie next to each other."""
+def _dense_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

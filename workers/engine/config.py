@@ -26,7 +26,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     quantization: Quantization = "none"  # of the linear layers' weights, by bitsandbytes
 
     # The KV pool. Wins over bytes where it isn't 0: num_blocks.
-    kv_cache_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30  # bytes; never more than max_num_seqs could fill
+    kv_cache_bytes: Annotated[int, Meta(ge=0)] = (
+        0  # bytes; 0 = 1 GiB on CPU, on CUDA what gpu_memory_utilization leaves; never more than max_num_seqs could fill
+    )
+    gpu_memory_utilization: Annotated[float, Meta(ge=0.05, le=1.0)] = 0.9  # share of a GPU's memory, all included
     num_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = (
         0  # pages; 0 = as many as kv_cache_bytes holds; else see min_blocks
     )
@@ -44,6 +47,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         0  # CPU threads of the forward pass; 0 = one for a small model, else PyTorch's default
     )
     kernels: Literal["auto", "torch"] = "auto"  # auto = our own C++ on CPU, where there is a compiler; torch = without
+    attention: Literal["auto", "triton", "varlen", "torch"] = "auto"  # auto = triton on CUDA, torch on CPU
+    cuda_graphs: bool = True  # capture decoding at load, where the model allows it
+    decode_steps: Annotated[int, Meta(ge=0, le=64)] = (
+        0  # most tokens of a sequence between two looks of the host; 0 = 4 on CUDA, 1 on CPU
+    )
+    deterministic: bool = False  # the same bits whatever else is in the batch, on CUDA at the cost of speed
 
     # Other engines only.
     engine_options: dict[str, Any] = {}  # vLLM's own engine arguments; they go before what follows from the rest

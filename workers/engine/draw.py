@@ -38,16 +38,32 @@ def draw_filtered(scores: Tensor, keys: Tensor, filters: Filters) -> Tensor:
     Tokens are ranked by score, the lower id first among equals. Sorting a whole vocabulary is slow, so the cut is
     looked for among the best candidates, and only rows where it lies beyond (or among equals of the last) are sorted.
     """
+    tokens, settled = draw_quickly(scores, keys, filters)
+    rest = (~settled).nonzero().squeeze(1)
+    if len(rest):
+        tokens[rest] = draw_widely(scores[rest], keys[rest], filters.pick(rest))
+    return tokens
+
+
+def draw_quickly(scores: Tensor, keys: Tensor, filters: Filters) -> tuple[Tensor, Tensor]:
+    """The tokens of `draw_filtered` [R], as far as they can be had without the host, and where that is so [R] bool."""
+    num_candidates = min(_NUM_CANDIDATES[0], scores.shape[1])
+    return _draw_among(scores, scores.log_softmax(dim=-1), keys, filters, num_candidates)
+
+
+def draw_widely(scores: Tensor, keys: Tensor, filters: Filters) -> Tensor:
+    """The tokens of `draw_filtered` [R] for rows that `draw_quickly` leaves open."""
     vocab_size = scores.shape[1]
     log_probs = scores.log_softmax(dim=-1)
-    tokens, settled = _draw_among(scores, log_probs, keys, filters, min(_NUM_CANDIDATES[0], vocab_size))
+    tokens = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    rest = torch.arange(len(scores), device=scores.device)
     for num_candidates in (*_NUM_CANDIDATES[1:], vocab_size):
-        rest = (~settled).nonzero().squeeze(1)
-        if len(rest) == 0:
-            break
-        tokens[rest], settled[rest] = _draw_among(
+        tokens[rest], settled = _draw_among(
             scores[rest], log_probs[rest], keys[rest], filters.pick(rest), min(num_candidates, vocab_size)
         )
+        rest = rest[~settled]
+        if len(rest) == 0:
+            break
     return tokens
 
 

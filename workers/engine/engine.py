@@ -1,11 +1,13 @@
 """How do requests become tokens? The engine's loop: schedule, run the model, settle. No torch in it."""
 
+import logging
 from collections.abc import Container
 from collections.abc import Sequence as Items
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from workers.engine.pressure import MemoryPressure
 from workers.engine.protocol import (
     EngineInfo,
     EngineStats,
@@ -20,6 +22,8 @@ from workers.engine.protocol import (
 from workers.engine.scheduler import Chunk, Scheduler, StepPlan
 from workers.engine.sequence import Sequence, SequenceState, sequences_of
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -28,6 +32,11 @@ class Sampled:
     token_id: int
     logprob: Logprob | None = None
     fault: str | None = None  # why its request has to fail, if it has to; the token then means nothing
+    is_open: bool = False  # not decided in this round: this token and those after it mean nothing
+
+
+class OutOfMemory(Exception):  # the model's signal to plan less, never seen by a user
+    """The device had no room for a step. Its copies are made; nothing else of it counts."""
 
 
 _CHECK_WAIT_S = 0.005  # commands that come meanwhile wait as long
@@ -38,7 +47,8 @@ class TokenModel(Protocol):
 
     def run(self, plan: StepPlan) -> Items[Sampled]:
         """Make the copies, feed all chunks; `Sampled` in the chunks' order: of each chunk that samples, the token after
-        its last pending one, then, for each guessed token, the one after it if all guesses up to there are right.
+        its last pending one, then, for each guessed token, the one after it if all guesses up to there are right. With
+        `plan.num_steps` above 1: so many tokens of each chunk. Raises OutOfMemory.
         """
         ...
 
@@ -64,8 +74,15 @@ class PagedEngine:
     """The `Engine` protocol over a scheduler and a model."""
 
     def __init__(
-        self, info: EngineInfo, scheduler: Scheduler, model: TokenModel, grammars: GrammarCheck | None = None
+        self,
+        info: EngineInfo,
+        scheduler: Scheduler,
+        model: TokenModel,
+        grammars: GrammarCheck | None = None,
+        *,
+        decode_steps: int = 1,
     ) -> None:
+        """`decode_steps`: the most tokens of a sequence between two looks at them."""
         self._info = info
         self._scheduler = scheduler
         self._model = model
@@ -82,6 +99,10 @@ class PagedEngine:
         self._cached_tokens = 0
         self._guessed_tokens = 0
         self._accepted_tokens = 0
+        self._decode_steps = decode_steps
+        self._must_look = False  # whether a token was left open, so that it has to be chosen in a step of its own
+        self._max_num_seqs = scheduler.max_num_seqs
+        self._pressure = MemoryPressure(scheduler.max_batch_tokens)
         self._output_ratio = 1.0  # of what requests may generate, the share that they do: a moving average
 
     @property
@@ -143,9 +164,16 @@ class PagedEngine:
             self._admit_checked()
         deltas, self._deltas = self._deltas, []
         failed, self._failed = self._failed, []
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(1 if self._must_look else self._decode_steps)
         if plan.chunks or plan.left:
-            deltas += self._settle(plan, self._model.run(plan))
+            try:
+                sampled = self._model.run(plan)
+            except OutOfMemory as error:
+                self._relieve(plan, error)
+            else:
+                deltas += self._settle(plan, sampled)
+                if self._pressure.grow():
+                    self._limit()
             failed += self._failed
             self._failed = []
         self._num_steps += 1
@@ -187,19 +215,47 @@ class PagedEngine:
             token_capacity=token_capacity,
             sequence_capacity=sequence_capacity,
             load={tier: TierLoad(sequences[tier], tokens[tier]) for tier in sequences},
+            batch_tokens=self._pressure.num_tokens,
+            memory_shortages=self._pressure.num_shortages,
         )
 
     def close(self) -> None:
         """Nothing to let go of."""
 
+    def _relieve(self, plan: StepPlan, error: OutOfMemory) -> None:
+        """Plan less from now on; a request whose sequence finds no room even alone, with one token, fails."""
+        num_fed = sum(chunk.num_fed for chunk in plan.chunks)
+        if num_fed > 1:
+            self._pressure.shrink(num_fed)
+            self._limit()
+            logger.warning(
+                "out of memory with %d tokens (%s): trying with %d", num_fed, error, self._pressure.num_tokens
+            )
+        elif plan.num_steps > 1:
+            self._must_look = True
+        else:
+            name = plan.chunks[0].sequence.request_id
+            logger.warning("out of memory with a single token (%s): request %s fails", error, name)
+            self.abort(name)
+            message = "the device has no memory left for this request, even alone and one token at a time"
+            self._failed.append(RequestFailed(name, "out_of_memory", message))
+
+    def _limit(self) -> None:
+        num_tokens = self._pressure.num_tokens
+        self._scheduler.limit(min(self._max_num_seqs, num_tokens), num_tokens)
+
     def _settle(self, plan: StepPlan, sampled: Items[Sampled]) -> list[TokenDelta]:
         """Advance the sequences, append what was sampled, let the finished go."""
         deltas = []
         results = iter(sampled)
+        self._must_look = False
         for chunk in plan.chunks:
             if chunk.samples:
-                rows = [next(results) for _ in range(1 + len(chunk.guess))]
+                rows = [next(results) for _ in range(max(plan.num_steps, 1 + len(chunk.guess)))]
                 if chunk.sequence.state is SequenceState.LEFT:  # a sibling failed
+                    continue
+                if rows[0].is_open:
+                    self._must_look = True
                     continue
                 if rows[0].fault is None:
                     deltas.append(self._append(chunk, rows))
@@ -213,25 +269,29 @@ class PagedEngine:
         return deltas
 
     def _append(self, chunk: Chunk, results: list[Sampled]) -> TokenDelta:
-        """Take a chunk's new tokens, up to the first that wasn't guessed right; the rest follows from a wrong guess."""
+        """Take a chunk's new tokens, up to the end, to one that is open, or to the first that wasn't guessed right.
+
+        What comes after that was made from something that isn't so.
+        """
         sequence = chunk.sequence
         is_first = not sequence.has_reported
         sequence.has_reported = True
         offset = sequence.num_generated
         kept = []
         reason = None
-        for result, guessed in zip(results, [*chunk.guess, None], strict=True):
-            if result.fault is not None:  # never the first: the next step meets it there
+        for place, result in enumerate(results):
+            if result.is_open or result.fault is not None:  # the first has no fault: the next step meets it there
                 break
             sequence.token_ids.append(result.token_id)
             kept.append(result)
             reason = sequence.finish_reason(self._eos_token_ids)
-            if reason is not None or result.token_id != guessed:
+            if reason is not None or (place < len(chunk.guess) and result.token_id != chunk.guess[place]):
                 break
         self._scheduler.advance(chunk, num_right=len(kept) - 1)
         self._generated_tokens += len(kept)
-        self._guessed_tokens += len(chunk.guess)
-        self._accepted_tokens += len(kept) - 1
+        if chunk.guess:
+            self._guessed_tokens += len(chunk.guess)
+            self._accepted_tokens += len(kept) - 1
         if is_first:
             self._prompt_tokens += sequence.num_prompt_tokens
             self._cached_tokens += sequence.num_cached_tokens or 0

@@ -34,10 +34,12 @@ class LayerShape:
     """The heads of one attention layer."""
 
     module: nn.Module
-    num_heads: int
     num_kv_heads: int
     head_dim: int
     value_dim: int
+    num_heads: int
+    has_softcap: bool = False
+    has_sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,15 @@ class _Probe:
 
     def record(self, module: nn.Module, call: AttentionCall) -> Tensor:
         self.layers.append(
-            LayerShape(module, call.query.shape[1], call.key.shape[1], call.key.shape[2], call.value.shape[2])
+            LayerShape(
+                module,
+                num_kv_heads=call.key.shape[1],
+                head_dim=call.key.shape[2],
+                value_dim=call.value.shape[2],
+                num_heads=call.query.shape[1],
+                has_softcap=call.softcap is not None,
+                has_sinks=call.sinks is not None,
+            )
         )
         return call.query.new_zeros(*call.query.shape[:2], call.value.shape[2])
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from workers.engine import lean, native
+from workers.engine import cuda, lean, native
 from workers.engine.attention import AttentionBackend
 from workers.engine.attention_native import NativeAttention, can_attend
 from workers.engine.attention_torch import TorchAttention
 from workers.engine.blocks import BlockPool
+from workers.engine.choose import Argmax, torch_argmax
 from workers.engine.config import EngineConfig, min_blocks
 from workers.engine.engine import PagedEngine
 from workers.engine.errors import EngineConfigError, ModelNotLoadable, ModelUnsupported
@@ -20,12 +21,15 @@ from workers.engine.load import LoadedEngine
 from workers.engine.model import LoadedModel, choose_device, load_model
 from workers.engine.packed import pack_linears
 from workers.engine.protocol import EngineInfo
-from workers.engine.runner import GenericForward, ModelRunner, block_bytes
+from workers.engine.runner import ForwardPass, GenericForward, ModelRunner, block_bytes
+from workers.engine.sampler import Forbid, torch_forbid
 from workers.engine.scheduler import Scheduler
 from workers.engine.speculate import Speculator
 from workers.engine.tokenizer import load_bundle
 
 logger = logging.getLogger(__name__)
+
+_DEFAULT_KV_BYTES = 1 << 30  # on the CPU
 
 # A smaller model's matrices are so small that threads cost more, waiting for each other, than they bring.
 _ONE_THREAD_PARAMETERS = 20_000_000
@@ -39,7 +43,10 @@ def load_paged_engine(config: EngineConfig, folder: Path) -> LoadedEngine:
         bundle = load_bundle(str(folder))
     except Exception as error:  # broad: the tokenizers library raises bare Exceptions
         raise ModelNotLoadable(f"{config.model} has no tokenizer that can be loaded: {error}") from error
-    model = load_model(folder, choose_device(config.device), config.dtype, config.quantization)
+    device = choose_device(config.device)
+    if config.deterministic and device.type == "cuda":
+        cuda.be_deterministic()
+    model = load_model(folder, device, config.dtype, config.quantization)
     if not config.threads and model.device.type == "cpu" and model.num_parameters < _ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     engine = paged_engine(
@@ -72,7 +79,7 @@ def paged_engine(
             config.block_size,
             max_model_len,
         )
-    runner, way = _runner(config, model, num_blocks, grammars)
+    runner, way = _runner(config, model, num_blocks, min(max_model_len, fits), grammars)
     dtype = str(model.dtype).removeprefix("torch.")
     info = EngineInfo(
         model=config.model,
@@ -101,7 +108,7 @@ def paged_engine(
         prefix_cache=config.prefix_cache,
         speculator=_speculator(config, grammars),
     )
-    return PagedEngine(info, scheduler, runner, grammars)
+    return PagedEngine(info, scheduler, runner, grammars, decode_steps=cuda.decode_steps(config, model.device))
 
 
 def _speculator(config: EngineConfig, grammars: Grammars | None) -> Speculator | None:
@@ -119,23 +126,35 @@ def _grammars(config: EngineConfig, tokenizer_json: str, model: LoadedModel) -> 
 
 
 def _runner(
-    config: EngineConfig, model: LoadedModel, num_blocks: int, grammars: Grammars | None
+    config: EngineConfig, model: LoadedModel, num_blocks: int, max_model_len: int, grammars: Grammars | None
 ) -> tuple[ModelRunner, str]:
     """The fastest way to run a model that passes its check, and a name for whatever in it decides tokens."""
     kernels = native.kernels() if config.kernels == "auto" and model.device.type == "cpu" else None
     reason = lean.why_not_lean(model)
-    if kernels is not None and reason is None:
-        decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks, block_size=config.block_size)
+    trash_block = num_blocks  # a page more than there are: for rows that nobody wants
+    if config.attention not in {"auto", "torch"}:
+        kernels, reason = None, f"attention is {config.attention}"
+
+    def runner_for(forward: ForwardPass, argmax: Argmax, forbid: Forbid, *, graphs: bool) -> ModelRunner:
         runner = ModelRunner(
             model,
-            decoder,
+            forward,
             block_size=config.block_size,
-            argmax=kernels.argmax,
-            forbid=kernels.forbid,
+            argmax=argmax,
+            forbid=forbid,
             grammars=grammars,
+            shape=cuda.fixed_shape(config, trash_block),
         )
+        runner.check()
+        runner.loop = cuda.decode_loop(
+            config, model, forward, max_model_len=max_model_len, trash_block=trash_block, graphs=graphs
+        )
+        return runner
+
+    if kernels is not None and reason is None:
+        decoder = lean.LeanDecoder(kernels, model, num_blocks=num_blocks + 1, block_size=config.block_size)
         try:
-            runner.check()
+            runner = runner_for(decoder, kernels.argmax, kernels.forbid, graphs=False)
         except ModelUnsupported as error:
             logger.warning("the C++ kernels aren't used for this model: %s", error)
         else:
@@ -143,50 +162,32 @@ def _runner(
             return runner, decoder.name
     elif kernels is not None:
         logger.info("this model runs through transformers: %s", reason)
-    backends: list[AttentionBackend] = [TorchAttention()]
-    if config.kernels == "auto" and model.device.type == "cuda":
-        triton = _triton_attention(model)
-        if triton is not None:
-            backends.insert(0, triton)
-    if kernels is not None:
-        pack_linears(kernels, model)
-        if can_attend(model):
-            backends.insert(0, NativeAttention(kernels, config.block_size))
-    return _generic_runner(config, model, num_blocks, grammars, backends)
-
-
-def _triton_attention(model: LoadedModel) -> AttentionBackend | None:
-    try:
-        from workers.engine.attention_triton import TritonAttention
-    except ImportError:
-        logger.warning(
-            "Triton isn't installed, so attention runs on plain PyTorch, which is far slower: install triton"
-        )
-        return None
-    groups = {layer.num_heads // layer.num_kv_heads for layer in model.layers}
-    return TritonAttention(model.max_len, groups)
-
-
-def _generic_runner(
-    config: EngineConfig,
-    model: LoadedModel,
-    num_blocks: int,
-    grammars: Grammars | None,
-    backends: list[AttentionBackend],
-) -> tuple[ModelRunner, str]:
-    """Through transformers, with the first backend that passes the check. Raises ModelUnsupported where none does."""
-    for backend in backends:
-        forward = GenericForward(model, backend, num_blocks=num_blocks, block_size=config.block_size)
-        runner = ModelRunner(model, forward, block_size=config.block_size, grammars=grammars)
+    backends = _backends(config, model, max_model_len, kernels)
+    for backend in backends:  # the first that passes the check
+        forward = GenericForward(model, backend, num_blocks=num_blocks + 1, block_size=config.block_size)
         try:
-            runner.check()
+            runner = runner_for(forward, torch_argmax, torch_forbid, graphs=cuda.uses_graphs(config, model, backend))
         except ModelUnsupported as error:
             if backend is backends[-1]:
                 raise
             logger.warning("attention %s isn't used for this model: %s", backend.name, error)
         else:
-            return runner, backend.name
+            return runner, f"{backend.name} deterministic" if config.deterministic else backend.name
     raise AssertionError("there is at least one backend")
+
+
+def _backends(
+    config: EngineConfig, model: LoadedModel, max_model_len: int, kernels: native.Kernels | None
+) -> list[AttentionBackend]:
+    """For a model that runs through transformers, the best first. Packs its weights where there are kernels for them."""
+    backends = [cuda.attention_backend(config, model, max_model_len)]
+    if config.attention == "auto" and not isinstance(backends[0], TorchAttention):
+        backends.append(TorchAttention())
+    if kernels is not None:
+        pack_linears(kernels, model)
+        if config.attention == "auto" and can_attend(model):
+            backends.insert(0, NativeAttention(kernels, config.block_size))
+    return backends
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
@@ -202,12 +203,16 @@ def _num_blocks(config: EngineConfig, model: LoadedModel, max_model_len: int) ->
     if config.num_blocks:
         return config.num_blocks
     size = block_bytes(model, config.block_size)
+    kv_cache_bytes = config.kv_cache_bytes
+    if not kv_cache_bytes:
+        is_cuda = model.device.type == "cuda"
+        kv_cache_bytes = cuda.measured_kv_bytes(config, model, max_model_len) if is_cuda else _DEFAULT_KV_BYTES
     least = min_blocks(config.block_size)
     most = config.max_num_seqs * -(-max_model_len // config.block_size)  # more could never be used
-    num_blocks = min(config.kv_cache_bytes // size, max(most, least))
+    num_blocks = min(kv_cache_bytes // size, max(most, least))
     if num_blocks < least:
         raise EngineConfigError(
-            f"kv_cache_bytes is {config.kv_cache_bytes}, but a block of {config.block_size} tokens takes {size} bytes: "
+            f"kv_cache_bytes is {kv_cache_bytes}, but a block of {config.block_size} tokens takes {size} bytes: "
             f"set it to {least * size} at the very least"
         )
     return num_blocks

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.sequence import Sequence
+from workers.engine.transfer import upload
 
 
 class TokenCounts:
@@ -31,15 +32,15 @@ class TokenCounts:
 
         Both are copies; a sequence may be asked for more than once.
         """
-        rows = torch.tensor([self._row(sequence) for sequence in sequences], device=self._generated.device)
+        device = self._generated.device
+        rows = upload([self._row(sequence) for sequence in sequences], torch.int64, device)
         unique = list({sequence.arrival: sequence for sequence in sequences}.values())
         fresh = [sequence.token_ids[self._num_counted[sequence.arrival] :] for sequence in unique]
         if any(fresh):
-            targets = torch.tensor([self._rows[sequence.arrival] for sequence in unique], device=rows.device)
-            lens = torch.tensor([len(tokens) for tokens in fresh], device=rows.device)
-            tokens = torch.tensor(list(chain.from_iterable(fresh)), device=rows.device)
-            ones = torch.ones(len(tokens), dtype=torch.int32, device=rows.device)
-            self._generated.index_put_((targets.repeat_interleave(lens), tokens), ones, accumulate=True)
+            targets = [self._rows[each.arrival] for each, tokens in zip(unique, fresh, strict=True) for _ in tokens]
+            at = upload(targets, torch.int64, device), upload(list(chain.from_iterable(fresh)), torch.int64, device)
+            ones = torch.ones(len(targets), dtype=torch.int32, device=device)
+            self._generated.index_put_(at, ones, accumulate=True)
             for sequence in unique:
                 self._num_counted[sequence.arrival] = len(sequence.token_ids)
         return self._generated[rows], self._in_prompt[rows]
@@ -52,8 +53,8 @@ class TokenCounts:
             row = self._free.pop()
             self._generated[row] = 0
             self._in_prompt[row] = False
-            prompt = torch.tensor(sequence.token_ids[: sequence.num_prompt_tokens], device=self._in_prompt.device)
-            self._in_prompt[row, prompt] = True
+            prompt = upload(sequence.token_ids[: sequence.num_prompt_tokens], torch.int64, self._in_prompt.device)
+            self._in_prompt[row].index_fill_(0, prompt, True)
             self._rows[sequence.arrival] = row
             self._num_counted[sequence.arrival] = sequence.num_prompt_tokens
         return row

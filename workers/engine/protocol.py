@@ -105,6 +105,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     token_capacity: int = 0  # tokens that the pool holds above the admission watermark
     sequence_capacity: int = 0  # sequences that may be in the engine, running or waiting, before it takes no more
     load: dict[int, TierLoad] = {}  # by priority
+    batch_tokens: int = 0  # that a step may feed at present: less than configured while the device lacks memory
+    memory_shortages: int = 0  # steps that the device had no room for; they were repeated with less
 
     def room_for(self, priority: int) -> int:
         """Tokens of new work at `priority` that it could take in now: what lower tiers hold can be taken from them."""

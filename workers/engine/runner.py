@@ -1,22 +1,27 @@
 """How does a plan become tokens? The KV pool, the forward pass, the sampler."""
 
+import gc
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workers.engine.attention import AttentionBackend, LayerCache, PagedForward, forward_context
-from workers.engine.batch import Batch, build_batch
-from workers.engine.engine import Sampled
+from workers.engine.batch import Batch, build_batch, fill_up
+from workers.engine.choose import Argmax, torch_argmax
+from workers.engine.decode import DecodeLoop
+from workers.engine.engine import OutOfMemory, Sampled
 from workers.engine.errors import ModelUnsupported
 from workers.engine.grammar import GrammarMasks, Grammars
 from workers.engine.model import LoadedModel
-from workers.engine.sampler import Argmax, Forbid, Sampler, torch_argmax, torch_forbid
+from workers.engine.sampler import Forbid, Sampler, torch_forbid
 from workers.engine.scheduler import StepPlan
 from workers.engine.selfcheck import is_alike, probe_steps, similarity
 from workers.engine.sequence import Sequence
+from workers.engine.transfer import Download
 
 
 def block_bytes(model: LoadedModel, block_size: int) -> int:
@@ -77,6 +82,15 @@ class GenericForward:
                 pages[target * size : (target + 1) * size] = pages[source * size : (source + 1) * size]
 
 
+@dataclass(frozen=True, slots=True)
+class FixedShape:
+    """What every forward pass is filled up to, so that matrix products are always of the same shape."""
+
+    num_tokens: int
+    num_samples: int
+    trash_block: int
+
+
 class ModelRunner:
     """A model, a way to run it, and a sampler: the engine's `TokenModel`."""
 
@@ -89,8 +103,13 @@ class ModelRunner:
         argmax: Argmax = torch_argmax,
         forbid: Forbid = torch_forbid,
         grammars: Grammars | None = None,
+        loop: DecodeLoop | None = None,
+        shape: FixedShape | None = None,
     ) -> None:
+        """With `loop`, batches of nothing but decoding sequences go through it, and they only may take several steps."""
         self._model = model
+        self.loop = loop
+        self._shape = shape
         self._forward = forward
         self._block_size = block_size
         self._grammars = grammars
@@ -101,7 +120,7 @@ class ModelRunner:
         """Compare the paged forward pass with the model's own. Raises ModelUnsupported. The pool must be unused yet."""
         model = self._model
         steps = probe_steps(model.reference.token_ids, self._block_size)
-        got = [self._forward(build_batch(chunks, self._block_size, model.device)).clone() for chunks in steps]
+        got = [self._logits(build_batch(chunks, self._block_size, model.device)).clone() for chunks in steps]
         value = similarity(torch.cat(got), model.reference)
         if not is_alike(value, model.dtype if model.quantization == "none" else torch.bfloat16):
             raise ModelUnsupported(
@@ -110,7 +129,18 @@ class ModelRunner:
             )
 
     def run(self, plan: StepPlan) -> Items[Sampled]:
-        """Feed all chunks; the next token of those that sample."""
+        """Feed all chunks; the next tokens of those that sample. Raises OutOfMemory."""
+        try:
+            return self._run(plan)
+        except torch.OutOfMemoryError as error:
+            message = str(error).partition(". ")[0]
+        # Not within the handler: the traceback kept the failed pass's tensors alive.
+        gc.collect()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(message)
+
+    def _run(self, plan: StepPlan) -> Items[Sampled]:
         self._sampler.forget(plan.left)
         if self._grammars is not None:
             self._grammars.forget(plan.left)
@@ -122,7 +152,14 @@ class ModelRunner:
         sequences = [chunk.sequence for chunk in sampling for _ in range(1 + len(chunk.guess))]
         guesses = [chunk.guess[:place] for chunk in sampling for place in range(1 + len(chunk.guess))]
         masks = self._begin_masks(sequences, guesses)  # filled while the forward pass runs
-        logits = self._forward(build_batch(plan.chunks, self._block_size, self._model.device))
+        is_decoding = all(chunk.count == 1 and chunk.samples and not chunk.guess for chunk in plan.chunks)
+        if self.loop is not None and is_decoding and self.loop.start(plan.chunks, plan.num_steps):
+            if plan.num_steps > 1:
+                return self._run_steps(self.loop, plan)
+            logits = self.loop.logits()
+        else:
+            assert plan.num_steps == 1, "only a loop goes on by itself"
+            logits = self._logits(build_batch(plan.chunks, self._block_size, self._model.device))
         return self._sampler.sample(logits, sequences, guesses, masks.result() if masks is not None else None)
 
     def _begin_masks(self, sequences: list[Sequence], guesses: list[list[int]]) -> "Future[GrammarMasks] | None":
@@ -130,3 +167,27 @@ class ModelRunner:
             return None
         assert self._grammars is not None, "refused by the engine"
         return self._mask_thread.submit(self._grammars.masks, sequences, guesses)
+
+    def _run_steps(self, loop: DecodeLoop, plan: StepPlan) -> list[Sampled]:
+        """Several tokens of each sequence, one after the other; the host looks at the end only."""
+        chooser = self._sampler.chooser([chunk.sequence for chunk in plan.chunks], plan.num_steps)
+        tokens, is_open = [], []
+        for step in range(plan.num_steps):
+            chosen, left_open = chooser(loop.logits().float(), step)
+            loop.feed(chosen)
+            tokens.append(chosen)
+            is_open.append(left_open)
+        by_step, open_by_step = Download(torch.stack(tokens), torch.stack(is_open)).wait()
+        return [
+            Sampled(token, is_open=is_left_open)
+            for row, open_row in zip(by_step.T.tolist(), open_by_step.T.tolist(), strict=True)
+            for token, is_left_open in zip(row, open_row, strict=True)
+        ]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """[R, vocab] of the rows that sample."""
+        if self._shape is None:
+            return self._forward(batch)
+        shape = self._shape
+        filled = fill_up(batch, shape.num_tokens, shape.num_samples, shape.trash_block)
+        return self._forward(filled)[: len(batch.sample_rows)]

@@ -25,6 +25,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from workers.engine import multistep
 from workers.engine.blocks import BlockPool, block_key, salt_key
 from workers.engine.sequence import Sequence, SequenceState
 from workers.engine.speculate import Speculator
@@ -61,6 +62,7 @@ class StepPlan:
     chunks: list[Chunk]
     left: list[int]  # arrivals of the sequences that left since the last plan: forget what was kept for them
     copies: list[BlockCopy] = field(default_factory=list)  # to be made in this order, before anything is fed
+    num_steps: int = 1  # tokens that each chunk generates in a row; more than 1 only if all of them decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,18 @@ class Scheduler:
         if self._speculator is not None:
             self._speculator.forget(sequence.arrival)
 
-    def plan(self) -> StepPlan:
-        """Decide the next step: admit, preempt, take blocks. Once it was run, `advance` each of its chunks."""
+    def limit(self, max_num_seqs: int, max_batch_tokens: int) -> None:
+        """Plan at most so much from now on; running sequences beyond that are preempted, from the end of the order."""
+        self.max_num_seqs = max_num_seqs
+        self.max_batch_tokens = max_batch_tokens
+        while len(self._running) > max_num_seqs:
+            self._preempt(self._running[-1])
+
+    def plan(self, most_steps: int = 1) -> StepPlan:
+        """Decide the next step: admit, preempt, take blocks. Once it was run, `advance` each of its chunks.
+
+        Where all sequences decode it may be up to `most_steps` steps at once (see `multistep`).
+        """
         chunks: list[Chunk] = []
         budget = self.max_batch_tokens
         # Every running decode gets its token; prefill shares what they leave. Victims make this an overestimate.
@@ -160,9 +172,10 @@ class Scheduler:
                     if chunk is not None:
                         budget -= chunk.num_fed
                         chunks.append(chunk)
+        num_steps = self._reserve(chunks, most_steps)
         left, self._left = self._left, []
         copies, self._copies = self._copies, []
-        return StepPlan(chunks, left, copies)
+        return StepPlan(chunks, left, copies, num_steps)
 
     def advance(self, chunk: Chunk, num_right: int = 0) -> None:
         """A chunk was fed, and so many of its guessed tokens were right and are the sequence's now.
@@ -216,6 +229,25 @@ class Scheduler:
         if missing > 0:
             table += pool.allocate(missing)
         return guess
+
+    def _reserve(self, chunks: list[Chunk], most_steps: int) -> int:
+        """How many steps may go in a row; blocks for them are taken, as far as nobody is preempted for that."""
+        pool = self.pool
+        waits = any(self._waiting.values())
+        steps = multistep.num_steps(chunks, len(self._running), most_steps, someone_waits=waits)
+        while steps > 1:
+            missing = [
+                pool.blocks_for(chunk.start + min(steps, chunk.sequence.num_remaining))
+                - len(chunk.sequence.block_table)
+                for chunk in chunks
+            ]
+            if sum(count for count in missing if count > 0) <= pool.num_free - self.watermark:
+                for chunk, count in zip(chunks, missing, strict=True):
+                    if count > 0:
+                        chunk.sequence.block_table += pool.allocate(count)
+                break
+            steps //= 2
+        return steps
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Take what the next `count` tokens are written to, at the cost of the last in the order; False if it was the last."""

@@ -266,6 +266,11 @@ class Supervisor:
             "grammar_check_s": settings.grammar_check_s,
             "threads": settings.engine_threads or 0,
             "kernels": settings.kernels,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "attention": settings.attention,
+            "cuda_graphs": settings.cuda_graphs,
+            "decode_steps": settings.decode_steps or 0,
+            "deterministic": settings.deterministic,
             "null_step_s": settings.null_step_s,
             "engine_options": settings.engine_options or {},
         }

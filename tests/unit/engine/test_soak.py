@@ -30,13 +30,13 @@ INFO = EngineInfo(
 )
 
 
-def engine(prefix_cache=True, **more):
+def engine(prefix_cache=True, decode_steps=1, faults=None, **more):
     pool = BlockPool(INFO.num_blocks, INFO.block_size)
     scheduler = Scheduler(
         pool, max_num_seqs=INFO.max_num_seqs, max_batch_tokens=INFO.max_batch_tokens, prefix_cache=prefix_cache, **more
     )
-    oracle = PageOracle(pool)
-    return PagedEngine(INFO, scheduler, oracle), oracle
+    oracle = PageOracle(pool, **(faults or {}))
+    return PagedEngine(INFO, scheduler, oracle, decode_steps=decode_steps), oracle
 
 
 def some_request(number, draw):
@@ -127,3 +127,24 @@ def test_random_requests_with_random_cancels_through_a_pool_that_is_far_too_smal
     assert oracle.num_copied > 0
     assert bool(stats.cached_tokens) == prefix_cache
     assert bool(stats.guessed_tokens) == bool(stats.accepted_tokens) == bool(guesses)
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    ("steps", "faults", "guesses"),
+    [
+        (5, {}, 0),
+        (3, {"open_ratio": 0.2}, 6),
+        (1, {"shortages": 0.05}, 6),
+        (4, {"shortages": 0.05, "open_ratio": 0.2}, 0),
+    ],
+)
+def test_the_same_with_several_steps_in_a_row_tokens_left_open_and_a_device_without_memory(
+    count, steps, faults, guesses
+):
+    target, oracle = engine(decode_steps=steps, faults=faults, speculator=Speculator(guesses) if guesses else None)
+    journal, stats = soak(target, count, seed=count)
+    # Under shortages there are many more steps, and so more cancels.
+    assert journal.num_finished > (count / 5 if "shortages" in faults else count)
+    assert (oracle.num_rounds > 0) == (steps > 1)
+    assert (stats.memory_shortages > 0) == ("shortages" in faults)
