@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import claims, engine, grammars, quantization
-from benchmarks.contest import ContenderFailed
+from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {"claims": claims, "engine": engine, "grammars": grammars, "quantization": quantization}
 
@@ -20,6 +20,7 @@ def main() -> int:
         each.add_argument("--check", action="store_true", help="exit 1 and name each bar that is missed")
         module.add_arguments(each)
     args = parser.parse_args()
+    heed_interrupts()
     try:
         result = BENCHMARKS[args.name].run(args)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,19 @@ class ContenderFailed(Exception):
         self.played = played
 
 
+_interrupted = threading.Event()
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl-C stop the contest even where its exception gets lost, as it does in a callback of the garbage collector."""
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 def compete(contender: Contender, tell: Callable[[str], None]) -> Played:
     """Run a contender to its end; `tell` is given a line at each turn. Raises ContenderFailed."""
     played = Played()
@@ -101,6 +115,8 @@ def _listen(contender: Contender, pid: int, events: Any, played: Played, tell: C
     """Read what it says; whether it said that it is done."""
     meter = _Meter(pid)
     for line in events:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
         event = json.loads(line)
         match event["event"]:
             case "ready":

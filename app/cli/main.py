@@ -172,6 +172,26 @@ def doctor(
 
 
 @app.command()
+def audit(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the report as JSON into this file; - prints it instead.")
+    ] = None,
+    within: Annotated[
+        float,
+        typer.Option("--within", min=0, max=3600, help="Seconds that anything may be under way; 0 on a quiet system."),
+    ] = 60.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that nothing is lost, doubled or astray, by queries of its own; it changes nothing.
+
+    Exit status 0: clean. 1: something is off. 2: Postgres couldn't be asked. 3: what could be checked is clean.
+    """
+    from app.cli.audit import audit as run
+
+    raise typer.Exit(run(_settings(data_dir), json_file=json_file, within_s=within))
+
+
+@app.command()
 def submit(
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; - reads it from standard input.", show_default=False)

@@ -16,6 +16,7 @@ from app.queue.events import EventLog, StoredEvent
 from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.settings import Settings
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
 from tests.support.stack import (
     MAINTENANCE,
@@ -101,6 +102,7 @@ async def test_the_next_worker_goes_on_from_the_tokens_that_readers_have(
         undisturbed = await submit_one(engine, settings, queue)
         assert await wait_until_ended(engine, [undisturbed]) == {"succeeded": 1}
     await assert_exactly_once(engine, [job_id, undisturbed])
+    await assert_audit_clean(engine, queue.redis)
     assert await choices_of(engine, job_id) == await choices_of(engine, undisturbed)
 
     entries = await log.read(job_id)

@@ -7,9 +7,11 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.redis import Redis
 from app.settings import Settings
 from tests.support.api import job_id_of, make_tenant
 from tests.support.api_process import running_process
+from tests.support.audit import assert_audit_clean
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
@@ -23,7 +25,7 @@ from tests.support.stack import (
 
 
 async def test_kill_9_of_the_api_between_commit_and_enqueue_and_the_job_runs_all_the_same(
-    engine: AsyncEngine, settings: Settings, environment: dict[str, str], tmp_path: Path
+    engine: AsyncEngine, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path
 ) -> None:
     tenant = await make_tenant(engine, settings, "acme")
     body, headers = {"prompt": "Once upon a time", "max_tokens": 8}, tenant.auth | {"Idempotency-Key": "once"}
@@ -45,3 +47,4 @@ async def test_kill_9_of_the_api_between_commit_and_enqueue_and_the_job_runs_all
         job_id = job_id_of(again.json())
         assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
     await assert_exactly_once(engine, [job_id])
+    await assert_audit_clean(engine, redis)

@@ -19,6 +19,7 @@ from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.schema import migrate
 from app.settings import Settings
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
 from tests.support.processes import have_ended
 from tests.support.stack import (
@@ -79,6 +80,7 @@ async def test_kill_9_of_supervisor_and_engine_in_the_middle_of_50_jobs(
     with running(WORKER, environment, tmp_path, **SLOW):
         assert await wait_until_ended(engine, ids) == {"succeeded": 50}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(
@@ -96,6 +98,7 @@ async def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, ids) == {"succeeded": 10}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
@@ -108,6 +111,7 @@ async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
             child.kill()
         assert await wait_until_ended(engine, ids) == {"succeeded": 20}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
     async with engine.connect() as conn:
         assert await conn.scalar(text("SELECT bool_and(engine_crashes = 1 AND worker_losses = 0) FROM jobs"))
 
@@ -122,6 +126,7 @@ async def test_a_hanging_engine_is_killed_and_its_jobs_run_again(
             child.send_signal(signal.SIGSTOP)
         assert await wait_until_ended(engine, ids) == {"succeeded": 5}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_stopped_and_continued_worker_writes_nothing_into_jobs_that_moved_on(
@@ -140,6 +145,7 @@ async def test_a_stopped_and_continued_worker_writes_nothing_into_jobs_that_move
         finally:
             zombie.process.send_signal(signal.SIGCONT)
         await assert_exactly_once(engine, ids)
+        await assert_audit_clean(engine, queue.redis)
         async with engine.connect() as conn:
             assert await conn.scalar(text("SELECT bool_and(attempt = 2) FROM job_results"))
         # It has noticed, and works on under a new name.
@@ -160,6 +166,7 @@ async def test_death_at_each_point_of_the_path_loses_and_doubles_nothing(
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, ids) == {"succeeded": 3}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_sigterm_gives_back_what_cannot_finish_and_exits_0(
@@ -183,6 +190,7 @@ async def test_sigterm_gives_back_what_cannot_finish_and_exits_0(
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, long) == {"succeeded": 5}
     await assert_exactly_once(engine, [*short, *long])
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_sigterm_of_an_idle_worker_ends_its_lease(
@@ -234,6 +242,7 @@ async def test_a_lost_redis_is_rebuilt_while_work_goes_on(
         await redis.flushdb()
         assert await wait_until_ended(engine, ids) == {"succeeded": 30}
     await assert_exactly_once(engine, ids)
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_stop_strings_end_a_job_and_bill_to_the_token(
@@ -332,6 +341,7 @@ async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
             await engine.dispose()
             assert await wait_until_ended(engine, ids) == {"succeeded": 40}
         await assert_exactly_once(engine, ids)
+        await assert_audit_clean(engine, queue.redis)
     finally:
         await engine.dispose()
 

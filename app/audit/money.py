@@ -1,0 +1,138 @@
+"""Do bill, ledger and budgets agree? What was used once is billed once, and what was set aside is used or given back."""
+
+from app.audit.lives import Check
+
+# What a budget of metric b counts of the billed row u.
+_IN_METRIC = """CASE b.metric WHEN 'input_tokens' THEN u.prompt_tokens WHEN 'output_tokens' THEN u.completion_tokens
+    WHEN 'total_tokens' THEN u.prompt_tokens + u.completion_tokens WHEN 'requests' THEN (u.job_id IS NOT NULL)::int END"""
+
+MONEY = [
+    Check(
+        "billed_once",
+        "no job is billed twice",
+        """
+        SELECT job_id AS subject, 'one billed row' AS expected, concat(count(*), ' rows') AS found
+        FROM usage WHERE kind = 'billed' GROUP BY job_id HAVING count(*) > 1
+        """,
+    ),
+    Check(
+        "billed_end",
+        "a succeeded job is billed for its last attempt, a cancelled or expired one for that or not at all, others aren't",
+        """
+        SELECT j.id AS subject,
+               CASE WHEN j.status = 'succeeded' THEN concat('billed for attempt ', j.attempt)
+                    WHEN j.status IN ('cancelled', 'expired') THEN concat('billed for attempt ', j.attempt, ', or not')
+                    ELSE concat(j.status, ': not billed') END AS expected,
+               coalesce('billed for attempt ' || u.attempt, 'not billed') AS found
+        FROM jobs j LEFT JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
+        WHERE CASE WHEN j.status = 'succeeded' THEN u.job_id IS NULL OR u.attempt < j.attempt
+                   WHEN j.status IN ('cancelled', 'expired') THEN u.attempt < j.attempt
+                   ELSE u.job_id IS NOT NULL END
+        """,
+    ),
+    Check(
+        "billed_tokens",
+        "no more is billed than n x max_tokens, and no more is cached than the prompt",
+        """
+        SELECT j.id AS subject, concat('at most ', j.n * j.max_tokens, ' tokens of output') AS expected,
+               concat(u.completion_tokens, ' and ', u.cached_tokens, ' of ', u.prompt_tokens, ' cached') AS found
+        FROM usage u JOIN jobs j ON j.id = u.job_id
+        WHERE u.kind = 'billed'
+          AND (u.completion_tokens > j.n * j.max_tokens OR u.cached_tokens > u.prompt_tokens
+               OR least(u.completion_tokens, u.cached_tokens, u.prompt_tokens) < 0)
+        """,
+    ),
+    Check(
+        "usage_visible",
+        "an attempt that ended its job left a row of usage, billed or wasted",
+        """
+        SELECT j.id AS subject, concat('usage of attempt ', j.attempt) AS expected, 'none' AS found
+        FROM jobs j
+        WHERE j.status IN ('failed', 'dead') AND NOT EXISTS (
+            SELECT 1 FROM usage u WHERE u.job_id = j.id AND u.attempt = j.attempt)
+        """,
+    ),
+    Check(
+        "budget_sums",
+        "a window's reserved = reserves - settles - releases, and its used = settles, of the ledger",
+        """
+        SELECT concat('budget ', w.budget_id, ' from ', w.window_start) AS subject,
+               concat('used ', coalesce(l.used, 0), ', reserved ', coalesce(l.reserved, 0)) AS expected,
+               concat('used ', w.used, ', reserved ', w.reserved) AS found
+        FROM budget_windows w LEFT JOIN (
+            SELECT budget_id, window_start, coalesce(sum(amount) FILTER (WHERE kind = 'settle'), 0) AS used,
+                   sum(CASE kind WHEN 'reserve' THEN amount ELSE -amount END) AS reserved
+            FROM ledger GROUP BY budget_id, window_start) l USING (budget_id, window_start)
+        WHERE w.used <> coalesce(l.used, 0) OR w.reserved <> coalesce(l.reserved, 0)
+        """,
+    ),
+    Check(
+        "budget_limit",
+        "used + reserved is within the window's limit, and neither is negative",
+        """
+        SELECT concat('budget ', budget_id, ' from ', window_start) AS subject, concat('at most ', hard_limit) AS expected,
+               concat('used ', used, ', reserved ', reserved) AS found
+        FROM budget_windows WHERE used + reserved > hard_limit OR used < 0 OR reserved < 0
+        """,
+    ),
+    Check(
+        "ledger_place",
+        "each row of the ledger belongs to a budget and a window that exist",
+        """
+        SELECT l.job_id AS subject, concat('budget ', l.budget_id, ' with a window from ', l.window_start) AS expected,
+               CASE WHEN b.id IS NULL THEN 'no budget' ELSE 'no window' END AS found
+        FROM ledger l LEFT JOIN budgets b ON b.id = l.budget_id LEFT JOIN budget_windows w USING (budget_id, window_start)
+        WHERE b.id IS NULL OR w.budget_id IS NULL
+        """,
+    ),
+    Check(
+        "reservation",
+        "a reservation is settled and released once when its job has ended, to the token, and untouched before",
+        """
+        SELECT m.job_id AS subject,
+               CASE WHEN m.is_open THEN concat('reserved ', m.reserved, ', not settled')
+                    ELSE concat('settled and released once, together ', m.reserved) END AS expected,
+               concat('reserves ', m.reserves, ', settles ', m.settles, ', releases ', m.releases,
+                      ', together ', m.returned) AS found
+        FROM (
+            SELECT l.job_id, l.reservation, max(j.reservation) AS latest,
+                   coalesce(bool_or(j.status IN ('queued', 'running') AND j.reservation = l.reservation), false) AS is_open,
+                   count(*) FILTER (WHERE l.kind = 'reserve') AS reserves,
+                   count(*) FILTER (WHERE l.kind = 'settle') AS settles,
+                   count(*) FILTER (WHERE l.kind = 'release') AS releases,
+                   coalesce(sum(l.amount) FILTER (WHERE l.kind = 'reserve'), 0) AS reserved,
+                   coalesce(sum(l.amount) FILTER (WHERE l.kind <> 'reserve'), 0) AS returned,
+                   count(DISTINCT l.window_start) AS windows
+            FROM ledger l LEFT JOIN jobs j ON j.id = l.job_id
+            GROUP BY l.job_id, l.reservation, l.budget_id) m
+        WHERE m.reserves <> 1 OR m.windows <> 1 OR m.reservation > m.latest
+           OR CASE WHEN m.is_open THEN m.settles + m.releases > 0
+                   ELSE m.settles <> 1 OR m.releases <> 1 OR m.returned <> m.reserved END
+        """,
+    ),
+    Check(
+        "reserved_amount",
+        "the latest reservation is of what the job may use at most: prompt and n x max_tokens",
+        """
+        SELECT j.id AS subject, concat(wanted.amount, ' ', b.metric) AS expected, l.amount::text AS found
+        FROM ledger l JOIN jobs j ON j.id = l.job_id AND j.reservation = l.reservation JOIN budgets b ON b.id = l.budget_id
+        CROSS JOIN LATERAL (
+            SELECT CASE b.metric WHEN 'input_tokens' THEN j.prompt_tokens WHEN 'output_tokens' THEN j.n * j.max_tokens
+                WHEN 'total_tokens' THEN j.prompt_tokens + j.n * j.max_tokens WHEN 'requests' THEN 1 END AS amount) wanted
+        WHERE l.kind = 'reserve' AND l.amount <> wanted.amount
+        """,
+    ),
+    Check(
+        "settled_amount",
+        "a settlement is what was billed, in the budget's metric and at most what was reserved",
+        f"""
+        SELECT j.id AS subject, concat(due.amount, ' ', b.metric) AS expected, s.amount::text AS found
+        FROM ledger s JOIN budgets b ON b.id = s.budget_id JOIN jobs j ON j.id = s.job_id
+        JOIN ledger r ON r.kind = 'reserve'
+            AND (r.job_id, r.reservation, r.budget_id) = (s.job_id, s.reservation, s.budget_id)
+        LEFT JOIN usage u ON u.job_id = s.job_id AND u.kind = 'billed' AND s.reservation = j.reservation
+        CROSS JOIN LATERAL (SELECT least(r.amount, coalesce({_IN_METRIC}, 0)) AS amount) due
+        WHERE s.kind = 'settle' AND s.amount <> due.amount
+        """,  # noqa: S608  constants only
+    ),
+]
