@@ -125,10 +125,9 @@ def test_what_it_costs_the_bundled_model():
     plain, *others = (quality_of(BROOK, kind, 2048) for kind in ("none", *KINDS))
     assert 1.2 < plain.perplexity < 4.0
     ratios = [other.perplexity / plain.perplexity for other in others]
-    assert ratios == sorted(ratios), "int8, nf4, fp4"
     assert ratios[0] < 1.02
-    assert 1.0 < ratios[1] < 1.15
-    assert 1.0 < ratios[2] < 1.30
+    assert 1.0 < ratios[1] < 1.05
+    assert 1.0 < ratios[2] < 1.10
     assert plain.weight_bytes > others[0].weight_bytes > others[1].weight_bytes
 
 
