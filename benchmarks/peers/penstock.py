@@ -38,15 +38,22 @@ def requests_of(prompts: list[Prompt], run: int) -> list[Request]:
     ]
 
 
-def variants_of(case: str, requests: list[Request]) -> dict[str, list[Request]]:
-    """By the name under which its runs are told: the case as it is, and with what it is about."""
+def variants_of(case: str, requests: list[Request], *, speculate: bool = False) -> dict[str, list[Request]]:
+    """By the name under which its runs are told: the case as it is, and with what it is about.
+
+    `speculate`: whether all requests may, where the engine does. Else only those do that are about it.
+    """
+    requests = [_with(each, speculate=speculate) for each in requests]
     if case not in VARIANTS:
         return {case: requests}
     name = f"{case}/{VARIANTS[case]}"
     # A salt of its own, or it would find the prefixes of the run before.
     others = [msgspec.structs.replace(each, cache_salt=f"{each.cache_salt}, {VARIANTS[case]}") for each in requests]
     if case == "copying":
-        return {case: [_with(each, speculate=False) for each in requests], name: others}
+        return {
+            case: [_with(each, speculate=False) for each in requests],
+            name: [_with(each, speculate=True) for each in others],
+        }
     return {case: requests, name: [_with(each, grammar=Grammar("json_schema", JSON_SCHEMA)) for each in others]}
 
 
@@ -64,13 +71,14 @@ async def _play(task: Task, report: Reporter) -> None:
     try:
         await generate(engine, requests_of([Prompt([6] * 8, 4)], 0))
         report.ready(architecture=engine.info.architecture, dtype=engine.info.dtype)
+        speculate = "speculative_tokens" in task.settings
         for case in task.cases:
             prompts = prompts_of(case)
             if case in VARIANTS:  # what is compiled once isn't counted
-                for requests in variants_of(case, requests_of(prompts[:1], 0)).values():
+                for requests in variants_of(case, requests_of(prompts[:1], 0), speculate=speculate).values():
                     await generate(engine, requests)
             for run in range(1, task.repeat + 1):
-                for name, requests in variants_of(case, requests_of(prompts, run)).items():
+                for name, requests in variants_of(case, requests_of(prompts, run), speculate=speculate).items():
                     report.start(name, run)
                     start = now()
                     made = await generate(engine, requests)

@@ -4,7 +4,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.copying import ROPE_THETA, make_copying
-from benchmarks.workload import cases
+from benchmarks.peers.penstock import requests_of, variants_of
+from benchmarks.workload import Prompt, cases
 
 
 def test_it_goes_on_as_the_text_before():
@@ -25,3 +26,15 @@ def test_it_goes_on_as_the_text_before():
     with torch.inference_mode():
         output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
     assert output[0, len(prompt) :].tolist() == prompt[8:20]
+
+
+def test_only_what_is_about_speculation_speculates():
+    # Two cases in one run: `copying` turned speculation on for `json-schema`, too, and made a schema look 38 % slower.
+    requests = requests_of([Prompt([1, 2, 3], 4)], 1)
+    speculating = {
+        name: [each.sampling.speculate for each in variant]
+        for case in ("copying", "json-schema", "mixed64")
+        for name, variant in variants_of(case, requests).items()
+    }
+    assert [name for name, flags in speculating.items() if all(flags)] == ["copying/speculating"]
+    assert all(each.sampling.speculate for each in variants_of("mixed64", requests, speculate=True)["mixed64"])
