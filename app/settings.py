@@ -76,8 +76,8 @@ class Settings(BaseSettings):
         3, ge=1, le=100, description="Attempts that may fail by a transient error before a job is dead."
     )
     max_worker_losses: int = Field(10, ge=1, le=1000, description="Lost workers that a job survives before it is dead.")
-    max_engine_crashes: int = Field(
-        3, ge=1, le=100, description="Engine crashes that a job may be part of before it is dead."
+    max_solo_crashes: int = Field(
+        2, ge=2, le=100, description="Engines that may die while they run nothing but the job, before it is dead."
     )
     retry_base_s: Seconds = Field(
         1.0, description="Backoff after the first failed attempt (full jitter, doubled each time)."
@@ -192,6 +192,26 @@ class Settings(BaseSettings):
     null_step_s: float = Field(0.0, ge=0, le=60, description="Seconds that each step of the null engine takes.")
     engine_start_timeout_s: Seconds = Field(600.0, description="How long loading a model may take.")
     engine_hang_s: Seconds = Field(30.0, description="An engine with work that makes no step for so long is killed.")
+    engine_memory_mib: int | None = Field(
+        None,
+        ge=64,
+        le=2**24,
+        description="An engine whose process holds more of the machine's memory is drained and replaced. Unset: no limit.",
+    )
+    standby_engine: bool = Field(
+        False, description="Keep a second engine loaded, which takes over when the first dies. Takes its memory twice."
+    )
+    canary: bool = Field(
+        True, description="Test each engine with a known prompt: before its first job, before suspects, and at idle."
+    )
+    canary_every_s: Seconds = Field(60.0, description="How often an idle engine is tested.")
+    crash_loop_deaths: int = Field(
+        5, ge=1, le=1000, description="Engine deaths in the window, from which on the next start waits."
+    )
+    crash_loop_window_s: Seconds = Field(300.0, description="How long an engine's death is remembered for that.")
+    crash_loop_pause_s: Seconds = Field(
+        30.0, description="The first wait; it doubles from death to death, up to ten minutes."
+    )
     drain_grace_s: Seconds = Field(
         30.0, description="After SIGTERM: how long running jobs may go on before they are given back."
     )

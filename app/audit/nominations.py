@@ -25,14 +25,14 @@ from app.redis import Redis
 
 CLAIMS = {
     "queue_epoch": "a pool with waiting jobs has an epoch",
-    "queue_missing": "each job that waits in Postgres is nominated, with its gen, tier, tenant and cost",
+    "queue_missing": "each job that waits in Postgres is nominated, with its gen, place, tenant and cost",
     "queue_stale": "each nomination is of a job that waits in Postgres",
     "queue_entry": "each nomination's entry is in its stream",
     "queue_depth": "the depth is the sum of the nominations",
     "queue_active": "a tenant is in act while its stream holds what wasn't handed out, and not without a stream",
     "queue_claims": "no claim is undecided for longer than the time to put it back and the bound",
 }
-_TIERS = ("interactive", "standard", "batch")
+_PLACES = ("solo", "bisect", "interactiveagain", "interactive", "standardagain", "standard", "batchagain", "batch")
 _PAGE = 1000
 _PAUSE_S = 0.5
 _MOST_SUSPECTS = 10_000  # of one check that are remembered from look to look; all are counted
@@ -40,7 +40,9 @@ _NOMINATION = re.compile(rb"(\d+):([a-z]+):([^:]+):(\d+):(\d+-\d+)")
 
 _POOLS = text("SELECT pool FROM models UNION SELECT pool FROM jobs WHERE status = 'queued' AND not_before IS NULL")
 _WAITING = text("""
-    SELECT id, gen, tier, tenant_id, prompt_tokens + n * max_tokens AS cost, eligible_at FROM jobs
+    SELECT id, gen, tenant_id, prompt_tokens + n * max_tokens AS cost, eligible_at,
+           CASE lane WHEN 'normal' THEN tier || CASE attempt WHEN 0 THEN '' ELSE 'again' END ELSE lane END AS place
+    FROM jobs
     WHERE status = 'queued' AND not_before IS NULL AND pool = :pool
       AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid))
     ORDER BY eligible_at, id LIMIT :page
@@ -133,7 +135,7 @@ async def _compare_waiting(db: AsyncEngine, redis: Redis, keys: PoolKeys, look: 
         is_any = True
         known: list[Any] = await redis.hmget(keys.idx, [row.id.hex for row in rows])
         for row, value in zip(rows, known, strict=True):
-            wanted = f"{row.gen}:{row.tier}:{row.tenant_id}:{row.cost}"
+            wanted = f"{row.gen}:{row.place}:{row.tenant_id}:{row.cost}"
             found = "nothing" if value is None else value.decode(errors="replace").rpartition(":")[0]
             if found != wanted:
                 look.suspect("queue_missing", job_name(row.id), wanted, found)
@@ -154,7 +156,7 @@ async def _waiting(db: AsyncEngine, pool: str) -> AsyncIterator[Sequence[Row[Any
 
 
 async def _compare_nominations(db: AsyncEngine, redis: Redis, keys: PoolKeys, look: _Look) -> set[tuple[str, str]]:
-    """`idx` against Postgres and the streams; return the (tier, tenant) that it names."""
+    """`idx` against Postgres and the streams; return the (place, tenant) that it names."""
     streams: set[tuple[str, str]] = set()
     cursor = 0
     while True:
@@ -173,7 +175,7 @@ async def _compare_page(
         if (match := _NOMINATION.fullmatch(value)) and re.fullmatch(rb"[0-9a-f]{32}", job):
             parsed[UUID(hex=job.decode())] = tuple(part.decode() for part in match.groups())
         else:
-            look.suspect("queue_stale", repr(job), "a job and gen:tier:tenant:cost:entry", repr(value))
+            look.suspect("queue_stale", repr(job), "a job and gen:place:tenant:cost:entry", repr(value))
     async with db.connect() as conn:
         states = (await conn.execute(_STATES, {"ids": list(parsed)})).all()
     for row in states:
@@ -182,15 +184,15 @@ async def _compare_page(
             found = "no such job" if row.status is None else f"{row.status}, gen {row.gen}"
             look.suspect("queue_stale", job_name(row.id), f"waiting, gen {parsed[row.id][0]}", found)
     async with redis.pipeline(transaction=False) as pipe:
-        for _, tier, tenant, _, entry in parsed.values():
-            pipe.xrange(keys.stream(tier, tenant), entry, entry)
+        for _, place, tenant, _, entry in parsed.values():
+            pipe.xrange(keys.stream(place, tenant), entry, entry)
         entries = await pipe.execute()
-    for (job_id, (gen, tier, tenant, cost, entry)), found in zip(parsed.items(), entries, strict=True):
-        streams.add((tier, tenant))
+    for (job_id, (gen, place, tenant, cost, entry)), found in zip(parsed.items(), entries, strict=True):
+        streams.add((place, tenant))
         wanted = {b"j": job_id.hex.encode(), b"g": gen.encode(), b"c": cost.encode()}
         if [fields for _, fields in found] != [wanted]:
             shown = f"entry of {found[0][1]}" if found else "no entry"
-            look.suspect("queue_entry", job_name(job_id), f"{entry} in {keys.stream(tier, tenant)}", shown)
+            look.suspect("queue_entry", job_name(job_id), f"{entry} in {keys.stream(place, tenant)}", shown)
 
 
 async def _count_depth(redis: Redis, keys: PoolKeys, look: _Look) -> None:
@@ -219,7 +221,7 @@ async def _count_depth(redis: Redis, keys: PoolKeys, look: _Look) -> None:
     if length != num_seen:  # it changed, or HSCAN showed a field twice
         look.undecided.add(keys.pool)
         return
-    for name in [f"{tier}:{unit}" for tier in _TIERS for unit in ("jobs", "tokens")]:
+    for name in [f"{place}:{unit}" for place in _PLACES for unit in ("jobs", "tokens")]:
         found = int(depth.get(name.encode(), 0))
         if found != sums[name]:
             look.suspect("queue_depth", f"pool {keys.pool}, {name}", str(sums[name]), str(found))
@@ -230,11 +232,11 @@ async def _look_at_streams(
 ) -> None:
     """Each stream against `act`, and its claims against the time that they may take."""
     active: set[tuple[str, str]] = set()
-    for tier in _TIERS:
-        tenants: Any = await redis.zrange(keys.active(tier), 0, -1)
-        active |= {(tier, tenant.decode()) for tenant in tenants}
-    for tier, tenant in sorted(streams | active):
-        await _look_at_stream(redis, keys.stream(tier, tenant), (tier, tenant) in active, claim_s, look)
+    for place in _PLACES:
+        tenants: Any = await redis.zrange(keys.active(place), 0, -1)
+        active |= {(place, tenant.decode()) for tenant in tenants}
+    for place, tenant in sorted(streams | active):
+        await _look_at_stream(redis, keys.stream(place, tenant), (place, tenant) in active, claim_s, look)
 
 
 async def _look_at_stream(redis: Redis, stream: str, is_active: bool, claim_s: float, look: _Look) -> None:

@@ -192,6 +192,7 @@ def _dead_letter(row: Row[Any], ending: Ending | None) -> dict[str, Any]:
             "failures": row.failures,
             "worker_losses": row.worker_losses,
             "engine_crashes": row.engine_crashes,
+            "solo_crashes": row.solo_crashes,
             **storable(ending.evidence if ending else {}),
         },
     }

@@ -13,6 +13,7 @@ from app.db import storable
 from app.jobs import leases, store
 from app.jobs import tables as t
 from app.jobs.finish import Ending, finish
+from app.jobs.states import Lane
 from app.jobs.store import Fate, GivenBack, HeldRow
 from app.queue.streams import Nomination
 from app.quotas.tables import usage
@@ -33,10 +34,11 @@ class Backoff:
         return draw * min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 62))
 
 
+_SUSPICIOUS_LOSSES = 3
 _LAST_WORDS = {
     "transient_error": "{count} attempts failed by a transient error",
     "worker_lost": "{count} workers were lost while they ran the job",
-    "engine_crash": "the engine died {count} times while it ran the job",
+    "engine_crash": "the engine died {count} times while it ran nothing but the job",
 }
 
 
@@ -86,8 +88,13 @@ async def reap_orphans(conn: AsyncConnection, *, fate: Fate, random: Random) -> 
 
 async def _give_back_all(conn: AsyncConnection, incarnations: list[UUID], fate: Fate, random: Random) -> Rescued:
     held = await store.lock_incarnations(conn, incarnations) if incarnations else []
-    pairs = [(row, GivenBack(row.job_id, row.attempt, "worker_lost")) for row in held]
+    pairs = [(row, GivenBack(row.job_id, row.attempt, "worker_lost", lane=_lane_of_lost(row))) for row in held]
     return await _decide(conn, pairs, fate, random)
+
+
+def _lane_of_lost(row: HeldRow) -> Lane | None:
+    """A job that takes whole workers along, supervisor and all, leaves nobody to say so: that it was there again tells."""
+    return "solo" if row.worker_losses + 1 >= _SUSPICIOUS_LOSSES else None
 
 
 async def _decide(
@@ -156,9 +163,9 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
     limits = {
         "transient_error": (row.failures + 1, fate.max_attempts, "attempts_exhausted"),
         "worker_lost": (row.worker_losses + 1, fate.max_worker_losses, "workers_lost"),
-        "engine_crash": (row.engine_crashes + 1, fate.max_engine_crashes, "engine_crashes"),
+        "engine_crash": (row.solo_crashes + (row.lane == "solo"), fate.max_solo_crashes, "engine_crashes"),
     }
-    if given.cause in {"drained", "upstream_away"}:  # no fault of the job's, so it costs it nothing
+    if given.cause not in limits:  # no fault of the job's, so it costs it nothing
         return None
     count, most, code = limits[given.cause]
     if count < most:

@@ -7,12 +7,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.queue.places import place_sql
 from app.queue.streams import JobQueue, Nomination
 
-_QUEUED = """
-    SELECT id, gen, tier, tenant_id, prompt_tokens + n * max_tokens, eligible_at FROM jobs
+_QUEUED = f"""
+    SELECT id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens, eligible_at FROM jobs
     WHERE status = 'queued' AND not_before IS NULL AND pool = :pool
-"""
+"""  # noqa: S608 - our own text
 _SWEEP = text(
     _QUEUED + "AND (eligible_at, id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) "
     "AND eligible_at < statement_timestamp() - make_interval(secs => :grace) ORDER BY eligible_at, id LIMIT :page"

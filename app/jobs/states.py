@@ -5,6 +5,7 @@ from typing import Literal, get_args
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired", "dead"]
 EndStatus = Literal["succeeded", "failed", "cancelled", "expired", "dead"]
 Tier = Literal["interactive", "standard", "batch"]
+Lane = Literal["normal", "bisect", "solo"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
 END_STATUSES: tuple[str, ...] = get_args(EndStatus)

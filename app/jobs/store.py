@@ -12,11 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
 from app.jobs.notices import Used, job_notice
+from app.jobs.states import Lane
+from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.settings import Settings
 from app.webhooks.outbox import wants, write_notices
 
-Cause = Literal["drained", "upstream_away", "worker_lost", "engine_crash", "transient_error"]
+# Only the last three count against the job; `engine_crash` means that it is a suspect.
+Cause = Literal[
+    "drained", "upstream_away", "bystander", "engine_unfit", "worker_lost", "engine_crash", "transient_error"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class StartedJob:
     gen: int
     tenant_id: str
     tier: str
+    lane: Lane
     n: int
     prompt_ids: list[int]
     tokenizer_hash: str
@@ -39,11 +45,11 @@ class StartedJob:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """How many crashes and losses a job survives, and how long a failed attempt waits before the next."""
+    """How many failures and losses a job survives, and how long a failed attempt waits before the next."""
 
     max_attempts: int
     max_worker_losses: int
-    max_engine_crashes: int
+    max_solo_crashes: int
     retry_base_s: float
     retry_cap_s: float
 
@@ -53,7 +59,7 @@ class Fate:
         return cls(
             max_attempts=settings.max_attempts,
             max_worker_losses=settings.max_worker_losses,
-            max_engine_crashes=settings.max_engine_crashes,
+            max_solo_crashes=settings.max_solo_crashes,
             retry_base_s=settings.retry_base_s,
             retry_cap_s=settings.retry_cap_s,
         )
@@ -68,6 +74,7 @@ class GivenBack:
     cause: Cause
     detail: dict[str, Any] | None = None  # for operators; the job's owner doesn't see it
     used: Used = field(default_factory=Used)  # computed for nothing: shown, never billed
+    lane: Lane | None = None  # where the job runs next; None: where it ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,8 @@ class HeldRow:
     failures: int
     worker_losses: int
     engine_crashes: int
+    solo_crashes: int
+    lane: Lane
     cancel_requested: bool
 
 
@@ -103,7 +112,7 @@ _LEASE = text("""
     WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > statement_timestamp() FOR KEY SHARE
 """)
 _LOAD = text("""
-    SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
+    SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.lane, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
            extract(epoch FROM j.deadline_at - statement_timestamp())::float8 AS deadline_in_s,
            j.cancel_requested_at IS NOT NULL AS cancel_requested
     FROM jobs j JOIN job_inputs i ON i.job_id = j.id
@@ -143,7 +152,7 @@ async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]
     rows = await conn.execute(_LOAD, {"ids": list(job_ids), "incarnation": incarnation})
     return [
         StartedJob(
-            row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.n,
+            row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,
             np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
             row.deadline_in_s, row.cancel_requested,
         )
@@ -175,21 +184,23 @@ async def lock_incarnations(conn: AsyncConnection, incarnations: Sequence[UUID])
 _HELD = """
     SELECT jobs.id, jobs.attempt, jobs.gen, jobs.tenant_id, jobs.tier, jobs.pool, jobs.model,
            jobs.api_key_id, jobs.incarnation, jobs.failures, jobs.worker_losses, jobs.engine_crashes,
-           jobs.cancel_requested_at IS NOT NULL
+           jobs.solo_crashes, jobs.lane, jobs.cancel_requested_at IS NOT NULL
     FROM jobs
 """
-_REQUEUE = text("""
+_REQUEUE = text(f"""
     UPDATE jobs SET status = 'queued', gen = jobs.gen + 1, incarnation = NULL, eligible_at = statement_timestamp(),
         not_before = CASE WHEN r.delay_s > 0 THEN statement_timestamp() + make_interval(secs => r.delay_s) END,
         failures = jobs.failures + (r.cause = 'transient_error')::int,
         worker_losses = jobs.worker_losses + (r.cause = 'worker_lost')::int,
-        engine_crashes = jobs.engine_crashes + (r.cause = 'engine_crash')::int
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:causes AS text[]), CAST(:delays AS float8[]))
-        AS r (id, attempt, cause, delay_s)
+        engine_crashes = jobs.engine_crashes + (r.cause = 'engine_crash')::int,
+        solo_crashes = jobs.solo_crashes + (r.cause = 'engine_crash' AND jobs.lane = 'solo')::int,
+        lane = coalesce(r.lane, jobs.lane)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:causes AS text[]), CAST(:delays AS float8[]),
+                CAST(:lanes AS text[])) AS r (id, attempt, cause, delay_s, lane)
     WHERE jobs.id = r.id AND jobs.attempt = r.attempt AND jobs.status = 'running'
-    RETURNING jobs.id, jobs.gen, jobs.tier, jobs.tenant_id, jobs.prompt_tokens + jobs.n * jobs.max_tokens,
+    RETURNING jobs.id, jobs.gen, {place_sql("jobs")}, jobs.tenant_id, jobs.prompt_tokens + jobs.n * jobs.max_tokens,
         jobs.not_before IS NULL
-""")
+""")  # noqa: S608 - our own text
 
 
 async def requeue(conn: AsyncConnection, given_back: Sequence[tuple[HeldRow, GivenBack, float]]) -> list[Nomination]:
@@ -203,6 +214,7 @@ async def requeue(conn: AsyncConnection, given_back: Sequence[tuple[HeldRow, Giv
             "attempts": [row.attempt for row, _, _ in given_back],
             "causes": [each.cause for _, each, _ in given_back],
             "delays": [delay for _, _, delay in given_back],
+            "lanes": [each.lane for _, each, _ in given_back],
         },
     )
     return [Nomination(*row[:5]) for row in rows if row[5]]

@@ -15,7 +15,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from app.db import Timestamp, metadata
 
@@ -63,6 +63,16 @@ workers = Table(
     Index("ix_workers_live", "expires_at", postgresql_where=text("ended_at IS NULL")),
 )
 
+# What an engine gave for a known prompt when it was first asked on this machine: it must give the same ever after.
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("made_by", Text, primary_key=True),
+    Column("machine", Text, primary_key=True),
+    Column("token_ids", ARRAY(Integer), nullable=False),
+    Column("seen_at", Timestamp, nullable=False, server_default=func.now()),
+)
+
 # gen, attempt and lane do all the fencing: docs/protocol.md.
 jobs = Table(
     "jobs",
@@ -85,6 +95,7 @@ jobs = Table(
     Column("failures", SmallInteger, nullable=False, server_default="0"),
     Column("worker_losses", SmallInteger, nullable=False, server_default="0"),
     Column("engine_crashes", SmallInteger, nullable=False, server_default="0"),
+    Column("solo_crashes", SmallInteger, nullable=False, server_default="0"),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("webhook", JSONB(none_as_null=True)),
     Column("error", JSONB(none_as_null=True)),

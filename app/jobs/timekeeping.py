@@ -7,18 +7,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs.finish import end_queued
+from app.queue.places import place_sql
 from app.queue.streams import Nomination
 
 
 async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
     """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
     rows = await conn.execute(
-        text("""
+        text(f"""
             UPDATE jobs SET not_before = NULL, eligible_at = statement_timestamp() WHERE id IN (
                 SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp()
                 ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
-            RETURNING pool, id, gen, tier, tenant_id, prompt_tokens + n * max_tokens
-        """),
+            RETURNING pool, id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens
+        """),  # noqa: S608 - our own text
         {"most": most},
     )
     by_pool: dict[str, list[Nomination]] = {}
@@ -41,6 +42,14 @@ async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tupl
         "message": "the deadline passed before a worker could start the job",
     }
     return await end_queued(conn, [row.id for row in rows], "expired", error)
+
+
+async def forget_canaries(conn: AsyncConnection, *, ttl_s: float) -> int:
+    """Delete what machines gave for the known prompt that weren't seen for `ttl_s`."""
+    result = await conn.execute(
+        text("DELETE FROM canaries WHERE seen_at < statement_timestamp() - make_interval(secs => :ttl)"), {"ttl": ttl_s}
+    )
+    return int(result.rowcount)
 
 
 async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:

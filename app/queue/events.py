@@ -144,6 +144,11 @@ class EventLog:
             place = replace(last.place, order=_END_ORDER)
             await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 
+    async def forget(self, job_ids: list[UUID]) -> None:
+        """Delete the streams of these jobs: what stands there isn't to be trusted. The next attempt begins a new run."""
+        if job_ids:
+            await self.redis.delete(*[events_key(job_id) for job_id in job_ids])
+
     async def read(self, job_id: UUID, *, after: str = "0-0", count: int = 1000) -> list[StoredEvent]:
         """Entries after the id `after`, oldest first."""
         entries: Any = await self.redis.xrange(events_key(job_id), min=f"({after}", max="+", count=count)

@@ -22,7 +22,7 @@ class PoolKeys:
 
     @property
     def depth(self) -> str:
-        """Hash: `<tier>:jobs` and `<tier>:tokens` that wait."""
+        """Hash: `<place>:jobs` and `<place>:tokens` that wait."""
         return f"depth:{self.prefix}"
 
     @property
@@ -45,17 +45,17 @@ class PoolKeys:
         """Sorted set: streams with claimed entries -> when one was first claimed since the last look at them."""
         return f"pend:{self.prefix}"
 
-    def stream(self, tier: str, tenant: str) -> str:
-        """Stream of one tenant's waiting jobs in one tier."""
-        return f"q:{self.prefix}:{tier}:{tenant}"
+    def stream(self, place: str, tenant: str) -> str:
+        """Stream of one tenant's waiting jobs in one place (app.queue.places)."""
+        return f"q:{self.prefix}:{place}:{tenant}"
 
-    def active(self, tier: str) -> str:
+    def active(self, place: str) -> str:
         """Sorted set: tenants with work -> virtual token counter."""
-        return f"act:{self.prefix}:{tier}"
+        return f"act:{self.prefix}:{place}"
 
-    def remembered(self, tier: str) -> str:
+    def remembered(self, place: str) -> str:
         """Hash: idle tenants -> the counter that they had."""
-        return f"vtc:{self.prefix}:{tier}"
+        return f"vtc:{self.prefix}:{place}"
 
 
 def events_key(job_id: UUID) -> str:

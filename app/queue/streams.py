@@ -6,10 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from app.queue.keys import PoolKeys
+from app.queue.places import LANES, MAX_SOLO_SUSPECTS, PLACES, TIER_WEIGHTS, place_again
 from app.redis import Redis, Scripts
-
-# Who gets which share of the tokens while all three have work; the first wins ties.
-TIER_WEIGHTS = {"interactive": 16, "standard": 4, "batch": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +16,7 @@ class Nomination:
 
     job_id: UUID
     gen: int
-    tier: str
+    place: str  # app.queue.places
     tenant: str
     cost: int
 
@@ -49,22 +47,25 @@ class JobQueue:
         keys = self.keys
         args: list[str | int] = [keys.prefix, int(force)]
         for each in nominations:
-            args += [each.job_id.hex, each.gen, each.tier, each.tenant, each.cost]
+            args += [each.job_id.hex, each.gen, each.place, each.tenant, each.cost]
         if len(args) == 2:
             return 0
         added = await self._scripts.run("enqueue", [keys.idx, keys.depth, keys.bell, keys.epoch, keys.tiers], args)
         return None if added < 0 else int(added)
 
     async def claim(self, consumer: str, *, max_jobs: int, room: int) -> list[Nomination]:
-        """Take nominations worth up to `room` tokens (the last may pass it) and at most `max_jobs`."""
+        """Take nominations worth up to `room` tokens (the last may pass it) and at most `max_jobs`.
+
+        While suspects wait, they are all that is handed out: one, or one group of them. They run without company.
+        """
         keys = self.keys
-        args: list[str | int] = [keys.prefix, consumer, max_jobs, room]
+        args: list[str | int] = [keys.prefix, consumer, max_jobs, room, MAX_SOLO_SUSPECTS]
         for tier, weight in TIER_WEIGHTS.items():
             args += [tier, weight]
-        flat: list[bytes] = await self._scripts.run("claim", [keys.idx, keys.tiers, keys.pend], args)
+        flat: list[bytes] = await self._scripts.run("claim", [keys.idx, keys.tiers, keys.pend, keys.depth], args)
         return [
-            Nomination(UUID(hex=job.decode()), int(gen), tier.decode(), tenant.decode(), int(cost))
-            for job, gen, tier, tenant, cost in zip(*[iter(flat)] * 5, strict=True)
+            Nomination(UUID(hex=job.decode()), int(gen), place.decode(), tenant.decode(), int(cost))
+            for job, gen, place, tenant, cost in zip(*[iter(flat)] * 5, strict=True)
         ]
 
     async def ack(self, decided: Iterable[tuple[UUID, int]]) -> int:
@@ -95,7 +96,7 @@ class JobQueue:
 
     async def recount(self) -> bool:
         """Count the depth anew if it doesn't add up to what is nominated; return whether it had to."""
-        return bool(await self._scripts.run("recount", [self.keys.idx, self.keys.depth], list(TIER_WEIGHTS)))
+        return bool(await self._scripts.run("recount", [self.keys.idx, self.keys.depth], list(PLACES)))
 
     async def known_gens(self, job_ids: Sequence[UUID]) -> list[int | None]:
         """The gen under which each job is nominated; None where it isn't."""
@@ -116,12 +117,20 @@ class JobQueue:
                 return
 
     async def depth(self) -> dict[str, Depth]:
-        """What waits, by tier."""
+        """What waits, by tier; suspects, who wait in a lane, aren't among it."""
         raw: dict[Any, Any] = await self.redis.hgetall(self.keys.depth)
+        found = {
+            place: [int(raw.get(f"{place}:{unit}".encode(), 0)) for unit in ("jobs", "tokens")] for place in PLACES
+        }
         return {
-            tier: Depth(int(raw.get(f"{tier}:jobs".encode(), 0)), int(raw.get(f"{tier}:tokens".encode(), 0)))
+            tier: Depth(*(new + again for new, again in zip(found[tier], found[place_again(tier)], strict=True)))
             for tier in TIER_WEIGHTS
         }
+
+    async def num_suspects(self) -> int:
+        """How many jobs wait in the lanes."""
+        counts = await self.redis.hmget(self.keys.depth, [f"{lane}:jobs" for lane in LANES])
+        return sum(int(count or 0) for count in counts)
 
     async def wait_for_bell(self, timeout_s: float) -> bool:
         """Block until something was enqueued or the time is over; a ring may be for work that another worker takes."""

@@ -49,7 +49,19 @@ def started_job(brook: LoadedEngine, prompt: str, mode: dict[str, Any], attempt:
     sampling: dict[str, Any] = {"max_tokens": 40} | {key: value for key, value in mode.items() if key != "n"}
     request = {"messages": [{"role": "user", "content": prompt}]}
     return StartedJob(
-        new_id(), attempt, attempt, "acme", "standard", mode.get("n", 1), ids, "hash", request, sampling, None, False
+        new_id(),
+        attempt,
+        attempt,
+        "acme",
+        "standard",
+        "normal",
+        mode.get("n", 1),
+        ids,
+        "hash",
+        request,
+        sampling,
+        None,
+        False,
     )
 
 

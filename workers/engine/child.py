@@ -1,4 +1,4 @@
-"""The engine's own process: `python -m workers.engine.child <socket descriptor> <parent's pid>`.
+"""The engine's own process: `python -m workers.engine.child <socket descriptor> <parent's pid> <flight record's descriptor>`.
 
 It takes commands from its parent and gives back one frame a step. It never writes to stdout, logs to stderr, leaves
 Ctrl-C to its parent, and doesn't outlive it.
@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:  # in an interpreter that isn't Penstock's 
 from workers.engine import wire
 from workers.engine.channel import PARENT_GONE_STATUS, Channel, ParentGone, die_with_parent, die_with_spawner
 from workers.engine.errors import OUTAGE_STATUS, EngineError, UpstreamUnavailable
+from workers.engine.flight import FlightRecorder, Recorder
 from workers.engine.protocol import Engine
 
 logger = logging.getLogger("workers.engine.child")
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     die_with_parent(connection, parent_pid=int(argv[2]))
     channel = Channel(connection)
     try:
-        return _serve(channel)
+        return _serve(channel, FlightRecorder(int(argv[3])))
     except ParentGone:
         return PARENT_GONE_STATUS
     except UpstreamUnavailable as error:
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def _serve(channel: Channel) -> int:
+def _serve(channel: Channel, recorder: Recorder) -> int:
     first, *bodies = channel.receive(block=True)
     if first == wire.STOP_BODY:
         return 0
@@ -60,6 +61,7 @@ def _serve(channel: Channel) -> int:
     channel.send(wire.frame(hello))
     if engine is None:
         return 1
+    engine.recorder = recorder
     try:
         return _work(channel, engine, bodies)
     finally:

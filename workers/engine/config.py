@@ -55,7 +55,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     deterministic: bool = False  # the same bits whatever else is in the batch, on CUDA at the cost of speed
 
     # Other engines only.
-    engine_options: dict[str, Any] = {}  # vLLM's own engine arguments; they go before what follows from the rest
+    # vLLM's own engine arguments, which go before what follows from the rest; for "null" see NullOptions
+    engine_options: dict[str, Any] = {}
     upstream: UpstreamConfig | None = None
 
     # The null engine only.

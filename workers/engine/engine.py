@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from workers.engine.flight import Recorder, no_record
 from workers.engine.pressure import MemoryPressure
 from workers.engine.protocol import (
     EngineInfo,
@@ -104,6 +105,7 @@ class PagedEngine:
         self._max_num_seqs = scheduler.max_num_seqs
         self._pressure = MemoryPressure(scheduler.max_batch_tokens)
         self._output_ratio = 1.0  # of what requests may generate, the share that they do: a moving average
+        self.recorder: Recorder = no_record
 
     @property
     def info(self) -> EngineInfo:
@@ -112,6 +114,7 @@ class PagedEngine:
 
     def add(self, request: Request) -> None:
         """Take a request in; its faults are reported by the next `step`."""
+        self.recorder([request.id], [request.id])
         fault = self._fault_of(request)
         if fault is not None:
             self._failed.append(fault)
@@ -166,6 +169,7 @@ class PagedEngine:
         failed, self._failed = self._failed, []
         plan = self._scheduler.plan(1 if self._must_look else self._decode_steps)
         if plan.chunks or plan.left:
+            self._record(plan)
             try:
                 sampled = self._model.run(plan)
             except OutOfMemory as error:
@@ -221,6 +225,13 @@ class PagedEngine:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _record(self, plan: StepPlan) -> None:
+        members: dict[str, bool] = {}  # whether it has brought a token
+        for chunk in plan.chunks:
+            name = chunk.sequence.request_id
+            members[name] = members.get(name, True) and chunk.sequence.has_reported
+        self.recorder(list(members), [name for name, has_reported in members.items() if not has_reported])
 
     def _relieve(self, plan: StepPlan, error: OutOfMemory) -> None:
         """Plan less from now on; a request whose sequence finds no room even alone, with one token, fails."""

@@ -4,17 +4,20 @@ A token depends only on (seed, choice, position), so a resumed or preempted requ
 """
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from pathlib import Path
 
+import msgspec
 from tokenizers import Tokenizer
 
 from workers.engine.blocks import BlockPool
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine, Sampled
-from workers.engine.errors import ModelNotLoadable
+from workers.engine.errors import EngineConfigError, ModelNotLoadable
 from workers.engine.noise import mix_64, row_key
 from workers.engine.protocol import EngineInfo, Logprob
 from workers.engine.scheduler import Chunk, Scheduler, StepPlan
@@ -24,6 +27,16 @@ from workers.engine.tokenizer import TokenizerBundle, byte_bundle, load_bundle
 _DEFAULT_BLOCKS = 4096
 _DEFAULT_MODEL_LEN = 8192
 _SPACE = "Ġ"  # byte-level BPE's way to write a space
+
+
+class NullOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may go wrong with a null engine, from `engine_options`: for tests of those who watch it."""
+
+    poison_token: int = -1  # a prompt with this token kills the process
+    poison_at: int = 0  # once so many tokens of it were generated; 0 = as soon as the prompt is run
+    poison_hangs: bool = False  # it makes no step any more, instead of dying
+    garble_file: str = ""  # while this file exists, the tokens are wrong
+    leak_mib_per_step: int = 0  # memory that each step takes and never gives back
 
 
 class NullEngine(PagedEngine):
@@ -60,15 +73,22 @@ class NullEngine(PagedEngine):
             prefix_cache=config.prefix_cache,
             speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
         )
-        super().__init__(info, scheduler, _NullModel(config, printable_ids(tokenizer), eos_id, sleep))
+        super().__init__(info, scheduler, _NullModel(config, _options(config), printable_ids(tokenizer), eos_id, sleep))
 
 
 class _NullModel:
     """Draws each token from a hash of where it stands."""
 
     def __init__(
-        self, config: EngineConfig, token_ids: list[int], eos_id: int | None, sleep: Callable[[float], None]
+        self,
+        config: EngineConfig,
+        options: NullOptions,
+        token_ids: list[int],
+        eos_id: int | None,
+        sleep: Callable[[float], None],
     ) -> None:
+        self._options = options
+        self._leaked: list[bytes] = []
         self._token_ids = token_ids
         self._eos_id = eos_id
         self._stop_below = int(config.null_stop_ratio * 2**32) if eos_id is not None else 0
@@ -77,6 +97,7 @@ class _NullModel:
         self._sleep = sleep
 
     def run(self, plan: StepPlan) -> Items[Sampled]:
+        self._misbehave(plan)
         sampled = [
             self._draw(chunk, place) for chunk in plan.chunks if chunk.samples for place in range(1 + len(chunk.guess))
         ]
@@ -85,10 +106,26 @@ class _NullModel:
             self._sleep(pause_s)
         return sampled
 
+    def _misbehave(self, plan: StepPlan) -> None:
+        options = self._options
+        if options.leak_mib_per_step:
+            self._leaked.append(b"x" * (options.leak_mib_per_step << 20))
+        if options.poison_token < 0:
+            return
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            prompt = sequence.token_ids[: sequence.num_prompt_tokens]
+            if options.poison_token in prompt and sequence.num_generated >= options.poison_at:
+                while options.poison_hangs:
+                    time.sleep(1)
+                os.kill(os.getpid(), signal.SIGKILL)
+
     def _draw(self, chunk: Chunk, place: int) -> Sampled:
         sequence = chunk.sequence
         sampling = sequence.sampling
         key = row_key(sampling.seed, sequence.choice, len(sequence.token_ids) + place)
+        if self._options.garble_file and Path(self._options.garble_file).exists():
+            key ^= 1 << 33
         token_id = self._token_ids[(key >> 32) % len(self._token_ids)]
         if self._stop_below and sequence.num_generated + place >= sampling.min_tokens:
             is_stop = mix_64(key) & 0xFFFFFFFF < self._stop_below
@@ -97,6 +134,13 @@ class _NullModel:
             return Sampled(token_id)
         top_ids = [token_id, *(other for other in self._token_ids if other != token_id)][: sampling.logprobs]
         return Sampled(token_id, Logprob(-0.5, top_ids, [-0.5 - rank for rank in range(len(top_ids))]))
+
+
+def _options(config: EngineConfig) -> NullOptions:
+    try:
+        return msgspec.convert(config.engine_options, NullOptions)
+    except msgspec.ValidationError as error:
+        raise EngineConfigError(f"engine_options: {error}") from error
 
 
 def null_tokenizer(config: EngineConfig) -> TokenizerBundle:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from workers.engine import wire
 from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
+from workers.engine.flight import FlightRecord, open_record, read_record
 from workers.engine.protocol import EngineInfo, Request, StepOutput
 from workers.engine.tokenizer import TokenizerBundle
 
@@ -29,8 +30,11 @@ class EngineProcess:
     Reading `async for output in engine` is what keeps it going: if nobody reads, the socket fills and the engine waits.
     """
 
-    def __init__(self, process: Process, connection: "_Connection", log: "_Log", ready: wire.Ready) -> None:
+    def __init__(
+        self, process: Process, connection: "_Connection", log: "_Log", flight: "_Flight", ready: wire.Ready
+    ) -> None:
         self._process = process
+        self._flight = flight
         self._connection = connection
         self._log = log
         self._tokenizer = ready.tokenizer
@@ -54,7 +58,13 @@ class EngineProcess:
         if python is not None and not os.access(python, os.X_OK):
             raise EngineStartFailed(f"{python} isn't an interpreter that can be run: check PENSTOCK_ENGINE_PYTHON")
         log = _Log(log_path)
-        process, connection = await _spawn(log, python)
+        flight = _Flight()
+        try:
+            process, connection = await _spawn(log, flight, python)
+        except BaseException:
+            flight.close()
+            log.close()
+            raise
         try:
             async with asyncio.timeout(timeout_s):
                 await connection.send(wire.frame(config))
@@ -65,17 +75,20 @@ class EngineProcess:
             returncode = await process.wait()
             await _end(process, connection)
             tail = log.close()
+            flight.close()
             last_words = tail.rpartition("\n")[2]
             message = f"the engine's process ended with exit status {returncode} before it was ready: {last_words}"
             raise EngineStartFailed(message, tail) from None
         except TimeoutError:
             await _end(process, connection)
+            flight.close()
             raise EngineStartFailed(f"the engine wasn't ready within {timeout_s:g} s", log.close()) from None
         except BaseException:
             await _end(process, connection)
+            flight.close()
             log.close()
             raise
-        return cls(process, connection, log, hello)
+        return cls(process, connection, log, flight, hello)
 
     @property
     def pid(self) -> int:
@@ -96,6 +109,10 @@ class EngineProcess:
     def chat_template(self) -> str | None:
         """The Jinja template that turns messages into a prompt, if the model has one."""
         return self._tokenizer.chat_template
+
+    def last_flight(self) -> FlightRecord | None:
+        """What it was about to do when it was last heard of, also after its death, until `stop`; None: nothing yet."""
+        return self._flight.read()
 
     async def add(self, request: Request) -> None:
         """Hand a request over; returns when the socket has room. Of a dead process the iteration tells, not this."""
@@ -131,6 +148,7 @@ class EngineProcess:
                 await self._process.wait()
         returncode = await _end(self._process, self._connection)
         self._log.close()
+        self._flight.close()
         return returncode
 
     def kill(self) -> None:
@@ -168,6 +186,21 @@ class _Connection:
             await self._writer.wait_closed()
 
 
+class _Flight:
+    """The flight record's memory, as long as its engine is of interest."""
+
+    def __init__(self) -> None:
+        self.descriptor = open_record()
+
+    def read(self) -> FlightRecord | None:
+        return None if self.descriptor < 0 else read_record(self.descriptor)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
 class _Log:
     """The child's stderr: a file that grows, of which an error shows the end."""
 
@@ -190,7 +223,7 @@ class _Log:
         return tail
 
 
-async def _spawn(log: _Log, python: Path | None) -> tuple[Process, _Connection]:
+async def _spawn(log: _Log, flight: _Flight, python: Path | None) -> tuple[Process, _Connection]:
     parent_end, child_end = socket.socketpair()
     try:
         for end in (parent_end, child_end):
@@ -203,10 +236,11 @@ async def _spawn(log: _Log, python: Path | None) -> tuple[Process, _Connection]:
             "workers.engine.child",
             str(child_end.fileno()),
             str(os.getpid()),
+            str(flight.descriptor),
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=log.file,
-            pass_fds=[child_end.fileno()],
+            pass_fds=[child_end.fileno(), flight.descriptor],
             env=os.environ | {"PYTHONPATH": search_path},
         )
         reader, writer = await asyncio.open_connection(sock=parent_end)

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from workers.engine.flight import Recorder
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -146,6 +148,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class Engine(Protocol):
     """Tokens in, tokens out."""
+
+    recorder: Recorder  # told before whatever may kill the process; set by the process's main
 
     @property
     def info(self) -> EngineInfo:

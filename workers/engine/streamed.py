@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from workers.engine.engine import fault_of
 from workers.engine.errors import EngineError
+from workers.engine.flight import Recorder, no_record
 from workers.engine.noise import row_key
 from workers.engine.protocol import (
     EngineInfo,
@@ -182,6 +183,7 @@ class StreamedEngine:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._output_ratio = 1.0  # of what requests may generate, the share that they do: a moving average
+        self.recorder: Recorder = no_record
 
     @property
     def info(self) -> EngineInfo:
@@ -228,6 +230,7 @@ class StreamedEngine:
     def step(self) -> StepOutput:
         """Take in what has come. Raises EngineError when the source is lost."""
         deltas, self._deltas = self._deltas, []
+        self._record()
         self._open_streams()
         for arrival, news in self._mailbox.take(0.0 if deltas or self._failed else _WAIT_S):
             sequence = self._by_arrival.get(arrival)
@@ -244,6 +247,12 @@ class StreamedEngine:
         failed, self._failed = self._failed, []
         self._num_steps += 1
         return StepOutput(deltas=deltas, failed=failed, stats=self.stats())
+
+    def _record(self) -> None:
+        members: dict[str, bool] = {}  # whether it has brought a token
+        for sequence in self._by_arrival.values():
+            members[sequence.request_id] = members.get(sequence.request_id, True) and sequence.has_reported
+        self.recorder(list(members), [name for name, has_reported in members.items() if not has_reported])
 
     def stats(self) -> EngineStats:
         """The state now. KV blocks are the source's own figure, or what its running sequences would fill."""

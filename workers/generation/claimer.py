@@ -77,6 +77,7 @@ async def _until_postgres_answers(worker: WorkerContext) -> None:
 
 
 async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
+    await worker.is_fit.wait()
     jobs, tokens = room(worker)
     if jobs <= 0 or tokens <= 0:
         await worker.wait_for_change(_BELL_WAIT_S)
@@ -91,12 +92,45 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
     kill_point("worker.after_start")
     # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
     requests = take_in(worker, finisher, started)
+    worker.alone |= {request_id_of(each) for each in started if each.lane != "normal"}
     try:
         # From the commit on the lease protects the job; what wasn't started is stale. Both leave Redis.
         await worker.queue.ack([(each.job_id, each.gen) for each in nominated])
     except RedisError as error:
         emit(log, logging.WARNING, "ack_failed", error=error)
-    await hand_over(worker, finisher, requests)
+    if worker.alone:
+        await _run_alone(worker, finisher, requests)
+    else:
+        await hand_over(worker, finisher, requests)
+
+
+async def _run_alone(worker: WorkerContext, finisher: Finisher, requests: Sequence[Request]) -> None:
+    """Run suspects of an engine's death, with nothing beside them and after a self-test; return when they have left.
+
+    Raises:
+        EngineUnfit: the engine doesn't pass: that is no reason to suspect them.
+    """
+    try:
+        while any(request_id not in worker.alone for request_id in worker.hand) and not worker.is_draining:
+            await worker.wait_for_change(_BELL_WAIT_S)
+        suspects = [worker.hand[name] for name in worker.alone if name in worker.hand]
+        if worker.is_draining:  # another worker tries them
+            await finisher.give_back([job for job in suspects if not job.is_ending], "drained")
+            return
+        if worker.settings.canary:
+            await worker.canary.sing()
+        emit(
+            log,
+            logging.INFO,
+            "suspects_run_alone",
+            jobs=len(suspects),
+            lane=suspects[0].started.lane if suspects else "",
+        )
+        await hand_over(worker, finisher, requests)
+        while any(name in worker.hand for name in worker.alone):
+            await worker.wait_for_change(_BELL_WAIT_S)
+    finally:
+        worker.alone.clear()
 
 
 def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[StartedJob]) -> list[Request]:

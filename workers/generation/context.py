@@ -16,6 +16,7 @@ from app.queue.streams import JobQueue
 from app.settings import Settings
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import EngineStats
+from workers.generation.canary import Canary
 from workers.generation.hand import RunningJob
 
 
@@ -31,6 +32,7 @@ class WorkerContext:
     random: Random
     model_name: str
     engine: EngineProcess
+    canary: Canary  # of this engine
     tokenizer: Tokenizer
     tokenizer_hash: str
     encoder: PromptEncoder
@@ -39,6 +41,8 @@ class WorkerContext:
     stats: EngineStats = field(default_factory=EngineStats)
     unsent: dict[UUID, list[Publication]] = field(default_factory=dict)  # events that Redis may or may not have
     is_draining: bool = False
+    is_fit: asyncio.Event = field(default_factory=asyncio.Event)  # the engine has passed its self-test
+    alone: set[str] = field(default_factory=set)  # request ids of suspects, who run without company
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # room or hand changed
 
     @property

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db import has_lost_connection, is_outage
 from app.jobs.finish import Ending, finish, has_finished
 from app.jobs.rescue import Rescued, give_back, retire
-from app.jobs.states import EndStatus
+from app.jobs.states import EndStatus, Lane
 from app.jobs.store import Cause, GivenBack
 from app.killpoints import kill_point
 from app.queue.events import JobEvent, Publication, announce_end
@@ -68,21 +68,42 @@ class Finisher:
                 batch.append(self._waiting.get_nowait())
             await self._write(batch)
 
-    async def give_back(self, jobs: Sequence[RunningJob], cause: Cause, detail: dict[str, Any] | None = None) -> None:
+    async def give_back(
+        self,
+        jobs: Sequence[RunningJob],
+        cause: Cause,
+        detail: dict[str, Any] | None = None,
+        *,
+        lane: Lane | None = None,
+        keep_tokens: bool = True,
+    ) -> None:
         """End these attempts without a result and nominate the jobs anew. Repeats until Postgres has said yes.
 
-        Their tokens so far are told first: that is where the next attempt goes on.
+        Their tokens so far are told first: that is where the next attempt goes on, in `lane` or where it ran. Without
+        `keep_tokens` they are taken back, as far as Redis allows: the next attempt starts over.
         """
         for job in jobs:
             job.is_ending = True
-        is_kept = await publish(self._worker, jobs)
+        if keep_tokens:
+            is_kept = await publish(self._worker, jobs)
+        else:
+            is_kept = False
+            for job in jobs:
+                job.num_discarded += job.num_resumed
+            await self._take_back(jobs)
         given = [
-            GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept))
+            GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane)
             for job in jobs
         ]
         await self._rescue(lambda conn: give_back(conn, given, self._worker.fate, self._worker.random))
         for job in jobs:
             self._worker.drop(job.request_id)
+
+    async def _take_back(self, jobs: Sequence[RunningJob]) -> None:
+        try:
+            await self._worker.events.forget([job.started.job_id for job in jobs])
+        except RedisError as error:
+            emit(log, logging.WARNING, "events_not_taken_back", error=error, jobs=len(jobs))
 
     async def retire(self) -> None:
         """Close the lease, and give back what runs under it unknown to us. Repeats until Postgres has said yes."""

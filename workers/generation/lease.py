@@ -13,6 +13,7 @@ from app.telemetry import emit
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
+from workers.generation.hand import request_id_of
 from workers.generation.outputs import stop_job
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,11 @@ async def _reconcile(
         emit(log, logging.INFO, "jobs_adopted", jobs=len(adopted))
         async with worker.db.connect() as conn:
             started = await store.load(conn, worker.incarnation, adopted)
-        await hand_over(worker, finisher, take_in(worker, finisher, started))
+        requests = take_in(worker, finisher, started)
+        # A suspect can't run in company: another claim brings it again.
+        suspects = [worker.hand[name] for each in started if each.lane != "normal" and (name := request_id_of(each))]
+        await finisher.give_back([job for job in suspects if not job.is_ending], "drained")
+        await hand_over(worker, finisher, [request for request in requests if request.id in worker.hand])
     return unknown - strangers
 
 

@@ -33,6 +33,9 @@ async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
 async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutput) -> None:
     """Sort one step's tokens to their jobs; end those that are complete or failed."""
     for delta in output.deltas:
+        if worker.canary.is_mine(delta.request_id):
+            worker.canary.take(delta)
+            continue
         job = worker.hand.get(delta.request_id)
         if job is None or job.is_ending:
             continue
@@ -47,6 +50,8 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         if job.is_complete and not job.is_ending:  # a cancel may have come while the engine took the abort
             finisher.end(job, "succeeded")
     for failed in output.failed:
+        if worker.canary.is_mine(failed.request_id):
+            worker.canary.fail(failed)
         job = worker.hand.get(failed.request_id)
         if job is None or job.is_ending:
             continue

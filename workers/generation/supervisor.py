@@ -1,6 +1,7 @@
 """How does a generation worker live? Engine up, lease open, loops running; again after a crash or a lost lease; drain at the end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -20,7 +21,6 @@ from app.jobs import leases
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.request import NAME
-from app.jobs.store import Cause
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
@@ -32,12 +32,16 @@ from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
 from workers.engine.process import EngineProcess
 from workers.engine.upstream_config import UpstreamConfig
+from workers.generation.canary import Canary, EngineUnfit
 from workers.generation.claimer import claim_forever
 from workers.generation.context import WorkerContext
+from workers.generation.crash_loop import CrashLoop
 from workers.generation.finisher import Finisher
+from workers.generation.fitness import watch_fitness
 from workers.generation.lease import renew_forever
 from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
 from workers.generation.publish import publish_forever
+from workers.generation.suspicion import shown, sort_out
 from workers.models import BROOK
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ log = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _MAX_RETRY_S = 10.0
 _HANG_CHECK_S = 1.0
+_MOST_UNFIT = 3  # engines in a row that fail their self-test, before the worker gives up
 _LOG_TAIL_CHARS = 480  # the log's end says why; telemetry would keep the beginning of a longer text
 
 
@@ -64,6 +69,13 @@ class Supervisor:
         self._drain = asyncio.Event()
         self._hurry = asyncio.Event()
         self._log_path: Path | None = None
+        self._standby: asyncio.Task[EngineProcess] | None = (
+            None  # an engine that is loaded, or being loaded, for the next
+        )
+        self._deaths = CrashLoop(
+            limit=settings.crash_loop_deaths, window_s=settings.crash_loop_window_s, pause_s=settings.crash_loop_pause_s
+        )
+        self._num_unfit = 0  # engines in a row that failed their self-test
 
     def drain(self) -> None:
         """Stop claiming; end when nothing runs any more or the grace is over. A second call doesn't wait for the grace."""
@@ -81,11 +93,13 @@ class Supervisor:
         worker = await self._first_start_or_drain()
         if worker is None:
             return
+        self._prepare_standby()
         finisher = Finisher(worker)
         try:
             # The finisher outlives incarnations: an end that waits for Postgres is still good under its fence.
             await race(finisher.run(), self._live_on(worker, finisher))
         finally:
+            await self._dismiss_standby()
             await worker.engine.stop()
 
     async def _live_on(self, worker: WorkerContext, finisher: Finisher) -> None:
@@ -133,11 +147,14 @@ class Supervisor:
             tokenizer_hash=files.hash,
             encoder=PromptEncoder(files.tokenizer_json, files.chat_template, files.special_tokens),
             incarnation=new_id(),
+            canary=self._canary_of(engine),
         )
 
     async def _live(self, worker: WorkerContext, finisher: Finisher) -> None:
         """One incarnation: from its lease to its drain, its lost lease or its engine's death."""
         worker.incarnation = new_id()
+        worker.is_draining = False
+        worker.is_fit.clear()
         await self._until_written(self._open_lease, worker)
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
         try:
@@ -149,6 +166,7 @@ class Supervisor:
                 watch_cancels(worker, finisher),
                 watch_deadlines(worker, finisher),
                 self._watch_for_hang(worker),
+                watch_fitness(worker),
                 self._wait_for_drain(worker),
             )
         except LeaseLost as error:
@@ -156,6 +174,8 @@ class Supervisor:
             await self._forget(worker)
         except (EngineDied, EngineHung) as error:
             await self._bury_engine(worker, finisher, error)
+        except EngineUnfit as error:
+            await self._retire_engine(worker, finisher, error)
 
     async def _open_lease(self, conn: Any, worker: WorkerContext) -> None:
         info = worker.engine.info
@@ -211,24 +231,60 @@ class Supervisor:
                 worker.drop(job.request_id)
 
     async def _bury_engine(self, worker: WorkerContext, finisher: Finisher, error: EngineDied | EngineHung) -> None:
-        """Give back what the dead engine had, and start another."""
+        """Give back what the dead engine had, those who may have killed it to run alone, and start another."""
+        flight = worker.engine.last_flight()
         worker.engine.kill()
         tail = error.log_tail[-_LOG_TAIL_CHARS:] if isinstance(error, EngineDied) else ""
         reason = str(error).partition("\n")[0]
-        emit(log, logging.ERROR, "engine_died", reason=reason, jobs=len(worker.hand), log_tail=tail)
         jobs = [job for job in worker.hand.values() if not job.is_ending]
-        # Who waits for an upstream that is away had no part in that, and is nothing the worse for it.
-        cause: Cause = "upstream_away" if isinstance(error, EngineDied) and error.is_outage else "engine_crash"
-        await finisher.give_back(jobs, cause, {"reason": reason, "log_tail": tail})
+        detail = {"reason": reason, "log_tail": tail, "flight": shown(flight)}
+        if isinstance(error, EngineDied) and error.is_outage:
+            # Who waits for an upstream that is away had no part in that, and is nothing the worse for it.
+            emit(log, logging.ERROR, "engine_died", reason=reason, jobs=len(worker.hand), log_tail=tail)
+            await finisher.give_back(jobs, "upstream_away", detail)
+        else:
+            found = sort_out(jobs, flight)
+            emit(
+                log, logging.ERROR, "engine_died", reason=reason, jobs=len(worker.hand), suspects=len(found.suspects),
+                lane=found.lane, log_tail=tail,
+            )  # fmt: skip
+            if not any(job.started.lane != "normal" for job in found.suspects):  # else it was to be expected
+                self._deaths.note(self._clock.monotonic())
+            await finisher.give_back(found.suspects, "engine_crash", detail, lane=found.lane)
+            await finisher.give_back(found.bystanders, "bystander", detail)
+        await self._replace_engine(worker, finisher)
+
+    async def _retire_engine(self, worker: WorkerContext, finisher: Finisher, error: EngineUnfit) -> None:
+        """Give back what the unfit engine has, without any token that it may have got wrong, and start another.
+
+        Raises:
+            EngineStartFailed: three engines in a row were unfit: it isn't the process, it is this machine.
+        """
+        if worker.canary.is_accepted or error.is_trusted:
+            self._num_unfit = 0
+        self._num_unfit += 0 if error.is_trusted else 1
+        emit(log, logging.ERROR, "engine_unfit", reason=str(error), jobs=len(worker.hand), in_a_row=self._num_unfit)
+        jobs = [job for job in worker.hand.values() if not job.is_ending]
+        detail = {"reason": f"the engine was taken out: {error}"}
+        await finisher.give_back(jobs, "engine_unfit", detail, keep_tokens=error.is_trusted)
+        if self._num_unfit >= _MOST_UNFIT:
+            await self._until_hand_is_empty(worker)
+            await finisher.retire()
+            raise EngineStartFailed(f"{self._num_unfit} engines in a row were unfit: {error}")
+        await self._replace_engine(worker, finisher)
+
+    async def _replace_engine(self, worker: WorkerContext, finisher: Finisher) -> None:
         await self._until_hand_is_empty(worker)
         await finisher.retire()
         await worker.engine.stop(0)
+        pause_s = self._deaths.pause_s(self._clock.monotonic())
+        if pause_s:
+            emit(log, logging.ERROR, "crash_loop", deaths=self._deaths.num_recent, pause_s=pause_s)
+            await self._sleep_unless_drained(pause_s)
         delay_s = _RETRY_S
         while not self._drain.is_set():
             try:
-                worker.engine = await self._start_engine()
-                worker.stats = type(worker.stats)()
-                return
+                worker.engine = await self._next_engine()
             except EngineStartFailed as failed:
                 emit(
                     log,
@@ -237,8 +293,44 @@ class Supervisor:
                     reason=str(failed),
                     log_tail=failed.log_tail[-_LOG_TAIL_CHARS:],
                 )
-                await asyncio.sleep(delay_s)
+                await self._sleep_unless_drained(delay_s)
                 delay_s = min(_MAX_RETRY_S, delay_s * 2)
+            else:
+                worker.canary = self._canary_of(worker.engine)
+                worker.stats = type(worker.stats)()
+                return
+
+    async def _sleep_unless_drained(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._drain.wait()
+
+    def _canary_of(self, engine: EngineProcess) -> Canary:
+        return Canary(engine, self._settings.engine, timeout_s=self._settings.engine_hang_s)
+
+    async def _next_engine(self) -> EngineProcess:
+        """The one that stands by, where one does, or a new one. Where one shall stand by, the next is begun."""
+        standby, self._standby = self._standby, None
+        try:
+            engine = await (standby or self._start_engine())
+        except BaseException:
+            if standby is not None:
+                standby.cancel()
+            raise
+        self._prepare_standby()
+        return engine
+
+    def _prepare_standby(self) -> None:
+        if self._settings.standby_engine and not self._drain.is_set():
+            self._standby = asyncio.create_task(self._start_engine())
+
+    async def _dismiss_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return
+        standby.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await (await standby).stop(0)
 
     def _model(self) -> str:
         settings = self._settings

@@ -27,6 +27,7 @@ from app.telemetry import emit
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
+_CANARY_TTL_S = 90 * 86_400.0
 
 
 class Keeper:
@@ -126,8 +127,9 @@ class Keeper:
         return mended
 
     async def forget(self) -> int:
-        """Delete Idempotency-Keys that are past their time."""
-        total = 0
+        """Delete Idempotency-Keys that are past their time, and self-tests of machines that aren't there any more."""
+        async with self._db.begin() as conn:
+            total = await timekeeping.forget_canaries(conn, ttl_s=_CANARY_TTL_S)
         while True:
             async with self._db.begin() as conn:
                 found = await timekeeping.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s, most=_PAGE)

@@ -9,23 +9,23 @@ local taken = 0
 for i = 2, #ARGV, 2 do
   local job, gen = ARGV[i], ARGV[i + 1]
   local known = redis.call('HGET', idx, job)
-  local old_gen, tier, tenant, cost, entry
-  if known then old_gen, tier, tenant, cost, entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(.+)$') end
+  local old_gen, place, tenant, cost, entry
+  if known then old_gen, place, tenant, cost, entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(.+)$') end
   if old_gen == gen then
-    local q = 'q:' .. prefix .. ':' .. tier .. ':' .. tenant
+    local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
     redis.pcall('XACK', q, 'workers', entry)
     redis.call('XDEL', q, entry)
     redis.call('HDEL', idx, job)
-    redis.call('HINCRBY', depth, tier .. ':jobs', -1)
-    redis.call('HINCRBY', depth, tier .. ':tokens', -tonumber(cost))
+    redis.call('HINCRBY', depth, place .. ':jobs', -1)
+    redis.call('HINCRBY', depth, place .. ':tokens', -tonumber(cost))
     -- An entry that is pending is still in the stream, so an empty stream has nothing pending.
     if redis.call('XLEN', q) == 0 then
       redis.call('DEL', q)
-      local act = 'act:' .. prefix .. ':' .. tier
+      local act = 'act:' .. prefix .. ':' .. place
       local counter = redis.call('ZSCORE', act, tenant)
       if counter then
         redis.call('ZREM', act, tenant)
-        redis.call('HSET', 'vtc:' .. prefix .. ':' .. tier, tenant, counter)
+        redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
       end
     end
     taken = taken + 1

@@ -1,6 +1,6 @@
 -- enqueue: nominate jobs, each (job, gen) at most once; an older gen of the same job is taken out.
 -- KEYS  idx depth bell epoch tiers
--- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), then 5 for each job: job gen tier tenant cost
+-- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), then 5 for each job: job gen place tenant cost
 -- Returns the number of jobs added, or -1 where the epoch is missing: this Redis lost its memory, and the rebuild will bring the
 -- job in its order.
 local idx, depth, bell, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -13,17 +13,18 @@ if force ~= '1' and redis.call('EXISTS', epoch) == 0 then return -1 end
 
 -- A tier or tenant that returns from idle is lifted to the least counter of the active ones, so that idling saves no credit
 -- (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2).
-local function activate(tier, tenant)
-  local act, vtc = 'act:' .. prefix .. ':' .. tier, 'vtc:' .. prefix .. ':' .. tier
+local function activate(place, tenant)
+  local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
   if redis.call('ZSCORE', act, tenant) then return end
   local counter = tonumber(redis.call('HGET', vtc, tenant) or '0')
   local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')
   if least[2] then
     counter = math.max(counter, tonumber(least[2]))
-  else
+  elseif place ~= 'solo' and place ~= 'bisect' then
+    local tier = string.match(place, '^(%a+)again$') or place
     local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
     for _, other in ipairs({'interactive', 'standard', 'batch'}) do
-      if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other) == 1 then
+      if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other, 'act:' .. prefix .. ':' .. other .. 'again') > 0 then
         local value = tonumber(redis.call('HGET', tiers, other) or '0')
         if not floor or value < floor then floor = value end
       end
@@ -36,25 +37,25 @@ end
 
 local added = 0
 for i = 3, #ARGV, 5 do
-  local job, gen, tier, tenant, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local job, gen, place, tenant, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local known = redis.call('HGET', idx, job)
-  local old_gen, old_tier, old_tenant, old_cost, old_entry
-  if known then old_gen, old_tier, old_tenant, old_cost, old_entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(.+)$') end
+  local old_gen, old_place, old_tenant, old_cost, old_entry
+  if known then old_gen, old_place, old_tenant, old_cost, old_entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(.+)$') end
   if not old_gen or tonumber(old_gen) < tonumber(gen) then
     if old_gen then
-      local old = 'q:' .. prefix .. ':' .. old_tier .. ':' .. old_tenant
+      local old = 'q:' .. prefix .. ':' .. old_place .. ':' .. old_tenant
       redis.pcall('XACK', old, 'workers', old_entry)
       redis.call('XDEL', old, old_entry)
-      redis.call('HINCRBY', depth, old_tier .. ':jobs', -1)
-      redis.call('HINCRBY', depth, old_tier .. ':tokens', -tonumber(old_cost))
+      redis.call('HINCRBY', depth, old_place .. ':jobs', -1)
+      redis.call('HINCRBY', depth, old_place .. ':tokens', -tonumber(old_cost))
     end
-    local q = 'q:' .. prefix .. ':' .. tier .. ':' .. tenant
+    local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
     if redis.call('EXISTS', q) == 0 then redis.call('XGROUP', 'CREATE', q, 'workers', '0', 'MKSTREAM') end
     local entry = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
-    redis.call('HSET', idx, job, gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':' .. entry)
-    redis.call('HINCRBY', depth, tier .. ':jobs', 1)
-    redis.call('HINCRBY', depth, tier .. ':tokens', tonumber(cost))
-    activate(tier, tenant)
+    redis.call('HSET', idx, job, gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry)
+    redis.call('HINCRBY', depth, place .. ':jobs', 1)
+    redis.call('HINCRBY', depth, place .. ':tokens', tonumber(cost))
+    activate(place, tenant)
     added = added + 1
   end
 end

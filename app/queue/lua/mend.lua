@@ -33,8 +33,8 @@ local function look_up(q)
 end
 
 -- Whether the tenant had to be put back among those that claims look at.
-local function activate(tier, tenant)
-  local act, vtc = 'act:' .. prefix .. ':' .. tier, 'vtc:' .. prefix .. ':' .. tier
+local function activate(place, tenant)
+  local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
   if redis.call('ZSCORE', act, tenant) then return false end
   local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
   local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least or '0'))
@@ -46,14 +46,14 @@ end
 
 for i = 2, #ARGV do
   local job, known = ARGV[i], redis.call('HGET', idx, ARGV[i])
-  local gen, tier, tenant, cost, entry
-  if known then gen, tier, tenant, cost, entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(%d+%-%d+)$') end
+  local gen, place, tenant, cost, entry
+  if known then gen, place, tenant, cost, entry = string.match(known, '^(%d+):(%a+):([^:]+):(%d+):(%d+%-%d+)$') end
   if gen then
-    local q = 'q:' .. prefix .. ':' .. tier .. ':' .. tenant
+    local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
     look_up(q)
     local is_there = delivered[q] and #redis.call('XRANGE', q, entry, entry) > 0
     if is_there and is_after(entry, delivered[q]) then
-      if activate(tier, tenant) then mended = mended + 1 end
+      if activate(place, tenant) then mended = mended + 1 end
     elseif is_there and #redis.call('XPENDING', q, 'workers', entry, entry, 1) > 0 then
       mended = mended + redis.call('ZADD', pend, 'NX', now, q)
     else
@@ -61,8 +61,8 @@ for i = 2, #ARGV do
       if is_there then redis.call('XDEL', q, entry) end
       if not delivered[q] then open_group(q) end
       local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
-      redis.call('HSET', idx, job, gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':' .. again)
-      activate(tier, tenant)
+      redis.call('HSET', idx, job, gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. again)
+      activate(place, tenant)
       redis.call('LPUSH', bell, '1')
       mended = mended + 1
     end

@@ -14,14 +14,14 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
       if item then
         local entry, fields = item[1], item[2]
         local job, gen, cost = fields[2], fields[4], fields[6]
-        local tier, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
-        local wanted = gen .. ':' .. tier .. ':' .. tenant .. ':' .. cost .. ':'
+        local place, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
+        local wanted = gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':'
         if redis.call('HGET', idx, job) == wanted .. entry then
           local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
           redis.call('HSET', idx, job, wanted .. again)
-          local act = 'act:' .. prefix .. ':' .. tier
+          local act = 'act:' .. prefix .. ':' .. place
           if not redis.call('ZSCORE', act, tenant) then
-            local vtc, least = 'vtc:' .. prefix .. ':' .. tier, redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
+            local vtc, least = 'vtc:' .. prefix .. ':' .. place, redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
             local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least or '0'))
             redis.call('ZADD', act, tostring(counter), tenant)
             redis.call('HDEL', vtc, tenant)
@@ -39,12 +39,12 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
     end
     if redis.call('XLEN', q) == 0 then
       redis.call('DEL', q)
-      local tier, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
-      local act = 'act:' .. prefix .. ':' .. tier
+      local place, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
+      local act = 'act:' .. prefix .. ':' .. place
       local counter = redis.call('ZSCORE', act, tenant)
       if counter then
         redis.call('ZREM', act, tenant)
-        redis.call('HSET', 'vtc:' .. prefix .. ':' .. tier, tenant, counter)
+        redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
       end
     end
   end

@@ -23,7 +23,7 @@ from app.settings import Settings
 from tests.support.audit import assert_audit_clean, report_on
 from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
 
-FATE = Fate(max_attempts=1, max_worker_losses=10, max_engine_crashes=3, retry_base_s=60, retry_cap_s=300)
+FATE = Fate(max_attempts=1, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
 HOOK = {"url": "https://example.com/hook", "events": ["job.started", "job.succeeded", "job.dead", "job.cancelled"]}
 

@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.webhooks.tables import webhook_deliveries
 from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
 
-FATE = Fate(max_attempts=3, max_worker_losses=10, max_engine_crashes=3, retry_base_s=60, retry_cap_s=300)
+FATE = Fate(max_attempts=3, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
 
 
@@ -200,11 +200,19 @@ async def test_orphans_of_an_ended_worker_are_requeued(engine: AsyncEngine, sett
     async with engine.begin() as conn:
         await leases.end(conn, incarnation)
         rescued = await rescue.reap_orphans(conn, fate=FATE, random=Random(1))
-    assert rescued.nominations == {POOL: [Nomination(job.job_id, 2, "standard", "acme", 24)]}
+    assert rescued.nominations == {POOL: [Nomination(job.job_id, 2, "standardagain", "acme", 24)]}
 
 
 @pytest.mark.parametrize(
-    ("cause", "most"), [("transient_error", 3), ("worker_lost", 10), ("engine_crash", 3), ("drained", None)]
+    ("cause", "most"),
+    [
+        ("transient_error", 3),
+        ("worker_lost", 10),
+        ("engine_crash", None),
+        ("bystander", None),
+        ("engine_unfit", None),
+        ("drained", None),
+    ],
 )
 async def test_each_kind_of_failure_has_its_own_limit(
     engine: AsyncEngine, settings: Settings, cause: Cause, most: int | None
@@ -231,6 +239,58 @@ async def test_each_kind_of_failure_has_its_own_limit(
         else:
             assert len(rescued.nominations[POOL]) == 1
     assert most is None
+
+
+async def test_a_suspect_is_dead_after_two_engines_that_died_with_nothing_but_it(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    await seed(engine)
+    await submit(engine, settings)
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+    for lane, is_dead in [("bisect", False), ("bisect", False), ("solo", False), ("solo", False), ("solo", True)]:
+        async with engine.begin() as conn:
+            row = (await conn.execute(text("SELECT id, gen, lane FROM jobs"))).one()
+            (started,) = await store.start(conn, incarnation, [Nomination(row.id, row.gen, "standard", "acme", 1)])
+            assert started.lane == row.lane
+            given = GivenBack(started.job_id, started.attempt, "engine_crash", lane=lane)
+            rescued = await rescue.give_back(conn, [given], FATE, Random(1))
+        if is_dead:
+            assert rescued.ended == [(row.id, "dead")]
+        else:
+            assert [each.place for each in rescued.nominations[POOL]] == [lane], "it waits among its like"
+    (letter,) = await rows(engine, dead_letters)
+    assert letter.reason == "engine_crashes"
+
+
+async def test_a_bystander_in_a_lane_stays_there(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    incarnation, (job,) = await start_all(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await rescue.give_back(conn, [GivenBack(job.job_id, 1, "engine_crash", lane="bisect")], FATE, Random(1))
+        (again,) = await store.start(conn, incarnation, [Nomination(job.job_id, 2, "bisect", "acme", 1)])
+        rescued = await rescue.give_back(conn, [GivenBack(again.job_id, 2, "bystander")], FATE, Random(1))
+        counts = (await conn.execute(text("SELECT engine_crashes, solo_crashes, failures FROM jobs"))).one()
+    assert [each.place for each in rescued.nominations[POOL]] == ["bisect"]
+    assert tuple(counts) == (1, 0, 0)
+
+
+async def test_a_job_that_was_there_when_three_workers_were_lost_runs_alone(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    await seed(engine)
+    await submit(engine, settings)
+    places = []
+    for _ in range(4):
+        async with engine.begin() as conn:
+            incarnation = await open_lease(conn, ttl_s=600)
+            row = (await conn.execute(text("SELECT id, gen FROM jobs"))).one()
+            await store.start(conn, incarnation, [Nomination(row.id, row.gen, "standard", "acme", 1)])
+            await conn.execute(text("UPDATE workers SET expires_at = clock_timestamp() - interval '1 s'"))
+        async with engine.begin() as conn:
+            rescued = await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))
+        places += [each.place for each in rescued.nominations[POOL]]
+    assert places == ["standardagain", "standardagain", "solo", "solo"]
 
 
 async def test_a_cancel_while_running_wins_over_a_requeue(engine: AsyncEngine, settings: Settings) -> None:

@@ -34,7 +34,7 @@ async def test_a_job_is_nominated_once_per_gen(queue: JobQueue) -> None:
 
 async def test_a_newer_gen_replaces_the_older_one_and_an_older_one_is_refused(queue: JobQueue) -> None:
     job = nominate()
-    newer = Nomination(job.job_id, 2, job.tier, job.tenant, job.cost)
+    newer = Nomination(job.job_id, 2, job.place, job.tenant, job.cost)
     await queue.enqueue([job])
     assert await queue.enqueue([newer]) == 1
     assert await queue.enqueue([job]) == 0
@@ -93,7 +93,7 @@ async def test_tiers_share_by_weight_and_batch_moves(queue: JobQueue) -> None:
     for tier in ("interactive", "standard", "batch"):
         await queue.enqueue([nominate(tier=tier, cost=10) for _ in range(500)])
     claimed = await queue.claim("w", max_jobs=420, room=10**9)
-    counts = {tier: sum(job.tier == tier for job in claimed) for tier in ("interactive", "standard", "batch")}
+    counts = {tier: sum(job.place == tier for job in claimed) for tier in ("interactive", "standard", "batch")}
     assert counts["interactive"] == pytest.approx(320, abs=16)
     assert counts["standard"] == pytest.approx(80, abs=4)
     assert counts["batch"] == pytest.approx(20, abs=2)
@@ -180,7 +180,7 @@ async def test_no_sequence_of_calls_loses_or_doubles_a_nomination(redis: Redis, 
         job = jobs[i]
         if op in {"enqueue", "requeue"}:
             gens[i] += op == "requeue"
-            added = await queue.enqueue([Nomination(job.job_id, gens[i], job.tier, job.tenant, job.cost)])
+            added = await queue.enqueue([Nomination(job.job_id, gens[i], job.place, job.tenant, job.cost)])
             known = {**waiting, **held}.get(i)
             assert added == (known is None or known < gens[i])
             if added:
@@ -271,3 +271,32 @@ async def test_a_stream_tells_the_end_of_a_job_whose_second_attempt_was_shorter(
     last = await log.last(job)
     assert last is not None
     assert last.event.kind == "cancelled"
+
+
+async def test_what_ran_before_goes_ahead_of_its_tier_and_is_charged_once(queue: JobQueue, redis: Redis) -> None:
+    fresh = [nominate() for _ in range(3)]
+    again = [nominate(tier="standardagain", gen=2) for _ in range(2)]
+    await queue.enqueue([*fresh, *again])
+    assert (await queue.depth())["standard"] == Depth(5, 500)
+    assert await queue.claim("w", max_jobs=5, room=10_000) == [*again, *fresh]
+    assert float(await redis.hget(queue.keys.tiers, "standard")) == 300 / 4, "two were charged when they ran first"
+
+
+async def test_a_suspect_is_claimed_before_all_others_and_alone(queue: JobQueue) -> None:
+    others = [nominate(tier="interactive") for _ in range(3)]
+    suspects = [nominate(tier="solo", gen=2, cost=9000) for _ in range(2)]
+    await queue.enqueue([*others, *suspects])
+    assert await queue.num_suspects() == 2
+    assert await queue.claim("a", max_jobs=8, room=10) == suspects[:1]
+    assert await queue.claim("b", max_jobs=8, room=10) == suspects[1:], "while one worker tries the first"
+    assert await queue.claim("c", max_jobs=8, room=10_000) == others
+
+
+async def test_many_suspects_come_in_halves_but_never_in_groups_that_could_run_one_by_one(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(tier="bisect", gen=2, cost=1) for _ in range(100)] + [nominate()])
+    sizes = []
+    while claimed := await queue.claim("w", max_jobs=200, room=10_000):
+        sizes.append(len(claimed))
+        assert len({job.place for job in claimed}) == 1, "suspects have no company"
+        await queue.ack([(job.job_id, job.gen) for job in claimed])
+    assert sizes == [50, 32, 18, 1]

@@ -20,6 +20,7 @@ from tests.support.jobs import BUNDLE, ENCODER, FILES, POOL, nominations, open_l
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import Request, SamplingParams, StepOutput, TokenDelta
+from workers.generation.canary import Canary
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
@@ -45,6 +46,7 @@ async def worker(engine: AsyncEngine, redis: Redis, settings: Settings):
         tokenizer_hash=FILES.hash,
         encoder=ENCODER,
         incarnation=incarnation,
+        canary=Canary(child, "null", timeout_s=10),
     )
     child.kill()
     await child.stop(0)

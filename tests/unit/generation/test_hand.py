@@ -22,7 +22,7 @@ def job(
     n: int = 1, stop: tuple[str, ...] = (), max_tokens: int = 100, deadline_in_s: float | None = None
 ) -> RunningJob:
     started = StartedJob(
-        new_id(), 1, 1, "acme", "standard", n, list(b"hi"), "hash", {"prompt": "hi"},
+        new_id(), 1, 1, "acme", "standard", "normal", n, list(b"hi"), "hash", {"prompt": "hi"},
         {"stop": list(stop), "max_tokens": max_tokens}, deadline_in_s, False,
     )  # fmt: skip
     return RunningJob(started, TOKENIZER, 10.0)

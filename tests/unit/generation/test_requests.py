@@ -35,7 +35,7 @@ def sampling_of(**body: Any) -> SamplingParams:
     job = prepared(SETTINGS, **body)
     stored = msgspec.json.decode(msgspec.json.encode(job.sampling))  # as Postgres gives it back
     started = StartedJob(
-        new_id(), 1, 1, "acme", "standard", job.request.n, job.prompt_ids, "hash", job.request.canonical(), stored, None, False
+        new_id(), 1, 1, "acme", "standard", "normal", job.request.n, job.prompt_ids, "hash", job.request.canonical(), stored, None, False
     )  # fmt: skip
     return request_of(started).sampling
 
