@@ -204,14 +204,14 @@ async def test_the_engine_that_stands_by_takes_over(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_STANDBY_ENGINE="true") as worker:
-        innocents, _ = await submit_mixed(engine, settings, queue, 8, 0, max_tokens=100)
-        await wait_for(engine, "SELECT count(*) = 8 FROM jobs WHERE status = 'running'")
+        innocents, _ = await submit_mixed(engine, settings, queue, 3, 0, max_tokens=60)
+        await wait_for(engine, "SELECT count(*) = 3 FROM jobs WHERE status = 'running'")
         async with asyncio.timeout(20):
             while len(worker.children()) < 2:
                 await asyncio.sleep(0.05)
         first, second = sorted(worker.children(), key=lambda each: each.create_time())
         first.kill()
-        assert await wait_until_ended(engine, innocents) == {"succeeded": 8}
+        assert await wait_until_ended(engine, innocents) == {"succeeded": 3}
         assert second in worker.children(), "it serves now"
         assert await has_new_engine(worker, second), "and there is another that stands by"
         assert await asyncio.to_thread(worker.terminate) == 0

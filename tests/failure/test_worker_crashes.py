@@ -105,26 +105,28 @@ async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
-        ids = await submit_many(engine, settings, queue, 20, max_tokens=100)
-        await wait_for(engine, STATUS, n=20, status="running")
+        ids = await submit_many(engine, settings, queue, 8, max_tokens=30)
+        await wait_for(engine, STATUS, n=8, status="running")
         for child in worker.children():
             child.kill()
-        assert await wait_until_ended(engine, ids) == {"succeeded": 20}
+        assert await wait_until_ended(engine, ids) == {"succeeded": 8}
     await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
     async with engine.connect() as conn:
-        assert await conn.scalar(text("SELECT bool_and(engine_crashes = 1 AND worker_losses = 0) FROM jobs"))
+        assert await conn.scalar(
+            text("SELECT bool_and(engine_crashes <= 1 AND solo_crashes = 0 AND worker_losses = 0) FROM jobs")
+        )
 
 
 async def test_a_hanging_engine_is_killed_and_its_jobs_run_again(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_ENGINE_HANG_S="2") as worker:
-        ids = await submit_many(engine, settings, queue, 5, max_tokens=100)
-        await wait_for(engine, STATUS, n=5, status="running")
+        ids = await submit_many(engine, settings, queue, 3, max_tokens=50)
+        await wait_for(engine, STATUS, n=3, status="running")
         for child in worker.children():
             child.send_signal(signal.SIGSTOP)
-        assert await wait_until_ended(engine, ids) == {"succeeded": 5}
+        assert await wait_until_ended(engine, ids) == {"succeeded": 3}
     await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
 

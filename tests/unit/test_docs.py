@@ -276,7 +276,7 @@ def key_kinds() -> list[str]:
 
 def test_each_kind_of_redis_key_stands_in_the_docs() -> None:
     found = key_kinds()
-    assert "`q:{pool}:<tier>:<tenant>`" in found
+    assert "`q:{pool}:<place>:<tenant>`" in found
     assert missing(found, page("protocol.md")) == []
 
 

@@ -578,12 +578,15 @@ async def test_a_log_tail_with_nul_can_be_kept_and_is_not_shown_to_the_owner(
     async with engine.begin() as conn:
         incarnation = await open_lease(conn)
     detail = {"reason": "it ended", "log_tail": "secret\x00path"}
-    for _ in range(3):
+    for _ in range(3):  # in company, then twice alone
         async with engine.begin() as conn:
             row = (await conn.execute(text("SELECT id, gen FROM jobs"))).one()
             (job,) = await store.start(conn, incarnation, [Nomination(row.id, row.gen, "standard", "acme", 1)])
             await rescue.give_back(
-                conn, [GivenBack(job.job_id, job.attempt, "engine_crash", detail, Used(4, 0, 9))], FATE, Random(1)
+                conn,
+                [GivenBack(job.job_id, job.attempt, "engine_crash", detail, Used(4, 0, 9), "solo")],
+                FATE,
+                Random(1),
             )
     dead = await view(engine, row.id)
     assert dead.status == "dead"
