@@ -44,6 +44,22 @@ def _qwen05() -> Any:
     )
 
 
+def _llama8() -> Any:
+    """Llama 3.1 8B's shape: 16 GB of weights, for a GPU."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        max_position_embeddings=8192,
+        **(_SPECIAL | {"tie_word_embeddings": False}),
+    )
+
+
 def _copy135() -> Any:
     """SmolLM2-135M's shape, to be given weights that copy: see `benchmarks.copying`."""
     config = _smol135()
@@ -52,7 +68,7 @@ def _copy135() -> Any:
     return config
 
 
-MODELS: dict[str, Callable[[], Any]] = {"smol135": _smol135, "qwen05": _qwen05, "copy135": _copy135}
+MODELS: dict[str, Callable[[], Any]] = {"smol135": _smol135, "qwen05": _qwen05, "copy135": _copy135, "llama8": _llama8}
 
 
 def default_folder() -> Path:

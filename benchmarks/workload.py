@@ -51,10 +51,22 @@ def cases() -> dict[str, list[Prompt]]:
         "ladder": [
             Prompt(prefix[:256] + each.token_ids, each.num_tokens) for each in _mixed(32, 4, (16, 128), (16, 128))
         ],
+        # For devices that a small batch doesn't fill.
+        "batch64-128-128": _batch(64),
+        "batch256-128-128": _batch(256),
         "json-schema": [Prompt(each.token_ids, 96) for each in _mixed(32, 5, (32, 128), (96, 96))],
         "copying": [_copied(number) for number in range(4)],
         "smoke": _mixed(6, 2, (4, 24), (4, 12), vocabulary=200),
     }
+
+
+def max_num_seqs(names: list[str]) -> int:
+    """The batch that every contender is allowed on these cases: 64, or as many as the largest of them has requests."""
+    return max(64, *(len(cases()[name]) for name in names))
+
+
+def _batch(count: int) -> list[Prompt]:
+    return [Prompt([(i * 31 + j * 7) % 8000 + 3 for j in range(128)], 128) for i in range(count)]
 
 
 def _copied(seed: int) -> Prompt:

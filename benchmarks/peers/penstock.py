@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.peers.task import Reporter, Task, check_counts, latencies, now, prompts_of, take_part
-from benchmarks.workload import JSON_SCHEMA, VARIANTS, Prompt
+from benchmarks.workload import JSON_SCHEMA, VARIANTS, Prompt, max_num_seqs
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import EngineStats, Grammar, Request, SamplingParams
@@ -18,7 +18,11 @@ def engine_config(task: Task) -> EngineConfig:
     """The settings: defaults, but the limits that every engine is given."""
     # On a GPU the pool takes what is free, as it would for a user.
     pool_bytes = 2 << 30 if task.device == "cpu" else 0
-    limits: dict[str, Any] = {"kv_cache_bytes": pool_bytes, "max_model_len": 0, "max_num_seqs": 64}
+    limits: dict[str, Any] = {
+        "kv_cache_bytes": pool_bytes,
+        "max_model_len": 0,
+        "max_num_seqs": max_num_seqs(task.cases),
+    }
     if "copying" in task.cases:
         limits["speculative_tokens"] = 8
     settings = limits | {"device": task.device, "threads": task.threads} | task.settings

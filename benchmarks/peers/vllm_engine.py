@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from benchmarks.peers.task import Reporter, Task, check_counts, latencies, now, prompts_of, take_part
-from benchmarks.workload import Prompt
+from benchmarks.workload import Prompt, max_num_seqs
 
 _MAX_MODEL_LEN = 2048
 
@@ -17,7 +17,11 @@ def play(task: Task, report: Reporter) -> None:
     import vllm
 
     llm = vllm.LLM(
-        model=task.model, dtype="bfloat16", max_model_len=_MAX_MODEL_LEN, max_num_seqs=64, skip_tokenizer_init=True
+        model=task.model,
+        dtype="bfloat16",
+        max_model_len=_MAX_MODEL_LEN,
+        max_num_seqs=max_num_seqs(task.cases),
+        skip_tokenizer_init=True,
     )
     _generate(llm, [Prompt([6] * 64, 128)], "warm")
     report.ready(vllm=vllm.__version__)
