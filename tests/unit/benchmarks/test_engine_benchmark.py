@@ -83,7 +83,7 @@ def test_ctrl_c_leaves_nobody_behind(model):
 def test_a_missing_model_is_answered_in_words():
     done = subprocess.run(command("--model", "nothing-like-it"), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "nothing-like-it is neither one of smol135, qwen05, copy135 nor a model's folder" in done.stderr
+    assert "nothing-like-it is neither one of smol135, qwen05, copy135, llama8 nor a model's folder" in done.stderr
 
 
 def test_a_picture_is_drawn(tmp_path):
