@@ -1,0 +1,1 @@
+"""Faults on purpose: links that break, and a stack whose parts are killed while it works."""
