@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import claims, engine, grammars, quantization
+from benchmarks import chaos, claims, engine, grammars, quantization
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
-BENCHMARKS = {"claims": claims, "engine": engine, "grammars": grammars, "quantization": quantization}
+BENCHMARKS = {"chaos": chaos, "claims": claims, "engine": engine, "grammars": grammars, "quantization": quantization}
 
 
 def main() -> int:

@@ -1,0 +1,25 @@
+"""Does the whole stack come through a hundred faults? The quick form of the chaos benchmark."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_hundred_faults_lose_and_double_nothing(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", "chaos", "--minutes", "0.6", "--faults", "100", "--scale", "0.12"]
+    done = subprocess.run(
+        [*command, "--rate", "5", "--seed", "11", "--check", "--json", str(figures)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())["figures"]
+    assert found["faults"] == 100
+    assert found["jobs accepted"] > 50
+    assert found["answers lost"] > 0
