@@ -4,10 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, grammars, quantization
+from benchmarks import chaos, claims, engine, grammars, quantization, rebuild
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
-BENCHMARKS = {"chaos": chaos, "claims": claims, "engine": engine, "grammars": grammars, "quantization": quantization}
+BENCHMARKS = {
+    "chaos": chaos,
+    "claims": claims,
+    "engine": engine,
+    "grammars": grammars,
+    "quantization": quantization,
+    "rebuild": rebuild,
+}
 
 
 def main() -> int:

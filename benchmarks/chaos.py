@@ -96,6 +96,7 @@ class _Chaos:
         self._stack = FaultyStack(folder, _free_port(), engine)
         self._done: list[Fault] = []
         self._broken: list[str] = []  # faults that couldn't be made
+        self._missed: list[str] = []  # faults that found nothing to happen to; they don't count
         self._began = 0.0
 
     async def run(self, result: Result) -> None:
@@ -154,11 +155,14 @@ class _Chaos:
 
     async def _suffer(self, fault: Fault) -> None:
         try:
-            await self._stack.suffer(fault)
+            has_happened = await self._stack.suffer(fault)
         except Exception as error:  # noqa: BLE001 - a fault that can't be made is told, and the run goes on
             self._broken.append(f"{fault}: {type(error).__name__}: {error}")
         else:
-            self._done.append(fault)
+            if has_happened:
+                self._done.append(fault)
+            else:  # the process was just being started again, or had no connection or request to lose
+                self._missed.append(str(fault))
 
     async def _settle(self, db: AsyncEngine, load: Load) -> float:
         """Seconds until every client had its answer, every job its end, every due webhook was sent; all faults are over."""
@@ -188,6 +192,7 @@ class _Chaos:
             "faults by name": dict(by_name(self._done)),
             "faults by kind": dict(Counter(fault.kind for fault in self._done)),
             "faults not made": self._broken,
+            "faults that met nothing": self._missed,
             "requests to submit": tally.num_posts,
             "jobs accepted": len(tally.accepted),
             "webhooks received": tally.num_told,
@@ -200,7 +205,7 @@ class _Chaos:
         result.tables += [_table_of_faults(self._done), _table_of_jobs(tally, verdict, settled_s)]
         for name, value in (
             ("jobs lost", len(verdict.lost)),
-            ("jobs doubled", verdict.num_doubled),
+            ("jobs doubled", verdict.num_doubled + max(0, sum(verdict.by_status.values()) - tally.num_keys)),
             ("jobs mangled", len(verdict.mangled)),
             ("jobs dead", sum(verdict.dead.values())),
             ("events told under two ids", len(verdict.told_twice)),
@@ -210,7 +215,7 @@ class _Chaos:
             ("faults not made", len(self._broken)),
         ):
             result.bars.append(Bar(name, value, 0, ""))
-        if len(self._plan) >= len(dict(by_name([]))):
+        if len(self._plan) >= 4 * len(dict(by_name([]))):
             missing = [name for name, number in by_name(self._done) if not number]
             result.bars.append(Bar("kinds of faults that didn't come", len(missing), 0, ""))
 
@@ -242,6 +247,7 @@ def _table_of_jobs(tally: Tally, verdict: Verdict, settled_s: float) -> Table:
         "webhooks received": tally.num_told,
         "webhooks still to send": verdict.untold,
         "audit": json.dumps(verdict.findings | verdict.unchecked) if verdict.findings or verdict.unchecked else "clean",
+        "longest from submission to end": f"{verdict.longest_s:.1f} s",
         "settled after": f"{settled_s:.0f} s",
     }
     for name, value in rows.items():

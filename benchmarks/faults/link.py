@@ -5,7 +5,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -32,7 +32,8 @@ class Link:
         self._is_refusing = False
         self._open = self._run(self._make_gate())
         self._delay_s = 0.0
-        self._losses: list[list[bytes]] = []
+        self._losses: dict[int, list[bytes]] = {}  # by the number of the order
+        self._num_ordered = 0
         self.num_lost_answers = 0
         self._server = self._run(asyncio.start_server(self._accept, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -70,7 +71,9 @@ class Link:
         """The next connection that has sent these bytes, one after the other: the server gets all, its answer to the last is lost, and then
         the connection is reset. May be called several times for several losses.
         """  # fmt: skip
-        self._do(lambda: self._losses.append(list(requests)))
+        self._num_ordered += 1
+        number = self._num_ordered
+        self._do(lambda: self._losses.update({number: list(requests)}))
 
     def heal(self) -> None:
         """Be a link again. Losses that were ordered and haven't come about are forgotten."""
@@ -140,14 +143,14 @@ class Link:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        listen: "Callable[[bytes, Sequence[list[bytes]]], list[bytes] | None] | None",
+        listen: "Callable[[bytes, Mapping[int, list[bytes]]], int | None] | None",
         answers: "_Connection | None" = None,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
                 await self._open.wait()
                 if listen and (loss := listen(data, self._losses)) is not None:
-                    self._losses.remove(loss)
+                    del self._losses[loss]
                     self.num_lost_answers += 1
                     self._loop.call_later(_ANSWER_S, self._reset_of(listen))
                 if answers is not None:
@@ -182,21 +185,23 @@ class _Connection:
         self._writer = writer
         self.others: asyncio.StreamWriter | None = None
         self.is_deaf = False  # its answers are lost from now on
-        self._progress: dict[int, int] = {}  # of each ordered loss, by identity: how many of its requests were heard
+        self._progress: dict[int, int] = {}  # of each ordered loss: how many of its requests were heard
+        self._rest: dict[int, bytes] = {}  # of each, the end of what was heard: a request may come in two pieces
 
-    def heard(self, data: bytes, losses: Sequence[list[bytes]]) -> list[bytes] | None:
-        """Look for what was ordered in what the client sends; return the loss that came about."""
+    def heard(self, data: bytes, losses: Mapping[int, list[bytes]]) -> int | None:
+        """Look for what was ordered in what the client sends; return the number of the loss that came about."""
         if self.is_deaf:
             return None
-        for loss in losses:
-            done, start = self._progress.get(id(loss), 0), 0
-            while done < len(loss) and (found := data.find(loss[done], start)) >= 0:
-                start = found + len(loss[done])
+        for number, requests in losses.items():
+            done, rest = self._progress.get(number, 0), self._rest.get(number, b"") + data
+            while done < len(requests) and (found := rest.find(requests[done])) >= 0:
+                rest = rest[found + len(requests[done]) :]
                 done += 1
-            self._progress[id(loss)] = done
-            if done == len(loss):
+            self._progress[number] = done
+            if done == len(requests):
                 self.is_deaf = True
-                return loss
+                return number
+            self._rest[number] = rest[max(0, len(rest) - len(requests[done]) + 1) :]
         return None
 
     def reset(self) -> None:

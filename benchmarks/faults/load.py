@@ -23,6 +23,7 @@ class Tally:
 
     accepted: dict[str, int] = field(default_factory=dict)  # job -> its kind
     refused: list[str] = field(default_factory=list)  # answers that no client should get
+    num_keys: int = 0  # Idempotency-Keys that were sent: there may be no more jobs than that
     num_posts: int = 0
     told: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))  # job, event -> webhook-ids
     num_told: int = 0
@@ -66,6 +67,7 @@ class Load:
         tenant = random.choice(TENANTS)
         headers = {"Authorization": f"Bearer {self._tokens[tenant]}"}
         body = self._body(kind, random)
+        self.tally.num_keys += 1
         job = await self._submit(client, headers | {"Idempotency-Key": f"chaos-{self._seed}-{number}"}, body)
         if job is None:
             return

@@ -32,7 +32,9 @@ _SETTINGS = {
     "PENSTOCK_AUDIT_EVERY_S": "15",
     "PENSTOCK_ENGINE_HANG_S": "5",
     "PENSTOCK_DRAIN_GRACE_S": "2",
-    "PENSTOCK_CRASH_LOOP_DEATHS": "1000",  # the deaths are ours
+    # The deaths are ours: no sign of a loop, and two engines killed while they try the same job don't convict it.
+    "PENSTOCK_CRASH_LOOP_DEATHS": "1000",
+    "PENSTOCK_MAX_SOLO_CRASHES": "10",
     "PENSTOCK_WEBHOOK_ALLOW_LOCAL": "true",
     "PENSTOCK_WEBHOOK_TIMEOUT_S": "5",
     "PENSTOCK_WEBHOOK_LEASE_S": "8",
@@ -41,7 +43,8 @@ _SETTINGS = {
     "PENSTOCK_MODEL_NAME": MODEL,
     "PENSTOCK_MAX_NUM_SEQS": "16",
 }
-_REQUESTS = {"postgres": b"COMMIT", "redis": b"EVAL"}  # whose answers are lost
+_REQUESTS = {"postgres": b"COMMIT", "redis": b"\r\n"}  # whose answers are lost: any command to Redis
+_LOSS_S = 10.0  # in which the process should have asked something whose answer can be lost
 _RESTART_S = 0.3
 _END_S = 20.0
 
@@ -79,10 +82,12 @@ class Part:
             if self._is_wanted:
                 self.start()
 
-    def signal(self, number: signal.Signals) -> None:
-        """To the process alone."""
-        if self._process is not None:
-            self._process.send_signal(number)
+    def signal(self, number: signal.Signals) -> bool:
+        """To the process alone; whether there was one."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(number)
+        return True
 
     def engines(self) -> list[psutil.Process]:
         """Its children."""
@@ -140,14 +145,13 @@ class FaultyStack:
             self.parts[name].start()
         self._watch = asyncio.create_task(self._keep_up())
 
-    async def suffer(self, fault: Fault) -> None:
-        """Let a fault happen; return when it is over."""
+    async def suffer(self, fault: Fault) -> bool:
+        """Let a fault happen; return when it is over: whether there was anything for it to happen to."""
         if ">" in fault.target:
-            await self._break_link(self.links[fault.target], fault)
-        elif fault.target in self.servers:
-            await self._hurt_server(fault)
-        else:
-            await self._hurt_process(fault)
+            return await self._break_link(self.links[fault.target], fault)
+        if fault.target in self.servers:
+            return await self._hurt_server(fault)
+        return await self._hurt_process(fault)
 
     def heal(self) -> None:
         """No fault any more: links whole, everyone awake."""
@@ -177,17 +181,25 @@ class FaultyStack:
                 part.look()
             await asyncio.sleep(_RESTART_S)
 
-    async def _break_link(self, link: Link, fault: Fault) -> None:
+    async def _break_link(self, link: Link, fault: Fault) -> bool:
         if fault.kind == "cut":
+            has_any = link.num_connections > 0
             await asyncio.to_thread(link.cut)
-        elif fault.kind == "lose answer":
+            return has_any
+        if fault.kind == "lose answer":
+            before = link.num_lost_answers
             await asyncio.to_thread(link.lose_answer, _REQUESTS[fault.target.rpartition(">")[2]])
-        else:
-            await asyncio.to_thread(link.refuse if fault.kind == "refuse" else link.hold)
-            await asyncio.sleep(fault.lasts_s)
-            await asyncio.to_thread(link.heal)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOSS_S):
+                    while link.num_lost_answers == before:  # noqa: ASYNC110 - another thread's counter
+                        await asyncio.sleep(0.05)
+            return link.num_lost_answers > before
+        await asyncio.to_thread(link.refuse if fault.kind == "refuse" else link.hold)
+        await asyncio.sleep(fault.lasts_s)
+        await asyncio.to_thread(link.heal)
+        return True
 
-    async def _hurt_server(self, fault: Fault) -> None:
+    async def _hurt_server(self, fault: Fault) -> bool:
         server = self.servers[fault.target]
         if fault.kind == "stop":
             server.pause()
@@ -196,13 +208,14 @@ class FaultyStack:
             finally:
                 server.resume()
         elif fault.kind == "FLUSHALL":
-            with sync_redis.Redis.from_url(server.url) as client, suppress(sync_redis.RedisError):
+            with sync_redis.Redis.from_url(server.url) as client:
                 await asyncio.to_thread(client.flushall)
         else:
             await asyncio.to_thread(server.kill if fault.kind == "kill" else server.stop)
             await asyncio.to_thread(server.start)
+        return True
 
-    async def _hurt_process(self, fault: Fault) -> None:
+    async def _hurt_process(self, fault: Fault) -> bool:
         number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "restart": signal.SIGTERM}[fault.kind]
         if fault.target.startswith("engine"):
             victims = self.parts[fault.target.replace("engine", "worker")].engines()
@@ -213,9 +226,10 @@ class FaultyStack:
             for engine in victims if fault.kind == "stop" else []:
                 with suppress(psutil.Error):
                     engine.send_signal(signal.SIGCONT)
-            return
+            return bool(victims)
         part = self.parts[fault.target]
-        part.signal(number)
+        was_there = part.signal(number)
         if fault.kind == "stop":
             await asyncio.sleep(fault.lasts_s)
             part.signal(signal.SIGCONT)
+        return was_there

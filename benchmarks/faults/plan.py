@@ -42,7 +42,7 @@ class Fault:
 def make_plan(seed: int, count: int, seconds: float, *, scale: float = 1.0) -> list[Fault]:
     """`count` faults spread over `seconds`, each possible one at least once if there are enough of them.
 
-    Faults overlap, but nothing happens to a target while something still does. `scale`: of all durations.
+    Faults overlap, but nothing happens to a target while something still does, unless all are busy. `scale`: of all durations.
     """
     random = Random(seed)
     every = [
@@ -60,8 +60,12 @@ def make_plan(seed: int, count: int, seconds: float, *, scale: float = 1.0) -> l
     plan = []
     for i in range(count):
         at_s = (i + random.random()) * seconds / count
-        place = next((j for j in range(i, count) if busy_until.get(chosen[j][0], 0.0) <= at_s), i)
-        chosen[i], chosen[place] = chosen[place], chosen[i]
+        place = next((j for j in range(i, count) if busy_until.get(chosen[j][0], 0.0) <= at_s), None)
+        if place is None:  # all that is left is for targets that are busy: something else, then
+            free = [each for each in every if busy_until.get(each[0], 0.0) <= at_s]
+            chosen[i] = random.choice(free or every)
+        else:
+            chosen[i], chosen[place] = chosen[place], chosen[i]
         target, kind, most = chosen[i]
         lasts_s = most * scale * (1.0 if kind.startswith("partition") else random.uniform(0.2, 1.0))
         busy_until[target] = max(at_s, busy_until.get(target, 0.0)) + lasts_s + 0.5

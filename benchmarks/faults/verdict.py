@@ -19,6 +19,7 @@ _CLAIM_S = 15.0
 
 _UNFINISHED = text("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
 _UNTOLD = text("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'")
+_LONGEST = text("SELECT max(extract(epoch FROM finished_at - created_at))::float8 FROM jobs")
 _DOUBLED = text("""
     SELECT (SELECT count(*) FROM (SELECT 1 FROM usage WHERE kind = 'billed' GROUP BY job_id HAVING count(*) > 1) twice)
          + (SELECT count(*) FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM idempotency_keys k WHERE k.job_id = j.id))
@@ -31,6 +32,7 @@ class Verdict:
     """What was found. Empty lists and zeros are what is promised."""
 
     by_status: dict[str, int] = field(default_factory=dict)
+    longest_s: float = 0.0  # from a job's submission to its end, queue and repairs included
     lost: list[str] = field(default_factory=list)  # accepted, and not there or without an end
     num_doubled: int = 0  # billed, stored or made twice
     mangled: list[str] = field(default_factory=list)  # whose text isn't that of the others of its kind
@@ -55,6 +57,7 @@ async def judge(db: AsyncEngine, redis: Redis, tally: Tally) -> Verdict:
         await _compare(conn, tally, verdict)
         await _compare_hooks(conn, tally, verdict)
         verdict.num_doubled = await conn.scalar(_DOUBLED) or 0
+        verdict.longest_s = float(await conn.scalar(_LONGEST) or 0)
         rows = await conn.execute(text("SELECT reason, count(*) AS count FROM dead_letters GROUP BY reason"))
         verdict.dead = {str(row[0]): int(row[1]) for row in rows}
     report = await audit(db, redis, SystemClock(), within_s=_WITHIN_S, claim_s=_CLAIM_S, most=5)

@@ -1,5 +1,6 @@
 """Does the link that tests break do what it says, with a real Redis behind it?"""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -103,6 +104,17 @@ def test_a_loss_waits_for_its_requests_on_one_connection(link: Link) -> None:
     other.set("second", 1)
     with pytest.raises(sync_redis.ConnectionError):
         one.set("second", 1)
+
+
+def test_a_request_is_known_when_it_comes_in_pieces(link: Link) -> None:
+    link.lose_answer(b"secret word")
+    with socket.create_connection(("127.0.0.1", link.port)) as one:
+        one.sendall(b"PING sec")
+        time.sleep(0.1)
+        one.sendall(b"ret word\r\n")
+        with pytest.raises(ConnectionError):
+            one.recv(100)
+    assert link.num_lost_answers == 1
 
 
 def test_answers_are_delayed(link: Link) -> None:
