@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     # API
     api_host: str = Field("127.0.0.1", description="Address that the API binds to.")
     api_port: Port = Field(8000, description="Port that the API binds to; 0 takes a free one.")
+    probe_host: str = Field("127.0.0.1", description="Address that the probes of workers and maintenance bind to.")
+    probe_port: Port | None = Field(
+        None,
+        description="Port on which a worker or maintenance answers /healthz and /readyz; 0 takes a free one. Unset: none.",
+    )
     key_pepper: SecretStr = Field(
         SecretStr("development-only"),
         description="Secret mixed into the hash of each API key. Changing it makes all keys invalid.",

@@ -9,6 +9,7 @@ from random import SystemRandom
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.probe import probe
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
@@ -32,7 +33,8 @@ async def run(config: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.drain)
     try:
-        await supervisor.run()
+        async with probe(config.probe_host, config.probe_port, supervisor.why_not_ready):
+            await supervisor.run()
     finally:
         await redis.aclose()
         await db.dispose()

@@ -69,6 +69,7 @@ class Supervisor:
         self._drain = asyncio.Event()
         self._hurry = asyncio.Event()
         self._log_path: Path | None = None
+        self._worker: WorkerContext | None = None  # once the model is loaded
         self._standby: asyncio.Task[EngineProcess] | None = (
             None  # an engine that is loaded, or being loaded, for the next
         )
@@ -83,6 +84,15 @@ class Supervisor:
             self._hurry.set()
         self._drain.set()
 
+    def why_not_ready(self) -> str | None:
+        """Why this worker takes no jobs now; None where it does."""
+        worker = self._worker
+        if self._drain.is_set() or (worker is not None and worker.is_draining):
+            return "draining"
+        if worker is None:
+            return "the model is being loaded"
+        return None if worker.is_fit.is_set() else "the engine is being started or tested"
+
     async def run(self) -> None:
         """Work until drained.
 
@@ -93,6 +103,7 @@ class Supervisor:
         worker = await self._first_start_or_drain()
         if worker is None:
             return
+        self._worker = worker
         self._prepare_standby()
         finisher = Finisher(worker)
         try:
@@ -274,6 +285,7 @@ class Supervisor:
         await self._replace_engine(worker, finisher)
 
     async def _replace_engine(self, worker: WorkerContext, finisher: Finisher) -> None:
+        worker.is_fit.clear()
         await self._until_hand_is_empty(worker)
         await finisher.retire()
         await worker.engine.stop(0)

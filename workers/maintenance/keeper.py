@@ -44,6 +44,7 @@ class Keeper:
         self._redis_run: str | None = None
         self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
         self._fate = Fate.of(settings)
+        self._failing: set[str] = set()  # rounds
 
     async def run(self, extra: dict[str, tuple[float, Callable[[], Awaitable[int]]]] | None = None) -> None:
         """Run all rounds at their intervals until cancelled. `extra`: further rounds, by name, with their interval in seconds."""
@@ -60,6 +61,10 @@ class Keeper:
             **(extra or {}),
         }
         await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
+
+    def why_not_ready(self) -> str | None:
+        """The rounds that didn't succeed the last time; None where all did."""
+        return f"failed the last time: {', '.join(sorted(self._failing))}" if self._failing else None
 
     async def reap(self) -> int:
         """Requeue the jobs of workers whose lease ran out."""
@@ -141,13 +146,16 @@ class Keeper:
         while True:
             try:
                 done = await work()
+                self._failing.discard(name)
                 if done:
                     emit(log, logging.INFO, "repaired", round=name, count=done)
             except SQLAlchemyError as error:
+                self._failing.add(name)
                 if has_lost_connection(error):
                     self._blind_until = self._clock.monotonic() + self._settings.lease_ttl_s
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             except (RedisError, OSError) as error:
+                self._failing.add(name)
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             await asyncio.sleep(every_s)
 

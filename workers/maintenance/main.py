@@ -11,6 +11,7 @@ from random import SystemRandom
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.probe import probe
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
@@ -39,8 +40,9 @@ async def run(config: Settings) -> None:
         loop.add_signal_handler(number, keeping.cancel)
     emit(log, logging.INFO, "maintenance_ready")
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+        async with probe(config.probe_host, config.probe_port, keeper.why_not_ready):
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
     finally:
         rq.close()
         await redis.aclose()
