@@ -64,7 +64,7 @@ class Runtime:
         self.engine = engine
         self.redis = redis
         self.catalog = ModelCatalog(engine, clock=clock)
-        self.breakers = BreakerBoard(engine, clock=clock)
+        self.breakers = BreakerBoard(engine, clock=clock, timeout_s=settings.database_timeout_s)
         self.events = EventLog(redis, ttl_s=settings.event_ttl_s, max_entries=settings.event_max_entries)
         self.known_keys = KnownKeys(clock)
         self.lanes = Lanes(threads=settings.tokenize_threads)

@@ -189,9 +189,10 @@ class BreakerBoard:
     # Shorter than the shortest time that a breaker stays open: none goes unseen from closed to half-open.
     TTL_S = 0.5
 
-    def __init__(self, engine: AsyncEngine, *, clock: Clock, ttl_s: float = TTL_S) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Clock, timeout_s: float, ttl_s: float = TTL_S) -> None:
         self._engine = engine
         self._clock = clock
+        self._timeout_s = timeout_s
         self._ttl_s = ttl_s
         self._standings: dict[str, Standing] = {}
         self._read_at: float | None = None
@@ -202,9 +203,13 @@ class BreakerBoard:
         return (await self.all()).get(model)
 
     async def all(self) -> dict[str, Standing]:
-        """Every breaker that isn't simply closed."""
+        """Every breaker that isn't simply closed.
+
+        Raises:
+            TimeoutError: Postgres doesn't answer in time.
+        """
         if self._is_old():
-            async with self._reading:  # one look serves all who wait for it
+            async with asyncio.timeout(self._timeout_s), self._reading:  # one look serves all who wait for it
                 if self._is_old():
                     async with self._engine.connect() as conn:
                         self._standings = {each.model: each for each in await standings(conn)}

@@ -140,6 +140,26 @@ async def test_of_two_keepers_at_once_one_makes_the_change(
     assert (standing.state, standing.probes_left) == ("half_open", RULES.probes)
 
 
+async def test_a_keeper_that_comes_second_changes_nothing(engine: AsyncEngine) -> None:
+    await opened(engine)
+    await wind(engine, RULES.open_s + 1)
+    async with engine.connect() as first:
+        assert len(await keep(first, RULES)) == 1
+        second = asyncio.create_task(look(engine))
+        async with asyncio.timeout(20), engine.connect() as conn:
+            while not await conn.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            ):
+                await conn.rollback()
+                await asyncio.sleep(0.01)
+        await first.commit()
+    assert await second == [], "it had judged the breaker as it was before"
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT version FROM breakers")) == 2
+
+
 async def test_probes_are_counted_exactly_whoever_asks_at_once(engine: AsyncEngine) -> None:
     await half_opened(engine)
     gate = asyncio.Event()
