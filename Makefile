@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up lint format test test-long test-gpu coverage bench migration constraints clean
+.PHONY: help venv demo up lint format test test-long mutations test-gpu coverage bench migration constraints clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -46,6 +46,9 @@ test: lint ## Lint, then all tests but the long matrix and the GPU's
 
 test-long: venv ## The long matrix
 	@$(BIN)/pytest -m "long and not gpu"
+
+mutations: venv ## Take out each guard of the protocol and see a test fail: make mutations NAME=fence-finish, or all
+	@$(BIN)/python -m tests.mutations $(NAME)
 
 test-gpu: venv ## What needs a CUDA device
 	@$(BIN)/pytest -m gpu || { status=$$?; test $$status -eq 5 && echo "no test is marked gpu yet" || exit $$status; }

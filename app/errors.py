@@ -126,6 +126,14 @@ class Unavailable(PenstockError):
     retryable = True
 
 
+class ModelUnavailable(PenstockError):
+    """The model fails too often to take new jobs now; those that were accepted wait. `retry_after_s` says when to come back."""
+
+    code = "model_unavailable"
+    status = 503
+    retryable = True
+
+
 class LeaseLost(PenstockError):
     """Another worker owns this attempt now, or none does: drop its results without writing."""
 

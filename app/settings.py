@@ -107,6 +107,22 @@ class Settings(BaseSettings):
         30.0, description="A nomination that was claimed and not decided for so long is put back."
     )
 
+    # Circuit breakers
+    breaker_window_s: Seconds = Field(300.0, description="How far back a model's attempts count for its error rate.")
+    breaker_min_attempts: int = Field(
+        5, ge=1, le=100_000, description="Engine deaths, broken streams and successes before a breaker may open."
+    )
+    breaker_error_rate: float = Field(
+        0.5, gt=0, le=1, description="Share of deaths and broken streams at which a model takes no new jobs."
+    )
+    breaker_open_s: float = Field(
+        30.0, ge=1, le=3600, description="How long an open breaker refuses before it looks again, or lets probes in."
+    )
+    breaker_probes: int = Field(
+        3, ge=1, le=1000, description="New jobs that a half-open breaker lets in, and successes that close it."
+    )
+    breaker_every_s: Seconds = Field(1.0, description="How often the breakers are judged.")
+
     # Generation worker
     model: str | None = Field(
         None, description="Hugging Face id or folder of the model that a worker serves. Unset: the bundled one."

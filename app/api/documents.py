@@ -23,6 +23,7 @@ def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
         "status": view.status,
         "tier": view.tier,
         "model": view.model,
+        "requested_model": view.requested_model or view.model,
         "created_at": view.created_at,
         "started_at": view.started_at,
         "finished_at": view.finished_at,
@@ -121,6 +122,7 @@ class JobObject(Described):
                     "status": "succeeded",
                     "tier": "interactive",
                     "model": "tiny-stories",
+                    "requested_model": "tiny-stories",
                     "created_at": "2026-01-31T12:00:00.000000Z",
                     "started_at": "2026-01-31T12:00:00.020000Z",
                     "finished_at": "2026-01-31T12:00:00.900000Z",
@@ -145,7 +147,10 @@ class JobObject(Described):
     object: Literal["job"]
     status: Status
     tier: Tier
-    model: str
+    model: str = Field(description="What runs it.")
+    requested_model: str = Field(
+        description="What its owner asked for: another one where that took no new jobs and `fallback_model` was given."
+    )
     created_at: datetime
     started_at: datetime | None = Field(description="When a worker first started it.")
     finished_at: datetime | None
@@ -175,6 +180,9 @@ class ModelObject(Described):
     object: Literal["model"]
     name: str
     max_model_len: int = Field(ge=1, description="Longest prompt + output, in tokens.")
+    breaker: Literal["closed", "open", "half_open"] = Field(
+        description="`open`: it fails too often and takes no new jobs; `half_open`: it takes a few, to see."
+    )
 
 
 class ModelList(Described):
@@ -249,7 +257,7 @@ class Check(Described):
 
 
 class Readiness(Described):
-    """Whether requests can be served. `degraded`: yes, without Redis; new jobs start once the sweeper has found them."""
+    """Whether requests can be served. `degraded`: yes, but without Redis (new jobs start once the sweeper has found them) or one of the models."""
 
     status: Literal["ready", "degraded"]
     checks: dict[str, Check]

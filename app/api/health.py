@@ -40,10 +40,13 @@ async def healthz() -> Response:
     responses=shows(200, "Requests can be served.", Readiness) | problems(503),
 )
 async def readyz(request: Request) -> Response:
-    """Asks Postgres, its schema and Redis. Without Redis it is degraded but ready: jobs are taken in, and start later."""
+    """Asks Postgres, its schema and Redis. Without Redis it is degraded but ready: jobs are taken in, and start later.
+
+    Degraded, too, while a model takes no new jobs, or few, because it fails too often.
+    """
     runtime = runtime_of(request)
-    (postgres, schema), redis = await asyncio.gather(_postgres(runtime), _redis(runtime))
-    checks = {"postgres": postgres, "schema": schema, "redis": redis}
+    (postgres, schema), redis, models = await asyncio.gather(_postgres(runtime), _redis(runtime), _models(runtime))
+    checks = {"postgres": postgres, "schema": schema, "redis": redis, "models": models}
     broken = [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
     if postgres["ok"] and schema["ok"]:
         return answer({"status": "degraded" if broken else "ready", "checks": checks})
@@ -88,6 +91,16 @@ async def _redis(runtime: Runtime) -> dict[str, Any]:
     except (RedisError, TimeoutError, OSError):
         return _check(False, "doesn't answer; jobs start later, when the sweeper has found them")
     return _check(True, "answers")
+
+
+async def _models(runtime: Runtime) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            breakers = await runtime.breakers.all()
+    except (SQLAlchemyError, TimeoutError, OSError):
+        return _check(False, "unknown")
+    resting = [f"{name}'s breaker is {each.shown}" for name, each in breakers.items() if each.shown != "closed"]
+    return _check(not resting, ", ".join(resting) or "all take new jobs")
 
 
 def _check(ok: bool, detail: str) -> dict[str, Any]:

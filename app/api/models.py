@@ -18,10 +18,19 @@ router = APIRouter(prefix="/v1", tags=["models"])
 )
 async def list_models(request: Request, _: Reader) -> Response:
     """The models by name."""
-    models = await runtime_of(request).catalog.all()
+    runtime = runtime_of(request)
+    models, breakers = await runtime.catalog.all(), await runtime.breakers.all()
     return answer(
         {
             "object": "list",
-            "data": [{"object": "model", "name": model.name, "max_model_len": model.max_model_len} for model in models],
+            "data": [
+                {
+                    "object": "model",
+                    "name": model.name,
+                    "max_model_len": model.max_model_len,
+                    "breaker": breakers[model.name].shown if model.name in breakers else "closed",
+                }
+                for model in models
+            ],
         }
     )

@@ -21,7 +21,7 @@ _REASONS = {
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",
     429: "A budget can't hold this job.",
-    503: "A server that this request needs doesn't answer now; come back after `Retry-After` seconds.",
+    503: "A server that this request needs doesn't answer now, or the model fails too often; come back after `Retry-After` seconds.",
 }
 
 WAIT_HEADER: dict[str, Any] = {

@@ -16,7 +16,15 @@ from starlette.routing import Match
 
 from app.api.documents import ErrorPage
 from app.api.openapi import PROBLEM, problems
-from app.errors import InvalidRequest, MethodNotAllowed, NotFound, PenstockError, Unauthenticated, Unavailable
+from app.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelUnavailable,
+    NotFound,
+    PenstockError,
+    Unauthenticated,
+    Unavailable,
+)
 from app.redis import RedisError
 
 MAX_DETAIL_CHARS = 1000
@@ -90,6 +98,8 @@ def _title(code: str) -> str:
 def _standing_headers(error: PenstockError) -> dict[str, str]:
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, ModelUnavailable):
+        return {"Retry-After": str(error.extra["retry_after_s"])}
     if isinstance(error, Unavailable):
         # Spread, so that those who were refused together don't come back together.
         return {"Retry-After": str(random.randint(1, 4))}  # noqa: S311

@@ -14,6 +14,7 @@ from app.api.waiting import EndWatch
 from app.clock import Clock
 from app.db import create_engine
 from app.errors import Unavailable
+from app.jobs.breakers import BreakerBoard
 from app.jobs.models import ModelCatalog
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
@@ -63,6 +64,7 @@ class Runtime:
         self.engine = engine
         self.redis = redis
         self.catalog = ModelCatalog(engine, clock=clock)
+        self.breakers = BreakerBoard(engine, clock=clock, timeout_s=settings.database_timeout_s)
         self.events = EventLog(redis, ttl_s=settings.event_ttl_s, max_entries=settings.event_max_entries)
         self.known_keys = KnownKeys(clock)
         self.lanes = Lanes(threads=settings.tokenize_threads)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +19,9 @@ from rich.text import Text
 from app.cli.errors import one_line, without_password
 from app.errors import PenstockError
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.jobs.breakers import Standing
 
 MIN_POSTGRES = 15  # UNIQUE NULLS NOT DISTINCT
 MIN_REDIS = (6, 2)
@@ -122,17 +125,18 @@ def _schema(settings: Settings) -> Iterator[Finding]:
 
 def _workers(settings: Settings) -> Iterator[Finding]:
     from app.db import create_engine
+    from app.jobs.breakers import Standing, standings
     from app.jobs.live import LiveWorker, live_workers
 
-    async def read() -> list[LiveWorker]:
+    async def read() -> tuple[list[LiveWorker], list[Standing]]:
         db = create_engine(settings, application_name="penstock-doctor")
         try:
             async with db.connect() as conn:
-                return await live_workers(conn)
+                return await live_workers(conn), await standings(conn)
         finally:
             await db.dispose()
 
-    found = asyncio.run(read())
+    found, breakers = asyncio.run(read())
     for each in found:
         who = (
             f"{each.model} on {each.host}:{each.pid} ({each.device}), {each.state}, renewed {each.renewed_s:.0f} s ago"
@@ -145,6 +149,19 @@ def _workers(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand{_guesses(each.stats)}")
     if not found:
         yield Finding("warn", "worker", "none is alive: jobs wait", "start one: `penstock worker`")
+    for breaker in breakers:
+        yield _breaker(breaker)
+
+
+def _breaker(standing: "Standing") -> Finding:
+    said = f"{standing.model} is {standing.shown}"
+    if standing.mode != "auto":
+        advice = f"`penstock models breaker {standing.model} auto` leaves it to the error rate again"
+        return Finding("warn", "breaker", f"{said} by an operator's word", advice)
+    seen = f"{standing.bad} deaths or broken streams to {standing.good} successes"
+    return Finding(
+        "warn", "breaker", f"{said}: {seen}", "read the logs of its workers; it closes when they succeed again"
+    )
 
 
 def _guesses(stats: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ async def _create(
                 name=name,
                 scopes=scopes,
                 expires_in_s=None if expires_days is None else expires_days * 86_400,
-                actor=_actor(),
+                actor=actor(),
             )
     finally:
         await db.dispose()
@@ -56,7 +56,7 @@ async def _webhook_secret(settings: Settings, tenant: str) -> str:
     db = create_engine(settings, application_name="penstock-cli")
     try:
         async with db.begin() as conn:
-            return await keys.webhook_secret(conn, tenant, actor=_actor())
+            return await keys.webhook_secret(conn, tenant, actor=actor())
     finally:
         await db.dispose()
 
@@ -113,12 +113,13 @@ async def _revoke(settings: Settings, prefix: str) -> bool:
     db = create_engine(settings, application_name="penstock-cli")
     try:
         async with db.begin() as conn:
-            return await keys.revoke_key(conn, prefix, actor=_actor())
+            return await keys.revoke_key(conn, prefix, actor=actor())
     finally:
         await db.dispose()
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Whose act it is, for the audit log."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):

@@ -24,6 +24,8 @@ jobs_app = typer.Typer(help="List, show, cancel and watch jobs, over HTTP.", no_
 keys_app = typer.Typer(help="Make, list and revoke API keys, directly on the database.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
+models_app = typer.Typer(help="See and set models' circuit breakers, directly on the database.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 
 TierName = Literal["interactive", "standard", "batch"]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired", "dead"]
@@ -364,6 +366,29 @@ def revoke_key(
     from app.cli import keys
 
     keys.revoke(_settings(data_dir), prefix)
+
+
+class BreakerMode(StrEnum):
+    """Who decides on a model's breaker."""
+
+    OPEN = "open"
+    CLOSE = "close"
+    AUTO = "auto"
+
+
+@models_app.command("breaker")
+def breaker(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    mode: Annotated[
+        BreakerMode | None,
+        typer.Argument(help="open: take no new jobs; close: take all; auto: by its error rate. Left out: show it."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a model's circuit breaker, or set it until told otherwise; accepted jobs run on in any case."""
+    from app.cli import models
+
+    models.breaker(_settings(data_dir), model, mode.value if mode else None)
 
 
 @app.command()

@@ -84,8 +84,8 @@ class ModelCatalog:
             await self._refresh()
         return list(self._models.values())
 
-    async def find(self, name: str | None, *, default: str | None = None) -> Model:
-        """The model of this name; without one, the default or the only one.
+    async def find(self, name: str | None, *, default: str | None = None, field: str = "model") -> Model:
+        """The model of this name; without one, the default or the only one. `field` is where the name stands.
 
         Raises:
             UnknownModel: there is no such model, or none to choose by default.
@@ -100,8 +100,8 @@ class ModelCatalog:
         if wanted is not None and wanted in models:
             return models[wanted]
         known = ", ".join(models) or "none: start a worker, which registers its model"
-        reason = f"model: {wanted!r} is not known" if wanted else "model: name one, there is no default"
-        raise UnknownModel(f"{reason}; known models: {known}", param="model")
+        reason = f"{field}: {wanted!r} is not known" if wanted else "model: name one, there is no default"
+        raise UnknownModel(f"{reason}; known models: {known}", param=field)
 
     async def encoder(self, model: Model) -> PromptEncoder:
         """The model's tokenizer, loaded once a process."""

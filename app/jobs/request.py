@@ -72,6 +72,9 @@ class JobRequest(BaseModel):
     )
 
     model: ModelName | None = Field(None, description="Name of a registered model; the default one if left out.")
+    fallback_model: ModelName | None = Field(
+        None, description="Runs the job where `model` takes no new ones because it fails too often."
+    )
     # The first wrong item is enough: millions of them must not make millions of errors.
     prompt: (
         Words

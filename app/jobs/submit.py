@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +45,7 @@ class PreparedJob:
     prompt_ids: list[int]
     max_tokens: int
     sampling: dict[str, Any]
+    requested_model: str | None = None  # where another one runs it than its owner asked for
 
     @property
     def cost(self) -> int:
@@ -103,6 +104,30 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
             limit=settings.max_logprobs,
         )
     return PreparedJob(new_id(), request, model, ids, max_tokens, _sampling(request, max_tokens))
+
+
+def prepare_fallback(
+    request: JobRequest, wanted: Model, fallback: Model, encoder: PromptEncoder, settings: Settings
+) -> PreparedJob:
+    """The same request for the model that stands in, held to all of that one's limits. In a thread, as `prepare`.
+
+    Raises:
+        InvalidRequest: as `prepare`; or the request speaks in token ids that mean others there.
+    """
+    assert fallback.name != wanted.name
+    if fallback.tokenizer_hash != wanted.tokenizer_hash:
+        for field, has_ids in (("prompt", isinstance(request.prompt, list)), ("logit_bias", request.logit_bias)):
+            if has_ids:
+                raise InvalidRequest(
+                    f"fallback_model: {field} holds token ids of {wanted.name!r}, and {fallback.name!r} has another "
+                    "tokenizer: send text, leave logit_bias out, or name a model with the same tokenizer",
+                    param="fallback_model",
+                )
+    try:
+        prepared = prepare(request, fallback, encoder, settings)
+    except InvalidRequest as error:
+        raise type(error)(f"{error.detail} (fallback_model {fallback.name!r})", **error.extra) from error
+    return replace(prepared, requested_model=wanted.name)
 
 
 async def accept(
@@ -241,6 +266,7 @@ async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence
             "api_key_id": caller.api_key_id,
             "pool": each.model.pool,
             "model": each.model.name,
+            "requested_model": each.requested_model,
             "tier": each.request.tier,
             "prompt_tokens": len(each.prompt_ids),
             "max_tokens": each.max_tokens,

@@ -61,6 +61,26 @@ workers = Table(
     Column("ended_at", Timestamp),
     CheckConstraint("state IN ('ready', 'draining', 'ended', 'lost')", name="state_known"),
     Index("ix_workers_live", "expires_at", postgresql_where=text("ended_at IS NULL")),
+    # The breakers: whose attempts are recent.
+    Index("ix_workers_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+)
+
+# A model without a row has never failed much: its breaker is closed. app/jobs/breaker.py has the rules.
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("model", ForeignKey("models.name"), primary_key=True),
+    Column("state", Text, nullable=False, server_default="closed"),
+    Column("mode", Text, nullable=False, server_default="auto"),  # an operator's word goes before `state`
+    Column("version", Integer, nullable=False, server_default="1"),  # the keepers' compare-and-set
+    Column("since", Timestamp, nullable=False, server_default=func.now()),
+    Column("retry_at", Timestamp),
+    Column("probes_left", SmallInteger, nullable=False, server_default="0"),
+    Column("bad", Integer, nullable=False, server_default="0"),  # the evidence of the last change, for those who look
+    Column("good", Integer, nullable=False, server_default="0"),
+    CheckConstraint("state IN ('closed', 'open', 'half_open')", name="state_known"),
+    CheckConstraint("mode IN ('auto', 'open', 'closed')", name="mode_known"),
+    CheckConstraint("probes_left >= 0", name="probes_not_negative"),
 )
 
 # What an engine gave for a known prompt when it was first asked on this machine: it must give the same ever after.
@@ -81,7 +101,8 @@ jobs = Table(
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("api_key_id", Uuid),
     Column("pool", Text, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("model", Text, nullable=False),  # what runs it
+    Column("requested_model", Text),  # where its owner asked for another: that one's breaker was open
     Column("tier", Text, nullable=False),
     Column("status", Text, nullable=False, server_default="queued"),
     Column("gen", Integer, nullable=False, server_default="1"),
@@ -156,6 +177,8 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("detail", JSONB(none_as_null=True)),
     Column("ended_at", Timestamp, nullable=False, server_default=func.now()),
+    # The breakers: what became of a worker's attempts lately.
+    Index("ix_attempts_by_worker", "incarnation", "outcome", "ended_at"),
 )
 
 dead_letters = Table(

@@ -181,6 +181,30 @@ async def test_a_machine_whose_engines_all_fail_their_self_test_gives_up_and_tak
         assert await conn.scalar(text("SELECT bool_and(status = 'queued' AND attempt = 0) FROM jobs"))
 
 
+async def test_a_suspect_is_not_tried_by_an_engine_that_fails_its_self_test(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The engine breaks while it tries the first suspect: that is no mark against the second."""
+    garble = tmp_path / "garble"
+    options = null_options(garble_file=str(garble)) | {"PENSTOCK_NULL_STEP_S": "0.02"}
+    with running(WORKER, environment, tmp_path, **options) as worker:
+        suspects, _ = await submit_mixed(engine, settings, queue, 2, 0, max_tokens=60)
+        await wait_for(engine, "SELECT count(*) = 2 FROM jobs WHERE status = 'running'")
+        for child in worker.children():
+            child.kill()
+        await wait_for(engine, "SELECT count(*) = 1 FROM jobs WHERE status = 'running' AND lane = 'solo'")
+        garble.touch()
+        await wait_for(engine, "SELECT count(*) = 2 FROM workers WHERE ended_at IS NOT NULL")
+        garble.unlink()
+        assert await wait_until_ended(engine, suspects) == {"succeeded": 2}
+    async with engine.connect() as conn:
+        outcomes = (await conn.scalars(text("SELECT outcome FROM attempts ORDER BY ended_at"))).all()
+        assert await conn.scalar(text("SELECT bool_and(solo_crashes = 0) FROM jobs"))
+    assert sorted(outcomes) == ["engine_crash", "engine_crash", "engine_unfit", "succeeded", "succeeded"]
+    await assert_exactly_once(engine, suspects)
+    await assert_audit_clean(engine, queue.redis)
+
+
 async def test_an_engine_that_grows_too_large_is_replaced_and_costs_its_jobs_nothing(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:

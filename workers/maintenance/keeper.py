@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.db import has_lost_connection
 from app.ids import new_id
-from app.jobs import rescue, resync, timekeeping
+from app.jobs import breakers, rescue, resync, timekeeping
 from app.jobs import tables as t
+from app.jobs.breaker import Rules
 from app.jobs.rescue import Rescued
 from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
@@ -56,6 +57,7 @@ class Keeper:
             "renominate": (settings.sweep_every_s, self.renominate),
             "wake": (settings.expire_every_s, self.wake),
             "expire": (settings.expire_every_s, self.expire),
+            "breakers": (settings.breaker_every_s, self.breakers),
             "audit": (settings.audit_every_s, self.audit),
             "forget": (settings.audit_every_s, self.forget),
             **(extra or {}),
@@ -118,6 +120,18 @@ class Keeper:
             await self._queue(pool).ack([(job_id, gen)])
         await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])
         return len(ended)
+
+    async def breakers(self) -> int:
+        """Open, try and close the breakers of models by what became of their attempts."""
+        async with self._db.begin() as conn:
+            changes = await breakers.keep(conn, Rules.of(self._settings))
+        for each in changes:
+            level = logging.ERROR if each.after == "open" else logging.INFO
+            emit(
+                log, level, "breaker_changed", model=each.model, before=each.before, after=each.after,
+                bad=each.evidence.bad, good=each.evidence.good,
+            )  # fmt: skip
+        return len(changes)
 
     async def audit(self) -> int:
         """Compare all of Postgres' queue with Redis', in both directions and down to each stream's entry, and mend what differs."""

@@ -212,7 +212,7 @@ async def test_a_second_model_must_be_named(client: httpx.AsyncClient, engine: A
 async def test_models_are_listed(client: httpx.AsyncClient, model: Model) -> None:
     assert (await client.get("/v1/models")).json() == {
         "object": "list",
-        "data": [{"object": "model", "name": MODEL, "max_model_len": 4096}],
+        "data": [{"object": "model", "name": MODEL, "max_model_len": 4096, "breaker": "closed"}],
     }
 
 

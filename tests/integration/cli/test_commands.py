@@ -115,6 +115,17 @@ def test_a_key_for_a_bad_tenant_is_refused_in_one_line(penstock: Run) -> None:
     assert result.err == "penstock: tenant: use 1 to 63 of a-z, 0-9 and -, not beginning with -\n"
 
 
+def test_an_operator_stops_a_model_and_lets_it_go_on(penstock: Run) -> None:
+    assert penstock("models", "breaker", "null").out.startswith("null: closed by its error rate")
+    assert penstock("models", "breaker", "null", "open").out.startswith("null: open by an operator's word")
+    assert "null is open by an operator's word" in penstock("doctor", PENSTOCK_ENGINE="null").out
+    assert penstock("models", "breaker", "null", "auto").out.startswith("null: closed by its error rate")
+    assert "breaker" not in penstock("doctor", PENSTOCK_ENGINE="null").out
+    unknown = penstock("models", "breaker", "unheard-of")
+    assert unknown.status == 1
+    assert "'unheard-of' is not known" in unknown.err
+
+
 def test_doctor_finds_a_running_stack_well(penstock: Run) -> None:
     result = penstock("doctor", PENSTOCK_ENGINE="null")
     assert result.status == 0, result.out

@@ -109,6 +109,20 @@ async def test_a_finish_from_a_fenced_attempt_changes_nothing(engine: AsyncEngin
         assert await finish(conn, [success(second)]) == {second.job_id}
 
 
+async def test_a_give_back_from_a_fenced_attempt_changes_nothing(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (first,) = await start_all(engine, await submit(engine, settings))
+    again = await give_back_all(engine, [first], "drained")
+    async with engine.begin() as conn:
+        (second,) = await store.start(conn, await open_lease(conn), again.nominations[POOL])
+    for cause in ("drained", "engine_crash", "transient_error"):
+        late = await give_back_all(engine, [first], cause)
+        assert (late.nominations, late.ended) == ({}, [])
+    job = await view(engine, first.job_id)
+    assert (job.status, job.gen, job.attempt) == ("running", 2, second.attempt)
+    assert [row.attempt for row in await rows(engine, attempts)] == [1]
+
+
 async def test_a_failing_insert_undoes_the_whole_finish(engine: AsyncEngine, settings: Settings) -> None:
     await seed(engine)
     _, (job,) = await start_all(engine, await submit(engine, settings))

@@ -9,7 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import leases, read, rescue, resync, store, timekeeping
+from app.jobs import breakers, leases, read, rescue, resync, store, timekeeping
+from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
 from app.webhooks import delivery
@@ -34,6 +35,16 @@ FILL_WORKERS = text("""
     INSERT INTO workers (incarnation, pool, model, host, pid, device, model_hash, state, expires_at, ended_at)
     SELECT gen_random_uuid(), 'tiny', 'tiny', 'h', 1, 'cpu', 'x', 'ended', now(), now() FROM generate_series(1, 5000)
 """)
+FILL_ATTEMPTS = text("""
+    INSERT INTO attempts (job_id, attempt, incarnation, outcome)
+    SELECT j.id, 1, w.incarnation, CASE WHEN j.n % 300 = 0 THEN 'engine_crash' ELSE 'succeeded' END
+    FROM (SELECT id, row_number() OVER () AS n FROM jobs WHERE status = 'succeeded') j
+    JOIN (SELECT incarnation, row_number() OVER () AS n FROM workers) w ON w.n = j.n % 5000 + 1
+""")
+AGE_WORKERS = text("""
+    UPDATE workers SET ended_at = now() - interval '1 day'
+    WHERE incarnation NOT IN (SELECT incarnation FROM attempts WHERE outcome = 'engine_crash' LIMIT 20)
+""")
 FILL_RESULTS = text(
     "INSERT INTO job_results (job_id, attempt, choices) SELECT id, 1, '[]' FROM jobs WHERE status = 'succeeded'"
 )
@@ -44,7 +55,7 @@ FILL_USAGE = text("""
     INSERT INTO usage (job_id, attempt, kind, tenant_id, model, tier, prompt_tokens, cached_tokens, completion_tokens)
     SELECT id, 1, 'billed', tenant_id, model, tier, 1, 1, 1 FROM jobs WHERE status = 'succeeded'
 """)
-SMALL = {"workers", "models", "budgets"}  # so few rows that reading them all is right
+SMALL = {"workers", "models", "budgets", "breakers"}  # so few rows that reading them all is right
 
 
 class Recorder:
@@ -76,7 +87,10 @@ class Recorder:
 async def recorder(engine: AsyncEngine) -> Any:
     await seed(engine, *[f"t{i}" for i in range(50)])
     async with engine.begin() as conn:
-        for statement in (FILL, FILL_RESULTS, FILL_INPUTS, FILL_USAGE, FILL_KEYS, FILL_DELIVERIES, FILL_WORKERS):
+        for statement in (
+            FILL, FILL_RESULTS, FILL_INPUTS, FILL_USAGE, FILL_KEYS, FILL_DELIVERIES, FILL_WORKERS, FILL_ATTEMPTS,
+            AGE_WORKERS,
+        ):  # fmt: skip
             await conn.execute(statement)
         await conn.execute(text("ANALYZE"))
     async with engine.begin() as conn:
@@ -109,6 +123,13 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await read.list_jobs(recorder, "t7", read.JobFilter(), limit=20)
     await end_queued(recorder, [queued[0].id], "cancelled")
     await delivery.nominate(recorder, limit=100, again_after_s=60)
+    await recorder._conn.execute(
+        text("INSERT INTO breakers (model, state, since) VALUES ('tiny', 'open', now() - interval '1 hour')")
+    )
+    (closed,) = await breakers.keep(recorder, Rules.of(settings))
+    assert closed.evidence.bad >= 5, "it had something to read"
+    assert closed.evidence.good > 0
+    await breakers.standings(recorder)
     assert [table for table in recorder.scanned if table not in SMALL] == []
 
 

@@ -1,0 +1,255 @@
+"""Which guards keep the protocol's promises, how is each taken out, and which tests must notice?
+
+A patch is exact text that stands once in its file: where the code moves on, the patch has to follow (tests/unit/test_mutations.py).
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """`old` stands exactly once in `path` (relative to the root) and becomes `new`."""
+
+    path: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`killers` are tests (file::name) of which one must fail without the guard. `pending` says why there is no patch yet."""
+
+    name: str
+    promise: str
+    patches: tuple[Patch, ...]
+    killers: tuple[str, ...]
+    pending: str = field(default="")
+
+
+LIFE = "tests/integration/jobs/test_life.py"
+
+GUARDS = (
+    Guard(
+        "fence-finish",
+        "an attempt that is over ends nothing",
+        (
+            Patch(
+                "app/jobs/finish.py",
+                "ON jobs.id = ended.id AND jobs.attempt = ended.attempt\n",
+                "ON jobs.id = ended.id\n",
+            ),
+        ),
+        (f"{LIFE}::test_a_finish_from_a_fenced_attempt_changes_nothing",),
+    ),
+    Guard(
+        "fence-give-back",
+        "an attempt that is over gives nothing back",
+        (
+            Patch(
+                "app/jobs/store.py",
+                "ON jobs.id = held.id AND jobs.attempt = held.attempt WHERE jobs.status = 'running' ",
+                "ON jobs.id = held.id WHERE jobs.status = 'running' ",
+            ),
+        ),
+        (f"{LIFE}::test_a_give_back_from_a_fenced_attempt_changes_nothing",),
+    ),
+    Guard(
+        "gen-start",
+        "a nomination from before a requeue starts nothing",
+        (
+            Patch(
+                "app/jobs/store.py",
+                "WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'",
+                "WHERE jobs.id = nominated.id AND jobs.status = 'queued'",
+            ),
+        ),
+        (f"{LIFE}::test_a_stale_gen_starts_nothing",),
+    ),
+    Guard(
+        "gen-ack",
+        "an ack takes out only the nomination that was decided, not the one that followed it",
+        (Patch("app/queue/lua/ack.lua", "if old_gen == gen then", "if old_gen then"),),
+        ("tests/integration/queue/test_streams.py::test_ack_of_another_gen_changes_nothing",),
+    ),
+    Guard(
+        "idempotent-enqueue",
+        "a job is nominated once a gen, however often it is enqueued",
+        (
+            Patch(
+                "app/queue/lua/enqueue.lua",
+                "if not old_gen or tonumber(old_gen) < tonumber(gen) then",
+                "if true then",
+            ),
+        ),
+        (
+            "tests/integration/queue/test_streams.py::test_a_job_is_nominated_once_per_gen",
+            "tests/integration/queue/test_streams.py::test_a_newer_gen_replaces_the_older_one_and_an_older_one_is_refused",
+        ),
+    ),
+    Guard(
+        "idempotency-key",
+        "requests under one key are one job, also when they come at once",
+        (Patch("app/jobs/submit.py", "        if first is not None:\n            return [first]\n", ""),),
+        (f"{LIFE}::test_concurrent_submissions_under_one_key_make_one_job",),
+    ),
+    Guard(
+        "one-transaction-finish",
+        "status, result, usage and settlement are written together or not at all",
+        (
+            Patch(
+                "app/jobs/finish.py",
+                "    ended = {row.id: by_id[row.id] for row in rows}\n",
+                '    ended = {row.id: by_id[row.id] for row in rows}\n    await conn.exec_driver_sql("COMMIT")\n',
+            ),
+        ),
+        (f"{LIFE}::test_a_failing_insert_undoes_the_whole_finish",),
+    ),
+    Guard(
+        "reserve-before",
+        "what a job may use is reserved before it is accepted",
+        (
+            Patch(
+                "app/jobs/submit.py",
+                "    await reserve(\n        conn,\n        [\n",
+                "    _ = (\n        conn,\n        [\n",
+            ),
+        ),
+        (
+            f"{LIFE}::test_a_budget_is_reserved_settled_and_released",
+            f"{LIFE}::test_concurrent_submissions_never_pass_the_budget",
+        ),
+    ),
+    Guard(
+        "lease-recheck-start",
+        "nothing starts under a lease that has ended",
+        (
+            Patch(
+                "app/jobs/store.py",
+                "WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > statement_timestamp() FOR KEY SHARE",
+                "WHERE incarnation = :incarnation FOR KEY SHARE",
+            ),
+        ),
+        (f"{LIFE}::test_nothing_starts_under_a_dead_lease",),
+    ),
+    Guard(
+        "lease-recheck-reap",
+        "the jobs of a worker that has renewed aren't taken from it",
+        (
+            Patch(
+                "app/jobs/leases.py",
+                "WHERE ended_at IS NULL AND expires_at < statement_timestamp()\n",
+                "WHERE ended_at IS NULL\n",
+            ),
+        ),
+        (f"{LIFE}::test_a_renewed_lease_is_not_reaped",),
+    ),
+    Guard(
+        "no-expiry-after-restart",
+        "right after a start of Postgres no expiry is believed: nobody could renew",
+        (
+            Patch(
+                "app/jobs/leases.py",
+                "                  AND pg_postmaster_start_time() < statement_timestamp() - make_interval(secs => :ttl)\n",
+                "                  AND :ttl >= 0\n",
+            ),
+        ),
+        (f"{LIFE}::test_right_after_a_restart_of_postgres_no_expiry_is_believed",),
+    ),
+    Guard(
+        "commit-before-ack",
+        "a nomination leaves Redis only when Postgres has decided it",
+        (
+            Patch(
+                "workers/generation/claimer.py",
+                '    kill_point("worker.after_claim")\n',
+                "    await worker.queue.ack([(each.job_id, each.gen) for each in nominated])\n"
+                '    kill_point("worker.after_claim")\n',
+            ),
+        ),
+        ("tests/failure/test_order.py::test_a_claim_that_was_not_decided_is_still_nominated",),
+    ),
+    Guard(
+        "commit-before-enqueue",
+        "Redis hears of a job only when it exists",
+        (
+            Patch(
+                "app/api/submission.py",
+                "        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)\n    assert job is not None",
+                "        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)\n"
+                "        await _tell_workers(runtime, accepted)\n    assert job is not None",
+            ),
+        ),
+        (
+            "tests/integration/api/test_process.py::test_killed_between_commit_and_enqueue_the_job_is_there_and_its_key_finds_it",
+        ),
+    ),
+    Guard(
+        "same-model-resume",
+        "a job goes on only from tokens that this worker would have chosen",
+        (
+            Patch(
+                "workers/generation/claimer.py",
+                "        if checkpoint.made_by != worker.made_by:\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/worker/test_races.py::test_tokens_of_another_model_are_not_gone_on_from",
+            "tests/failure/test_deploy.py::test_a_worker_with_another_version_of_the_model_never_goes_on_from_its_tokens",
+        ),
+    ),
+    Guard(
+        "breaker-compare-and-set",
+        "of several keepers one changes a breaker",
+        (
+            Patch(
+                "app/jobs/breakers.py",
+                "WHERE model = :model AND version = :version RETURNING version",
+                "WHERE model = :model AND :version > 0 RETURNING version",
+            ),
+        ),
+        ("tests/integration/jobs/test_breakers.py::test_a_keeper_that_comes_second_changes_nothing",),
+    ),
+    Guard(
+        "breaker-probes",
+        "a half-open model takes so many new jobs and no more",
+        (
+            Patch(
+                "app/jobs/breakers.py",
+                "    UPDATE breakers SET probes_left = probes_left - 1\n",
+                "    UPDATE breakers SET probes_left = probes_left\n",
+            ),
+        ),
+        ("tests/integration/jobs/test_breakers.py::test_probes_are_counted_exactly_whoever_asks_at_once",),
+    ),
+    Guard(
+        "suspect-before-convict",
+        "a job is given up for killing engines only after it has done so alone, twice",
+        (
+            Patch(
+                "app/jobs/rescue.py",
+                '(row.solo_crashes + (row.lane == "solo"), fate.max_solo_crashes, "engine_crashes")',
+                '(row.engine_crashes + 1, fate.max_solo_crashes, "engine_crashes")',
+            ),
+        ),
+        (
+            f"{LIFE}::test_a_suspect_is_dead_after_two_engines_that_died_with_nothing_but_it",
+            "tests/failure/test_poison.py::test_more_suspects_than_can_run_one_by_one_are_halved",
+        ),
+    ),
+    Guard(
+        "suspects-have-no-company",
+        "a suspect runs with nobody beside it, so that its engine's death speaks against it alone",
+        (Patch("app/queue/lua/claim.lua", "  if lane then return nil end\n", ""),),
+        (
+            "tests/integration/queue/test_streams.py::test_a_suspect_is_claimed_before_all_others_and_alone",
+            "tests/integration/queue/test_streams.py::test_many_suspects_come_in_halves_but_never_in_groups_that_could_run_one_by_one",
+        ),
+    ),
+    Guard(
+        "self-test-before-suspects",
+        "a suspect is tried only by an engine that has just passed its self-test",
+        (Patch("workers/generation/claimer.py", "            await worker.canary.sing()\n", "            pass\n"),),
+        ("tests/failure/test_poison.py::test_a_suspect_is_not_tried_by_an_engine_that_fails_its_self_test",),
+    ),
+)
