@@ -219,8 +219,8 @@ NULL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.01", "PENSTOCK_DRAIN_GRACE_S": 
 @pytest.mark.parametrize(
     ("before", "after", "num_tokens"),
     [
-        (PAGED | {"PENSTOCK_DTYPE": "bfloat16"}, PAGED | {"PENSTOCK_DTYPE": "float32"}, 300),
-        (NULL, NULL | {"PENSTOCK_MODEL": str(BROOK)}, 150),
+        (PAGED | {"PENSTOCK_DTYPE": "bfloat16"}, PAGED | {"PENSTOCK_DTYPE": "float32"}, 200),
+        (NULL, NULL | {"PENSTOCK_MODEL": str(BROOK)}, 80),
     ],
     ids=["another-dtype", "another-folder"],
 )  # fmt: skip

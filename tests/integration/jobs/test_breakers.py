@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import SystemClock
 from app.errors import UnknownModel
 from app.jobs.breaker import Rules
-from app.jobs.breakers import Changed, Standing, keep, set_mode, show, standings, take_probe
+from app.jobs.breakers import BreakerBoard, Changed, Standing, keep, set_mode, show, standings, take_probe
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.breakers import deaths, tell, wind
@@ -197,6 +197,35 @@ async def test_with_its_last_worker_gone_for_long_it_closes(engine: AsyncEngine)
     await half_opened(engine)
     await wind(engine, RULES.window_s)
     assert [each.after for each in await look(engine)] == ["closed"]
+
+
+class HandClock:
+    """Time that stands still until it is moved."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> float:
+        return self.seconds
+
+
+async def test_a_process_looks_at_most_every_half_second(engine: AsyncEngine) -> None:
+    clock = HandClock()
+    board = BreakerBoard(engine, clock=clock, timeout_s=10)
+    assert await board.standing("tiny") is None
+    await opened(engine)
+    clock.seconds = 0.4
+    assert await board.standing("tiny") is None
+    clock.seconds = 0.5
+    found = await asyncio.gather(*[board.standing("tiny") for _ in range(8)])
+    assert [each is not None and each.is_refusing for each in found] == [True] * 8
+    assert (
+        BreakerBoard.TTL_S
+        < 1
+        <= min(each.ge for each in Settings.model_fields["breaker_open_s"].metadata if hasattr(each, "ge"))
+    ), "no breaker goes from closed to half-open unseen"
 
 
 async def test_an_operators_word_goes_before_the_keepers_and_is_audited(engine: AsyncEngine) -> None:
