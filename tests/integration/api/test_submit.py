@@ -65,7 +65,7 @@ async def test_a_202_leaves_the_row_the_input_and_the_nomination(
     assert stored.request["prompt"] == "Once upon"
 
     (nominated,) = await epoch.claim("test", max_jobs=8, room=10_000)
-    assert (nominated.job_id, nominated.gen, nominated.tier) == (row.id, 1, "interactive")
+    assert (nominated.job_id, nominated.gen, nominated.place) == (row.id, 1, "interactive")
     assert (nominated.tenant, nominated.cost) == ("acme", 9 + 2 * 12)
 
 
