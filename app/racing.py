@@ -2,9 +2,45 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 _CANCEL_AGAIN_S = 0.5
+
+
+_abandoned: set[asyncio.Task[Any]] = set()  # the event loop itself holds tasks only weakly
+_Result = TypeVar("_Result")
+
+
+async def at_most(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result, if it comes in time. What doesn't is cancelled, and nobody waits until it has really ended.
+
+    `asyncio.timeout` waits for that, and a database's driver whose connection hangs may take seconds to give up.
+
+    Raises:
+        TimeoutError: it didn't come in time.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        _abandon(task)
+        raise
+    if task.done():
+        return task.result()
+    _abandon(task)
+    raise TimeoutError
+
+
+def _abandon(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    _abandoned.add(task)
+    task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody complains of it
 
 
 async def race(*loops: Coroutine[Any, Any, None]) -> None:

@@ -122,6 +122,7 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
             if refused is not None:
                 raise _NoProbeLeft(refused)
         job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)
+        kill_point("api.before_commit")
     assert job is not None, "it was written in this transaction, or the key that leads to it would be gone"
     kill_point("api.after_commit")
     await _tell_workers(runtime, accepted)

@@ -133,8 +133,8 @@ class Link:
             finally:
                 for pump in pumps:
                     pump.cancel()
-        except OSError:
-            pass  # the server is away: the client sees a reset, as without us
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is away, and the client sees a reset, as without us; or this link is closed
         finally:
             connection.reset()
             self._connections.discard(connection)

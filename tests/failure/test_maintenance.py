@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.queue.streams import JobQueue
 from app.redis import Redis
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed
 from tests.support.stack import MAINTENANCE, running
 
@@ -28,3 +29,4 @@ async def test_sigterm_always_ends_maintenance(
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.3 + random.random() / 2)  # somewhere in its rounds
             assert await asyncio.to_thread(process.terminate, 15) == 0
+    await assert_audit_clean(engine, redis)

@@ -13,6 +13,7 @@ from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.schema import migrate
 from app.settings import Settings
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
 from tests.support.stack import NULL_ENGINE, WORKER, running, wait_for, wait_until_ended
 
@@ -55,6 +56,7 @@ async def test_a_worker_outlives_a_read_only_postgres_and_no_result_is_thrown_aw
         else:
             ended = {}
         tail = worker.log.read_text()[-1500:]
+    await assert_audit_clean(db, redis)
     await db.dispose()
     assert alive, f"the worker died: {tail}"
     assert ended == {"succeeded": 4}, tail

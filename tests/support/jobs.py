@@ -11,8 +11,9 @@ from app.jobs import leases
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.request import JobRequest
-from app.jobs.submit import Accepted, Caller, PreparedJob, accept, prepare
+from app.jobs.submit import Accepted, Caller, PreparedJob, accept, nominate, prepare
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
+from app.queue.streams import JobQueue
 from app.quotas.keys import ensure_tenant
 from app.settings import Settings
 from workers.engine.tokenizer import byte_bundle
@@ -50,6 +51,15 @@ async def submit(
     """Committed, queued jobs that Redis doesn't know yet."""
     async with engine.begin() as conn:
         return await accept(conn, Caller(tenant, None), [prepared(settings, **body) for _ in range(count)])
+
+
+async def submit_and_nominate(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, count: int, **body: object
+) -> list[UUID]:
+    """Committed, queued jobs that Redis knows."""
+    accepted = await submit(engine, settings, count=count, **body)
+    assert await nominate(queue, accepted)
+    return [each.job_id for each in accepted]
 
 
 async def open_lease(conn: AsyncConnection, *, ttl_s: float = 15.0, pool: str = POOL) -> UUID:

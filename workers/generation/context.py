@@ -37,6 +37,7 @@ class WorkerContext:
     tokenizer_hash: str
     encoder: PromptEncoder
     incarnation: UUID
+    lost_incarnation: UUID | None = None  # whose lease was lost last
     hand: dict[str, RunningJob] = field(default_factory=dict)  # by the engine's request id
     stats: EngineStats = field(default_factory=EngineStats)
     unsent: dict[UUID, list[Publication]] = field(default_factory=dict)  # events that Redis may or may not have

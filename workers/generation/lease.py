@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.errors import LeaseLost
 from app.jobs import leases, store
 from app.jobs.leases import HeldJob
+from app.racing import at_most
 from app.telemetry import emit
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
@@ -27,30 +28,50 @@ async def renew_forever(worker: WorkerContext, finisher: Finisher) -> None:
     """
     settings, clock = worker.settings, worker.clock
     renewed_at = clock.monotonic()
+    # A hanging connection holds up the other loops' end, too: what is lost is let go here, not when they have ended.
     strangers: set[tuple[UUID, int]] = set()
     while True:
         await asyncio.sleep(settings.lease_renew_s)
         sent_at = clock.monotonic()
         left_s = settings.lease_fence_s - (sent_at - renewed_at)
         try:
-            async with asyncio.timeout(max(left_s, 0.0)), worker.db.begin() as conn:
-                held = await leases.renew(
-                    conn, worker.incarnation, ttl_s=settings.lease_ttl_s, state=_state(worker), stats=_stats(worker)
-                )
+            held = await at_most(max(left_s, 0.0), _renew(worker))
         except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
             emit(log, logging.WARNING, "lease_not_renewed", error=error)
             if clock.monotonic() - renewed_at >= settings.lease_fence_s:
-                raise LeaseLost(
+                lost = LeaseLost(
                     f"worker {worker.incarnation}: no renewal for {settings.lease_fence_s:g} s; it fences itself"
-                ) from error
+                )
+                await let_go(worker, lost)
+                raise lost from error
             continue
         if held is None:
-            raise LeaseLost(f"worker {worker.incarnation}: its lease was taken away")
+            lost = LeaseLost(f"worker {worker.incarnation}: its lease was taken away")
+            await let_go(worker, lost)
+            raise lost
         renewed_at = sent_at
         try:
             strangers = await _reconcile(worker, finisher, held, strangers)
         except (SQLAlchemyError, OSError) as error:
             emit(log, logging.WARNING, "jobs_not_adopted", error=error)  # at the next renewal
+
+
+async def _renew(worker: WorkerContext) -> list[HeldJob] | None:
+    async with worker.db.begin() as conn:
+        return await leases.renew(
+            conn, worker.incarnation, ttl_s=worker.settings.lease_ttl_s, state=_state(worker), stats=_stats(worker)
+        )
+
+
+async def let_go(worker: WorkerContext, lost: LeaseLost) -> None:
+    """Stop and drop what isn't ours any more, at once. Ends that are on their way are still tried: the fence decides."""
+    if worker.lost_incarnation != worker.incarnation:
+        worker.lost_incarnation = worker.incarnation
+        emit(log, logging.ERROR, "lease_lost", reason=lost.detail, jobs=len(worker.hand))
+    for job in list(worker.hand.values()):
+        if not job.is_ending:
+            await worker.engine.abort(job.request_id)
+            worker.drop(job.request_id)
 
 
 async def _reconcile(

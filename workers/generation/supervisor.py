@@ -38,7 +38,7 @@ from workers.generation.context import WorkerContext
 from workers.generation.crash_loop import CrashLoop
 from workers.generation.finisher import Finisher
 from workers.generation.fitness import watch_fitness
-from workers.generation.lease import renew_forever
+from workers.generation.lease import let_go, renew_forever
 from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
 from workers.generation.publish import publish_forever
 from workers.generation.suspicion import shown, sort_out
@@ -181,8 +181,7 @@ class Supervisor:
                 self._wait_for_drain(worker),
             )
         except LeaseLost as error:
-            emit(log, logging.ERROR, "lease_lost", reason=error.detail, jobs=len(worker.hand))
-            await self._forget(worker)
+            await let_go(worker, error)
         except (EngineDied, EngineHung) as error:
             await self._bury_engine(worker, finisher, error)
         except EngineUnfit as error:
@@ -233,13 +232,6 @@ class Supervisor:
                 step, since = worker.stats.step, now
             elif now - since >= self._settings.engine_hang_s:
                 raise EngineHung(f"no step for {now - since:.0f} s with {len(worker.hand)} jobs at hand")
-
-    async def _forget(self, worker: WorkerContext) -> None:
-        """Drop what isn't ours any more. Ends that are on their way are still tried: the fence decides."""
-        for job in list(worker.hand.values()):
-            if not job.is_ending:
-                await worker.engine.abort(job.request_id)
-                worker.drop(job.request_id)
 
     async def _bury_engine(self, worker: WorkerContext, finisher: Finisher, error: EngineDied | EngineHung) -> None:
         """Give back what the dead engine had, those who may have killed it to run alone, and start another."""
