@@ -71,7 +71,7 @@ async def read_job(request: Request, name: JobId, caller: Reader) -> Response:
     """The job with its result, if it has one."""
     runtime = runtime_of(request)
     wait_s = preferred_wait_s(request.headers, most=runtime.settings.max_wait_s)
-    job_id = _id(name)
+    job_id = id_of(name)
     headers: dict[str, str] = {}
     if wait_s is None:
         job = await _job(runtime, caller, job_id)
@@ -115,7 +115,7 @@ async def page_of_jobs(request: Request, caller: Reader) -> Response:
 async def cancel_job(request: Request, name: JobId, caller: Writer) -> Response:
     """Stop a job: at once where it waits, within a second where it runs. Asking again changes nothing."""
     runtime = runtime_of(request)
-    job_id = _id(name)
+    job_id = id_of(name)
     async with runtime.transaction() as conn:
         cancelled = await cancelling.cancel(conn, caller.tenant_id, job_id)
         job = await get_job(conn, caller.tenant_id, job_id)
@@ -132,7 +132,12 @@ async def _parse(runtime: Runtime, body: bytes) -> JobRequest:
     return await runtime.lanes.run(len(body), parse_job, body)
 
 
-def _id(name: str) -> UUID:
+def id_of(name: str) -> UUID:
+    """The job behind a name in a path.
+
+    Raises:
+        NotFound: it can't be one.
+    """
     job_id = parse_job_name(name)
     if job_id is None:
         raise NotFound(f"there is no job {name[:64]!r}: ids look like job_ and 32 hex digits")

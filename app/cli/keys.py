@@ -1,13 +1,13 @@
 """`penstock keys ...`: who may enter. Directly on the database: whoever can reach that is the operator."""
 
 import asyncio
-import getpass
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.actor import actor
 from app.cli.errors import CommandFailed
 from app.db import create_engine
 from app.quotas import keys
@@ -33,7 +33,7 @@ async def _create(
                 name=name,
                 scopes=scopes,
                 expires_in_s=None if expires_days is None else expires_days * 86_400,
-                actor=_actor(),
+                actor=actor(),
             )
     finally:
         await db.dispose()
@@ -56,7 +56,7 @@ async def _webhook_secret(settings: Settings, tenant: str) -> str:
     db = create_engine(settings, application_name="penstock-cli")
     try:
         async with db.begin() as conn:
-            return await keys.webhook_secret(conn, tenant, actor=_actor())
+            return await keys.webhook_secret(conn, tenant, actor=actor())
     finally:
         await db.dispose()
 
@@ -113,13 +113,6 @@ async def _revoke(settings: Settings, prefix: str) -> bool:
     db = create_engine(settings, application_name="penstock-cli")
     try:
         async with db.begin() as conn:
-            return await keys.revoke_key(conn, prefix, actor=_actor())
+            return await keys.revoke_key(conn, prefix, actor=actor())
     finally:
         await db.dispose()
-
-
-def _actor() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli"

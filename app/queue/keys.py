@@ -45,6 +45,11 @@ class PoolKeys:
         """Sorted set: streams with claimed entries -> when one was first claimed since the last look at them."""
         return f"pend:{self.prefix}"
 
+    @property
+    def dlq(self) -> str:
+        """Stream: dead letters as they are written, for those who watch; capped."""
+        return f"dlq:{self.prefix}"
+
     def stream(self, tier: str, tenant: str) -> str:
         """Stream of one tenant's waiting jobs in one tier."""
         return f"q:{self.prefix}:{tier}:{tenant}"
