@@ -102,6 +102,14 @@ class NotCancellable(PenstockError):
     retryable = False
 
 
+class AlreadyResolved(PenstockError):
+    """The dead letter was requeued or discarded before; `resolution`, `resolved_by` and `resolved_at` say how, by whom and when."""
+
+    code = "already_resolved"
+    status = 409
+    retryable = False
+
+
 class IdempotencyMismatch(PenstockError):
     """The same Idempotency-Key came with another body."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -19,6 +20,7 @@ _bearer = HTTPBearer(
     description="An API key, `pk_…`, made with `penstock keys create`.",
     auto_error=False,
 )
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
 async def identify(runtime: Runtime, token: str) -> ApiKey:
@@ -38,21 +40,41 @@ async def identify(runtime: Runtime, token: str) -> ApiKey:
     return key
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who acts on all tenants' things; `actor` is what the log of acts calls them."""
+
+    actor: str
+
+
 def caller_with(scope: str) -> Callable[..., Awaitable[Caller]]:
     """A dependency: who calls, with a key that has this scope."""
 
-    async def caller(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-    ) -> Caller:
-        if credentials is None:
-            raise Unauthenticated("send an API key: `Authorization: Bearer pk_…`")
-        key = await identify(runtime_of(request), credentials.credentials)
-        if scope not in key.scopes:
-            raise Forbidden(f"this API key lacks the scope {scope}", scope=scope)
+    async def caller(request: Request, credentials: Credentials) -> Caller:
+        key = await _key_with(scope, request, credentials)
         return Caller(key.tenant_id, key.id)
 
     return caller
 
 
+async def operator(request: Request, credentials: Credentials) -> Operator:
+    """A dependency: an operator, by a key with the scope `admin`."""
+    key = await _key_with("admin", request, credentials)
+    return Operator(f"key:{key.tenant_id}/{key.prefix}")
+
+
+async def _key_with(scope: str, request: Request, credentials: HTTPAuthorizationCredentials | None) -> ApiKey:
+    if credentials is None:
+        raise Unauthenticated("send an API key: `Authorization: Bearer pk_…`")
+    key = await identify(runtime_of(request), credentials.credentials)
+    if scope not in key.scopes:
+        raise Forbidden(
+            f"this API key lacks the scope {scope}: `penstock keys create TENANT --scope {scope}` makes one that has it",
+            scope=scope,
+        )
+    return key
+
+
 Reader = Annotated[Caller, Depends(caller_with("jobs:read"))]
 Writer = Annotated[Caller, Depends(caller_with("jobs:write"))]
+Admin = Annotated[Operator, Depends(operator)]

@@ -1,16 +1,18 @@
-"""What does the body say? Read up to the limit, decoded strictly, validated into a JobRequest; refusals name field and limit."""
+"""What does the body say? Read up to the limit, decoded strictly, validated into a type; refusals name field and limit."""
 
 import gc
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from app.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMedia
 from app.jobs.request import JobRequest
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_ERRORS = 20  # that one problem document lists
 MAX_MEMBERS = 1024  # of any object in a request
@@ -47,7 +49,12 @@ async def read_body(request: Request, *, most: int) -> bytes:
 
 
 def parse_job(body: bytes) -> JobRequest:
-    """The job that a body asks for. Takes long on large bodies: call it in a thread.
+    """The job that a body asks for; raises as `parse_body`. Takes long on large bodies: call it in a thread."""
+    return parse_body(body, JobRequest)
+
+
+def parse_body(body: bytes, model: type[M]) -> M:
+    """What a body says, as `model`.
 
     Raises:
         MalformedBody: it isn't JSON as RFC 8259 has it: no NaN, no lone surrogates, no endless nesting or numbers.
@@ -56,7 +63,7 @@ def parse_job(body: bytes) -> JobRequest:
     decoded = _decode(body)
     _refuse_wide_objects(decoded)
     try:
-        return JobRequest.model_validate(decoded)
+        return model.model_validate(decoded)
     except ValidationError as error:
         raise _refusal(error) from None
 
@@ -86,7 +93,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 def _refuse_wide_objects(decoded: dict[str, Any]) -> None:
     """Each member may break a rule of its own: so many that a refusal of all is worth listing are never meant."""
     messages = decoded.get("messages")
-    found = [(name, decoded.get(name)) for name in ("metadata", "logit_bias", "webhook")]
+    found = [(name, decoded.get(name)) for name in ("metadata", "logit_bias", "webhook", "filter", "changes")]
     if isinstance(messages, list):
         found += [(f"messages[{place}]", message) for place, message in enumerate(messages[:MAX_MEMBERS])]
     for field, value in [("body", decoded), *found]:

@@ -21,6 +21,7 @@ from app.ids import job_name, parse_job_name
 from app.jobs import cancel as cancelling
 from app.jobs.read import JobView, get_job, list_jobs
 from app.jobs.request import JobRequest
+from app.jobs.states import END_STATUSES
 from app.jobs.submit import Caller
 from app.redis import RedisError
 
@@ -71,7 +72,7 @@ async def read_job(request: Request, name: JobId, caller: Reader) -> Response:
     """The job with its result, if it has one."""
     runtime = runtime_of(request)
     wait_s = preferred_wait_s(request.headers, most=runtime.settings.max_wait_s)
-    job_id = _id(name)
+    job_id = id_of(name)
     headers: dict[str, str] = {}
     if wait_s is None:
         job = await _job(runtime, caller, job_id)
@@ -115,7 +116,7 @@ async def page_of_jobs(request: Request, caller: Reader) -> Response:
 async def cancel_job(request: Request, name: JobId, caller: Writer) -> Response:
     """Stop a job: at once where it waits, within a second where it runs. Asking again changes nothing."""
     runtime = runtime_of(request)
-    job_id = _id(name)
+    job_id = id_of(name)
     async with runtime.transaction() as conn:
         cancelled = await cancelling.cancel(conn, caller.tenant_id, job_id)
         job = await get_job(conn, caller.tenant_id, job_id)
@@ -132,7 +133,12 @@ async def _parse(runtime: Runtime, body: bytes) -> JobRequest:
     return await runtime.lanes.run(len(body), parse_job, body)
 
 
-def _id(name: str) -> UUID:
+def id_of(name: str) -> UUID:
+    """The job behind a name in a path.
+
+    Raises:
+        NotFound: it can't be one.
+    """
     job_id = parse_job_name(name)
     if job_id is None:
         raise NotFound(f"there is no job {name[:64]!r}: ids look like job_ and 32 hex digits")
@@ -155,9 +161,13 @@ async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, wait_s: 
         job = await _job(runtime, caller, job_id)
         if seat is None:
             return job, {}
-        if wait_s and not has_ended(job):
-            await seat.wait(wait_s, request)
+        until = runtime.clock.monotonic() + wait_s
+        while wait_s and not has_ended(job):
+            is_woken = await seat.wait(until - runtime.clock.monotonic(), request)
             job = await _job(runtime, caller, job_id)
+            # Woken, and it hasn't ended: by word of the end of an earlier life. An operator has sent the job back since.
+            if not is_woken or runtime.watch.is_closed:
+                break
     return job, {"Preference-Applied": f"wait={wait_s}"}
 
 
@@ -169,4 +179,5 @@ async def _progress(runtime: Runtime, job: JobView) -> int | None:
             last = await runtime.events.last(job.id)
     except (RedisError, TimeoutError):
         return None
-    return last.seq if last else None
+    # A running job's stream that ends with an end tells of an earlier life.
+    return last.seq if last and last.event.kind not in END_STATUSES else None

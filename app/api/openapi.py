@@ -7,6 +7,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.documents import JobObject, Problem
+from app.api.letter_documents import DESCRIBED
+from app.jobs.dead.selection import DiscardRequest, RequeueRequest
 from app.jobs.request import JobRequest
 
 PROBLEM = "application/problem+json"
@@ -16,7 +18,7 @@ _REASONS = {
     401: "No API key, or one that isn't valid.",
     403: "The key lacks the scope.",
     404: "There is no such thing, or it is another tenant's.",
-    409: "The job has ended otherwise.",
+    409: "The job has ended otherwise, or its dead letter was resolved before.",
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",
@@ -50,10 +52,16 @@ SUBMITTED: dict[str, Any] = APPLIED | {
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
-JOB_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {"application/json": {"schema": {"$ref": _REF.format(model="JobRequest")}}},
-}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that is parsed by hand; `BODIES` has to name its model."""
+    assert model in BODIES
+    return {"required": True, "content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}}
+
+
+BODIES: tuple[type[BaseModel], ...] = (JobRequest, RequeueRequest, DiscardRequest)
+JOB_BODY = body_of(JobRequest)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -93,7 +101,8 @@ def install(app: FastAPI) -> None:
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             # FastAPI drops nulls from examples: what has some is described anew.
-            for model in (JobRequest, JobObject, Problem):
+            described_anew: tuple[type[BaseModel], ...] = (*BODIES, JobObject, Problem, *DESCRIBED)
+            for model in described_anew:
                 described = model.model_json_schema(ref_template=_REF)
                 schemas.update(described.pop("$defs", {}))
                 schemas[model.__name__] = described

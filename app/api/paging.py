@@ -43,23 +43,23 @@ def parse_page(query: QueryParams, *, default_limit: int) -> Page:
         own = _METADATA.fullmatch(name)
         where, key = (metadata, own[1]) if own else (given, name)
         if not own and name not in _NAMES:
-            raise _wrong(name[:64], f"isn't a known parameter; there are {', '.join(_NAMES)} and metadata[key]")
+            raise wrong(name[:64], f"isn't a known parameter; there are {', '.join(_NAMES)} and metadata[key]")
         if key in where:
-            raise _wrong(name, "is given twice")
+            raise wrong(name, "is given twice")
         if "\x00" in name or "\x00" in value:
-            raise _wrong(name.replace("\x00", "�"), "must not contain U+0000")
+            raise wrong(name.replace("\x00", "�"), "must not contain U+0000")
         where[key] = value
     if len(metadata) > MAX_METADATA_FILTERS:
-        raise _wrong("metadata", f"at most {MAX_METADATA_FILTERS} pairs can be asked for", limit=MAX_METADATA_FILTERS)
+        raise wrong("metadata", f"at most {MAX_METADATA_FILTERS} pairs can be asked for", limit=MAX_METADATA_FILTERS)
     wanted = JobFilter(
-        status=_one_of(given, "status", STATUSES),
-        tier=_one_of(given, "tier", TIERS),
+        status=one_of(given, "status", STATUSES),
+        tier=one_of(given, "tier", TIERS),
         model=_model(given),
         metadata=metadata or None,
-        before=_time(given, "created_before"),
-        after=_time(given, "created_after"),
+        before=time_of(given, "created_before"),
+        after=time_of(given, "created_after"),
     )
-    return Page(wanted, _limit(given, default_limit), _cursor(given))
+    return Page(wanted, limit_of(given, default_limit), _cursor(given))
 
 
 def cursor_after(job_id: UUID) -> str:
@@ -67,25 +67,28 @@ def cursor_after(job_id: UUID) -> str:
     return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
 
 
-def _wrong(name: str, message: str, **extra: Any) -> InvalidRequest:
+def wrong(name: str, message: str, **extra: Any) -> InvalidRequest:
+    """The refusal of a parameter."""
     return InvalidRequest(f"{name}: {message}", param=name, **extra)
 
 
-def _one_of(given: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+def one_of(given: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    """A parameter that must be one of these, where it is given."""
     value = given.get(name)
     if value is not None and value not in known:
-        raise _wrong(name, f"must be one of {', '.join(known)}")
+        raise wrong(name, f"must be one of {', '.join(known)}")
     return value
 
 
 def _model(given: dict[str, str]) -> str | None:
     value = given.get("model")
     if value is not None and not re.fullmatch(NAME.removeprefix("^").removesuffix("$"), value):
-        raise _wrong("model", "isn't a model's name: 1 to 128 letters, digits and . _ / -")
+        raise wrong("model", "isn't a model's name: 1 to 128 letters, digits and . _ / -")
     return value
 
 
-def _time(given: dict[str, str], name: str) -> datetime | None:
+def time_of(given: dict[str, str], name: str) -> datetime | None:
+    """A parameter that must be a time, where it is given."""
     value = given.get(name)
     if value is None:
         return None
@@ -94,15 +97,16 @@ def _time(given: dict[str, str], name: str) -> datetime | None:
             return datetime.fromisoformat(value.upper())
         except ValueError:
             pass
-    raise _wrong(name, "must be a time as in 2026-01-31T12:00:00Z (RFC 3339; write + as %2B)")
+    raise wrong(name, "must be a time as in 2026-01-31T12:00:00Z (RFC 3339; write + as %2B)")
 
 
-def _limit(given: dict[str, str], default: int) -> int:
+def limit_of(given: dict[str, str], default: int) -> int:
+    """How many things a page may hold."""
     value = given.get("limit")
     if value is None:
         return default
     if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
-        raise _wrong("limit", f"must be a whole number from 1 to {MAX_LIMIT}", limit=MAX_LIMIT)
+        raise wrong("limit", f"must be a whole number from 1 to {MAX_LIMIT}", limit=MAX_LIMIT)
     return int(value)
 
 
@@ -115,7 +119,7 @@ def _cursor(given: dict[str, str]) -> UUID | None:
             return UUID(bytes=base64.urlsafe_b64decode(value + "=="))
     except (ValueError, binascii.Error):
         pass
-    raise _wrong("cursor", "isn't a cursor that a page has given")
+    raise wrong("cursor", "isn't a cursor that a page has given")
 
 
 QUERY: list[dict[str, Any]] = [

@@ -50,6 +50,11 @@ class EndWatch:
             if not self._seats[job_id]:
                 del self._seats[job_id]
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether everybody was sent back."""
+        return self._closed
+
     def release(self) -> None:
         """Send everybody back with what is known now, and take nobody in any more: the process is going to end."""
         self._closed = True
@@ -100,12 +105,15 @@ class Seat:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
-    async def wait(self, timeout_s: float, request: Request) -> None:
-        """Return when the job has ended, the time is over, the process wants to end, or the caller has gone."""
+    async def wait(self, timeout_s: float, request: Request) -> bool:
+        """Return when the job has ended or the process wants to end: True; when the time is over or the caller has gone: False."""
         ended = asyncio.create_task(self.ended.wait())
         gone = asyncio.create_task(_until_gone(request))
         try:
-            await asyncio.wait((ended, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ended, gone), timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+            is_woken = self.ended.is_set()
+            self.ended.clear()  # before the caller looks: what comes from now on wakes it again
+            return is_woken
         finally:
             for task in (ended, gone):
                 task.cancel()

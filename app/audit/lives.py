@@ -1,4 +1,4 @@
-"""Is each job's life consistent? Row, attempts, result, dead letter, key and notices, each against the others."""
+"""Is each job's life consistent? Row, attempts, result, key and notices, each against the others."""
 
 from dataclasses import dataclass
 
@@ -127,19 +127,6 @@ LIVES = [
         """,
     ),
     Check(
-        "dead_letter",
-        "a dead job has its dead letter, and an open dead letter a dead job",
-        """
-        SELECT j.id AS subject, concat('a dead letter of reservation ', j.reservation) AS expected, 'none' AS found
-        FROM jobs j WHERE j.status = 'dead' AND NOT EXISTS (
-            SELECT 1 FROM dead_letters d WHERE d.job_id = j.id AND d.reservation = j.reservation)
-        UNION ALL
-        SELECT d.job_id, 'a dead job, or a resolved letter', coalesce(j.status, 'no job')
-        FROM dead_letters d LEFT JOIN jobs j ON j.id = d.job_id
-        WHERE d.resolved_at IS NULL AND (j.id IS NULL OR j.status <> 'dead' OR j.reservation <> d.reservation)
-        """,
-    ),
-    Check(
         "idempotency_key",
         "an Idempotency-Key leads to a job of its tenant",
         """
@@ -157,30 +144,35 @@ LIVES = [
         FROM webhook_deliveries d JOIN jobs j ON j.id = d.job_id
         WHERE NOT CASE d.event_type
             WHEN 'job.started' THEN j.attempt > 0
-            WHEN 'job.dead' THEN j.status = 'dead' OR EXISTS (SELECT 1 FROM dead_letters l WHERE l.job_id = j.id)
-            ELSE d.event_type = 'job.' || j.status END
+            WHEN 'job.dead' THEN (j.status = 'dead' AND d.reservation = j.reservation) OR EXISTS (
+                SELECT 1 FROM dead_letters l WHERE l.job_id = j.id AND l.reservation = d.reservation)
+            ELSE d.event_type = 'job.' || j.status AND d.reservation = j.reservation END
         """,
     ),
     Check(
         "notice_written",
         "each event that a job's webhook asked for and that came true has its delivery",
         """
-        SELECT j.id AS subject, concat('a delivery of ', e.type) AS expected, 'none' AS found
+        SELECT j.id AS subject, concat('a delivery of ', e.type, ' of reservation ', e.reservation) AS expected, 'none' AS found
         FROM jobs j CROSS JOIN LATERAL (
-            SELECT 'job.started' AS type WHERE j.attempt > 0 AND coalesce(j.webhook -> 'events', '[]') ? 'job.started'
-            UNION ALL
-            SELECT 'job.' || j.status WHERE j.finished_at IS NOT NULL AND (
-                coalesce(j.webhook -> 'events', '[]') = '[]' OR j.webhook -> 'events' ? ('job.' || j.status))) e
-        WHERE j.webhook IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = e.type)
+            SELECT 'job.started' AS type, NULL AS reservation WHERE j.attempt > 0
+            UNION ALL SELECT 'job.' || j.status, j.reservation WHERE j.finished_at IS NOT NULL
+            UNION SELECT 'job.dead', l.reservation FROM dead_letters l WHERE l.job_id = j.id) e
+        WHERE j.webhook IS NOT NULL
+          AND (coalesce(j.webhook -> 'events', '[]') ? e.type
+               OR (e.type <> 'job.started' AND coalesce(j.webhook -> 'events', '[]') = '[]'))
+          AND NOT EXISTS (
+            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = e.type
+              AND d.reservation = coalesce(e.reservation, d.reservation))
         """,
     ),
     Check(
         "notice_once",
-        "an event of a job is told to a target by one delivery",
+        "an event of a job's life is told to a target by one delivery, its start once in all",
         """
         SELECT job_id AS subject, 'one delivery' AS expected, concat(count(*), ' of ', event_type) AS found
-        FROM webhook_deliveries WHERE job_id IS NOT NULL GROUP BY job_id, event_type, url HAVING count(*) > 1
+        FROM webhook_deliveries WHERE job_id IS NOT NULL
+        GROUP BY job_id, event_type, url, CASE WHEN event_type <> 'job.started' THEN reservation END HAVING count(*) > 1
         """,
     ),
 ]

@@ -44,12 +44,13 @@ MONEY = [
     ),
     Check(
         "usage_visible",
-        "an attempt that ended its job left a row of usage, billed or wasted",
+        "an attempt that ended its job, or a life of it, left a row of usage, billed or wasted",
         """
-        SELECT j.id AS subject, concat('usage of attempt ', j.attempt) AS expected, 'none' AS found
-        FROM jobs j
-        WHERE j.status IN ('failed', 'dead') AND NOT EXISTS (
-            SELECT 1 FROM usage u WHERE u.job_id = j.id AND u.attempt = j.attempt)
+        SELECT ended.job_id AS subject, concat('usage of attempt ', ended.attempt) AS expected, 'none' AS found
+        FROM (SELECT id AS job_id, attempt FROM jobs WHERE status IN ('failed', 'dead')
+              UNION SELECT job_id, attempt FROM dead_letters) ended
+        WHERE NOT EXISTS (
+            SELECT 1 FROM usage u WHERE u.job_id = ended.job_id AND u.attempt = ended.attempt)
         """,
     ),
     Check(
@@ -105,9 +106,21 @@ MONEY = [
                    count(DISTINCT l.window_start) AS windows
             FROM ledger l LEFT JOIN jobs j ON j.id = l.job_id
             GROUP BY l.job_id, l.reservation, l.budget_id) m
-        WHERE m.reserves <> 1 OR m.windows <> 1 OR m.reservation > m.latest
+        WHERE m.reserves <> 1 OR m.windows <> 1 OR m.reservation NOT BETWEEN 1 AND m.latest
            OR CASE WHEN m.is_open THEN m.settles + m.releases > 0
                    ELSE m.settles <> 1 OR m.releases <> 1 OR m.returned <> m.reserved END
+        """,
+    ),
+    Check(
+        "reserved_again",
+        "a job that was requeued has reserved in each budget in which its life before had, where there still is one",
+        """
+        SELECT l.job_id AS subject, concat('reservation ', l.reservation + 1, ' in budget ', l.budget_id) AS expected,
+               'none' AS found
+        FROM ledger l JOIN jobs j ON j.id = l.job_id AND l.reservation < j.reservation JOIN budgets b ON b.id = l.budget_id
+        WHERE l.kind = 'reserve' AND NOT EXISTS (
+            SELECT 1 FROM ledger next WHERE next.kind = 'reserve'
+              AND (next.job_id, next.budget_id, next.reservation) = (l.job_id, l.budget_id, l.reservation + 1))
         """,
     ),
     Check(

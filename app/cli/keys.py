@@ -1,13 +1,13 @@
 """`penstock keys ...`: who may enter. Directly on the database: whoever can reach that is the operator."""
 
 import asyncio
-import getpass
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.actor import actor
 from app.cli.errors import CommandFailed
 from app.db import create_engine
 from app.quotas import keys
@@ -116,11 +116,3 @@ async def _revoke(settings: Settings, prefix: str) -> bool:
             return await keys.revoke_key(conn, prefix, actor=actor())
     finally:
         await db.dispose()
-
-
-def actor() -> str:
-    """Whose act it is, for the audit log."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli"

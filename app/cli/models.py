@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from app.cli.keys import actor
+from app.cli.actor import actor
 from app.db import create_engine
 from app.jobs.breaker import Mode
 from app.jobs.breakers import Standing, set_mode, show

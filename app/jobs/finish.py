@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import storable
 from app.jobs import tables as t
+from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_notice
 from app.jobs.states import EndStatus
 from app.quotas.budgets import Settlement, Spending, settle
@@ -140,11 +141,10 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         if wants(row.webhook, event_type):
             notices.append(job_notice(row, event_type, row.finished_at, used))
         if row.status == "dead":
-            dead.append(_dead_letter(row, ending))
+            dead.append(row)
     await settle(conn, settlements)
     await write_notices(conn, notices)
-    if dead:
-        await conn.execute(insert(t.dead_letters), dead)
+    await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
 
 
 def _usage_rows(row: Row[Any], ending: Ending) -> list[dict[str, Any]]:
@@ -173,28 +173,6 @@ def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str
         "prompt_tokens": tokens.prompt_tokens,
         "cached_tokens": tokens.cached_tokens,
         "completion_tokens": tokens.completion_tokens,
-    }
-
-
-def _dead_letter(row: Row[Any], ending: Ending | None) -> dict[str, Any]:
-    error = row.error or {}
-    reason = str(error.get("code", "unknown"))
-    return {
-        "job_id": row.id,
-        "reservation": row.reservation,
-        "pool": row.pool,
-        "tenant_id": row.tenant_id,
-        "reason": reason,
-        "fingerprint": f"{row.pool}:{reason}",
-        "evidence": {
-            "error": error,
-            "attempt": row.attempt,
-            "failures": row.failures,
-            "worker_losses": row.worker_losses,
-            "engine_crashes": row.engine_crashes,
-            "solo_crashes": row.solo_crashes,
-            **storable(ending.evidence if ending else {}),
-        },
     }
 
 

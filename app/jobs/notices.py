@@ -32,4 +32,4 @@ def job_notice(row: Row[Any], event_type: str, at: datetime, used: Used | None =
         "metadata": row.metadata,
         "usage": {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens},
     }
-    return Notice(row.tenant_id, row.id, event_type, row.webhook["url"], at.isoformat(), data)
+    return Notice(row.tenant_id, row.id, event_type, row.webhook["url"], at.isoformat(), data, row.reservation)

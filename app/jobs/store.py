@@ -41,6 +41,7 @@ class StartedJob:
     sampling: dict[str, Any]
     deadline_in_s: float | None  # from now, by Postgres' clock
     cancel_requested: bool
+    died_at: int = 0  # the last attempt of an earlier life, whose tokens aren't gone on from; 0 in the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ _START = text("""
     WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
       AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
       AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp())
-    RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at
+    RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at,
+        jobs.reservation
 """)
 _LEASE = text("""
     SELECT 1 FROM workers
@@ -114,7 +116,9 @@ _LEASE = text("""
 _LOAD = text("""
     SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.lane, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
            extract(epoch FROM j.deadline_at - statement_timestamp())::float8 AS deadline_in_s,
-           j.cancel_requested_at IS NOT NULL AS cancel_requested
+           j.cancel_requested_at IS NOT NULL AS cancel_requested,
+           CASE WHEN j.reservation > 1 THEN (SELECT max(d.attempt) FROM dead_letters d WHERE d.job_id = j.id) ELSE 0 END
+               AS died_at
     FROM jobs j JOIN job_inputs i ON i.job_id = j.id
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.incarnation = :incarnation AND j.status = 'running'
 """)
@@ -154,7 +158,7 @@ async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]
         StartedJob(
             row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,
             np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
-            row.deadline_in_s, row.cancel_requested,
+            row.deadline_in_s, row.cancel_requested, row.died_at,
         )
         for row in rows
     ]  # fmt: skip

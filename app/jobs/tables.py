@@ -181,10 +181,11 @@ attempts = Table(
     Index("ix_attempts_by_worker", "incarnation", "outcome", "ended_at"),
 )
 
+# A job that was given up, once for each of its lives: `reservation` counts them. No row goes, whatever becomes of the job.
 dead_letters = Table(
     "dead_letters",
     metadata,
-    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
     Column("reservation", SmallInteger, primary_key=True),
     Column("pool", Text, nullable=False),
     Column("tenant_id", Text, nullable=False),
@@ -193,7 +194,19 @@ dead_letters = Table(
     Column("evidence", JSONB, nullable=False),
     Column("at", Timestamp, nullable=False, server_default=func.now()),
     Column("resolved_at", Timestamp),
-    Index("ix_dead_letters_open", "pool", text("at DESC"), postgresql_where=text("resolved_at IS NULL")),
+    Column("attempt", Integer, nullable=False),  # the life's last one
+    Column("signature", Text, nullable=False, server_default=""),  # the fingerprint in words
+    Column("resolution", Text),
+    Column("resolved_by", Text),
+    Column("resolution_reason", Text),
+    CheckConstraint("resolution IN ('requeued', 'discarded')", name="resolution_known"),
+    CheckConstraint(
+        "num_nulls(resolved_at, resolution, resolved_by, resolution_reason) IN (0, 4)", name="resolved_by_somebody"
+    ),
+    # A page, newest first; the open ones by job, and by group.
+    Index("ix_dead_letters_page", text("at DESC"), text("job_id DESC"), text("reservation DESC")),
+    Index("ix_dead_letters_open", "job_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
+    Index("ix_dead_letters_fingerprint", "fingerprint", "job_id", postgresql_where=text("resolved_at IS NULL")),
 )
 
 idempotency_keys = Table(

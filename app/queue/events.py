@@ -140,7 +140,8 @@ class EventLog:
     async def _append_end(self, end: Publication) -> None:
         """Put an end behind the tokens of an earlier, longer attempt: readers must learn that there is no more."""
         last = await self.last(end.job_id)
-        if last is not None and last.place.order < _END_ORDER:
+        # Behind a later attempt's entries it would end what goes on.
+        if last is not None and last.place.order < _END_ORDER and last.place.attempt <= end.event.attempt:
             place = replace(last.place, order=_END_ORDER)
             await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 

@@ -45,6 +45,11 @@ class PoolKeys:
         """Sorted set: streams with claimed entries -> when one was first claimed since the last look at them."""
         return f"pend:{self.prefix}"
 
+    @property
+    def dlq(self) -> str:
+        """Stream: dead letters as they are written, for those who watch; capped."""
+        return f"dlq:{self.prefix}"
+
     def stream(self, place: str, tenant: str) -> str:
         """Stream of one tenant's waiting jobs in one place (app.queue.places)."""
         return f"q:{self.prefix}:{place}:{tenant}"

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import InvalidRequest, NotFound, Unauthenticated
 from app.ids import new_id
-from app.quotas.tables import api_keys, audit_log, tenants
+from app.quotas.acts import record_act
+from app.quotas.tables import api_keys, tenants
 
 SCOPES = ("jobs:read", "jobs:write", "admin")
 _PREFIX_HEX = 12
@@ -91,7 +92,7 @@ async def create_key(
             expires_at=None if expires_in_s is None else expiry,
         )
     )
-    await _audit(conn, actor, "key.create", f"{tenant_id}/{prefix}", {"scopes": list(scopes), "name": name})
+    await record_act(conn, actor, "key.create", f"{tenant_id}/{prefix}", {"scopes": list(scopes), "name": name})
     return key_id, token
 
 
@@ -104,7 +105,7 @@ async def webhook_secret(conn: AsyncConnection, tenant_id: str, *, actor: str) -
     secret = await conn.scalar(select(tenants.c.webhook_secret).where(tenants.c.id == tenant_id))
     if secret is None:
         raise NotFound(f"there is no tenant {tenant_id!r}")
-    await _audit(conn, actor, "webhook_secret.show", tenant_id, {})
+    await record_act(conn, actor, "webhook_secret.show", tenant_id, {})
     return str(secret)
 
 
@@ -117,7 +118,7 @@ async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> bool:
         .returning(api_keys.c.tenant_id)
     )
     if revoked is not None:
-        await _audit(conn, actor, "key.revoke", f"{revoked}/{prefix}", {})
+        await record_act(conn, actor, "key.revoke", f"{revoked}/{prefix}", {})
     return revoked is not None
 
 
@@ -163,7 +164,3 @@ def _key(row: Sequence[object]) -> ApiKey:
     values = list(row)
     values[4] = tuple(values[4])  # type: ignore[arg-type]
     return ApiKey(*values)  # type: ignore[arg-type]
-
-
-async def _audit(conn: AsyncConnection, actor: str, action: str, target: str, detail: dict[str, object]) -> None:
-    await conn.execute(insert(audit_log).values(actor=actor, action=action, target=target, detail=detail))

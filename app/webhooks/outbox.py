@@ -23,6 +23,7 @@ class Notice:
     url: str
     at: str  # RFC 3339
     data: dict[str, Any]
+    reservation: int = 1  # which of the job's lives it tells of
 
 
 def wants(webhook: dict[str, Any] | None, event_type: str) -> bool:
@@ -34,7 +35,7 @@ def wants(webhook: dict[str, Any] | None, event_type: str) -> bool:
 
 
 async def write_notices(conn: AsyncConnection, notices: Sequence[Notice]) -> None:
-    """Write the deliveries, in the caller's transaction. The same event of a job is told to a target once."""
+    """Write the deliveries, in the caller's transaction. The same event of a life of a job is told to a target once."""
     if not notices:
         return
     rows = []
@@ -58,6 +59,7 @@ async def write_notices(conn: AsyncConnection, notices: Sequence[Notice]) -> Non
                 "event_type": each.event_type,
                 "url": each.url,
                 "body": body,
+                "reservation": each.reservation,
             }
         )
     await conn.execute(insert(webhook_deliveries).on_conflict_do_nothing(), rows)

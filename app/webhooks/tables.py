@@ -1,6 +1,19 @@
 """Where is it written what has to be told to whom, and whether it was?"""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, Uuid, func, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
 
 from app.db import Timestamp, metadata
 
@@ -21,7 +34,9 @@ webhook_deliveries = Table(
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Column("ended_at", Timestamp),
     CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_known"),
-    Index("uq_webhook_deliveries_event", "job_id", "event_type", "url", unique=True),
+    # A job that is requeued from the dead letters may die again: each life tells its own end.
+    Column("reservation", SmallInteger, nullable=False, server_default="1"),
+    Index("uq_webhook_deliveries_event", "job_id", "event_type", "url", "reservation", unique=True),
     Index("ix_webhook_deliveries_due", "next_try_at", postgresql_where=text("status = 'pending'")),
 )
 

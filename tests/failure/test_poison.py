@@ -68,7 +68,7 @@ async def assert_convicted(engine: AsyncEngine, innocents: list[UUID], poison: l
     for job_id in poison:
         assert (jobs[job_id].status, jobs[job_id].code) == ("dead", "engine_crashes")
         assert jobs[job_id].engine_crashes <= 2, "and the death that convicted it: three engines at the most"
-        assert letters[job_id]["last"]["flight"]["num_members"] == 1, "the evidence: it was alone"
+        assert letters[job_id]["attempts"][-1]["detail"]["flight"]["num_members"] == 1, "the evidence: it was alone"
     assert letters.keys() == set(poison)
     assert deaths <= most_deaths
 

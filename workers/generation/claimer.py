@@ -234,6 +234,9 @@ async def resume(worker: WorkerContext, jobs: Sequence[RunningJob]) -> None:
             continue
         if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
             continue
+        if checkpoint.run <= job.started.died_at:  # an operator sent it back, perhaps changed: its tokens begin anew
+            job.num_discarded = checkpoint.num_tokens
+            continue
         if job.started.sampling.get("grammar") and worker.settings.engine not in _RESUMING_GRAMMARS:
             job.num_discarded = checkpoint.num_tokens
             continue

@@ -9,12 +9,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import has_lost_connection, is_outage
+from app.jobs.dead.announce import announce_ends
 from app.jobs.finish import Ending, finish, has_finished
 from app.jobs.rescue import Rescued, give_back, retire
 from app.jobs.states import EndStatus, Lane
 from app.jobs.store import Cause, GivenBack
 from app.killpoints import kill_point
-from app.queue.events import JobEvent, Publication, announce_end
+from app.queue.events import JobEvent, Publication
 from app.racing import race
 from app.redis import RedisError
 from app.telemetry import emit
@@ -182,7 +183,8 @@ class Finisher:
             publications.append(Publication(ending.job_id, job.num_generated, event, job.run))
         try:
             await self._worker.events.publish(publications)
-            await announce_end(self._worker.queue.redis, [(ending.job_id, ending.status) for _, ending in ended])
+            ends = [(ending.job_id, ending.status) for _, ending in ended]
+            await announce_ends(self._worker.db, self._worker.queue.redis, ends)
         except RedisError as error:
             emit(log, logging.WARNING, "publish_failed", error=error)
 
@@ -190,7 +192,6 @@ class Finisher:
         try:
             for nominations in rescued.nominations.values():
                 await self._worker.queue.enqueue(nominations)
-            if rescued.ended:
-                await announce_end(self._worker.queue.redis, rescued.ended)
+            await announce_ends(self._worker.db, self._worker.queue.redis, rescued.ended)
         except RedisError as error:
             emit(log, logging.WARNING, "enqueue_failed", error=error)  # the sweeper brings them

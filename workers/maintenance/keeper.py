@@ -15,6 +15,7 @@ from app.ids import new_id
 from app.jobs import breakers, rescue, resync, timekeeping
 from app.jobs import tables as t
 from app.jobs.breaker import Rules
+from app.jobs.dead.announce import announce_ends
 from app.jobs.rescue import Rescued
 from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
@@ -177,8 +178,7 @@ class Keeper:
         """Tell Redis, after the commit; what this loses the sweep finds."""
         for pool, nominations in rescued.nominations.items():
             await self._queue(pool).enqueue(nominations)
-        if rescued.ended:
-            await announce_end(self._redis, rescued.ended)
+        await announce_ends(self._db, self._redis, rescued.ended)
         return sum(map(len, rescued.nominations.values())) + len(rescued.ended)
 
     async def _pools(self) -> list[JobQueue]:

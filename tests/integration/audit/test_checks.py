@@ -21,6 +21,7 @@ from app.quotas.tables import budgets
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean, report_on
+from tests.support.dead import kill, send_back
 from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
 
 FATE = Fate(max_attempts=1, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
@@ -37,7 +38,7 @@ async def queue(redis: Redis) -> JobQueue:
 
 @pytest.fixture(autouse=True)
 async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> None:
-    """Jobs in all states, with budgets, webhooks, a key, a second attempt; one waits and one is claimed in Redis."""
+    """Jobs in all states, with budgets, webhooks, a key, a second attempt, a second life; two wait and one is claimed in Redis."""
     await seed(engine)
     async with engine.begin() as conn:
         for metric in ("total_tokens", "requests", "input_tokens", "output_tokens"):
@@ -67,10 +68,12 @@ async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> Non
     waiting += await submit(engine, settings, tenant="acme", count=2, tier="batch")
     await queue.enqueue(nominations(waiting))
     await queue.claim("w", max_jobs=1, room=10**9)
+    (revived,) = await kill(engine, await submit(engine, settings))
+    await queue.enqueue([(await send_back(engine, revived)).nomination])
     async with engine.connect() as conn:
         rows = await conn.execute(text("SELECT status, count(*) FROM jobs GROUP BY status"))
         assert {row[0]: row[1] for row in rows} == {
-            "succeeded": 1, "failed": 1, "cancelled": 2, "expired": 1, "dead": 1, "running": 1, "queued": 3,
+            "succeeded": 1, "failed": 1, "cancelled": 2, "expired": 1, "dead": 1, "running": 1, "queued": 4,
         }  # fmt: skip
 
 
@@ -82,11 +85,13 @@ async def test_a_sound_system_is_clean(engine: AsyncEngine, redis: Redis) -> Non
     report = await report_on(engine, redis)
     assert report.findings == []
     assert report.unchecked == {}
-    assert report.jobs["queued"] == 3
+    assert report.jobs["queued"] == 4
     assert [each.check for each in report.outcomes] == [check.name for check in CHECKS] + list(CLAIMS)
 
 
 NO_TRIGGERS = "SET LOCAL session_replication_role = replica"
+OF_THE_LEDGER = """(SELECT sum(CASE kind WHEN 'reserve' THEN amount ELSE -amount END)
+                        FROM ledger l WHERE l.budget_id = w.budget_id)"""
 CORRUPTIONS = {
     "job_status": ["ALTER TABLE jobs DROP CONSTRAINT ck_jobs_only_ended_is_finished",
                    "UPDATE jobs SET finished_at = NULL WHERE status = 'failed'"],
@@ -97,7 +102,10 @@ CORRUPTIONS = {
     "attempt_rows": ["DELETE FROM attempts WHERE attempt = 1 AND job_id = (SELECT id FROM jobs WHERE status = 'succeeded')"],
     "fenced_writes": ["UPDATE job_results SET attempt = 1 WHERE attempt = 2"],
     "one_result": ["DELETE FROM job_results WHERE attempt = 2"],
-    "dead_letter": ["DELETE FROM dead_letters"],
+    "dead_letter": ["DELETE FROM dead_letters WHERE resolved_at IS NULL"],
+    "requeue": ["DELETE FROM dead_letters WHERE resolution = 'requeued'",
+                "DELETE FROM audit_log WHERE action = 'dead_letter.requeue'"],
+    "operator_act": ["DELETE FROM audit_log WHERE action = 'dead_letter.requeue'"],
     "idempotency_key": ["UPDATE idempotency_keys SET tenant_id = 'stranger'"],
     "notice_true": [("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                      "tenant_id, id, 'job.succeeded', 'https://example.com', '' FROM jobs WHERE status = 'expired'")],
@@ -117,8 +125,9 @@ CORRUPTIONS = {
     "ledger_place": ["DELETE FROM budget_windows WHERE ctid IN (SELECT ctid FROM budget_windows LIMIT 1)"],
     "reservation": [("UPDATE ledger SET amount = 0 WHERE kind = 'release' AND amount > 0 "
                     "AND job_id = (SELECT id FROM jobs WHERE status = 'failed')"),
-                    ("UPDATE budget_windows w SET reserved = (SELECT sum(CASE kind WHEN 'reserve' THEN amount ELSE -amount END) "
-                    "FROM ledger l WHERE l.budget_id = w.budget_id)")],
+                    "UPDATE budget_windows w SET reserved = " + OF_THE_LEDGER],
+    "reserved_again": [("DELETE FROM ledger WHERE reservation = 2 AND budget_id = (SELECT id FROM budgets "
+                        "WHERE metric = 'requests')"), "UPDATE budget_windows w SET reserved = " + OF_THE_LEDGER],
     "reserved_amount": ["UPDATE jobs SET max_tokens = max_tokens + 1 WHERE status = 'running'"],
     "settled_amount": ["UPDATE usage SET prompt_tokens = 17 WHERE attempt = 2 AND kind = 'billed'"],
 }  # fmt: skip
@@ -146,6 +155,54 @@ async def test_a_corruption_is_found_by_its_check_alone(engine: AsyncEngine, red
     if check == "billed_once":  # the second row is of an attempt before the last: both are true
         seen.discard("billed_end")
     assert seen == {check}
+
+
+OF_LIVES = {
+    "a letter that is open though its job lives": (
+        "dead_letter", [("UPDATE dead_letters SET resolved_at = NULL, resolution = NULL, resolved_by = NULL, "
+                        "resolution_reason = NULL WHERE resolution = 'requeued'")]),
+    "a letter that is discarded though its job lives": (
+        "dead_letter", ["UPDATE dead_letters SET resolution = 'discarded' WHERE resolution = 'requeued'",
+                        "UPDATE audit_log SET action = 'dead_letter.discard'"]),
+    "a letter of a later attempt than the job has had": (
+        "requeue", ["UPDATE dead_letters SET attempt = 2 WHERE resolution = 'requeued'",
+                    "UPDATE usage SET attempt = 2 WHERE job_id = (SELECT id FROM jobs WHERE reservation = 2)"]),
+    "an act that nothing came of": (
+        "operator_act", [("INSERT INTO audit_log (actor, action, target, detail) SELECT actor, action, target, "
+                         "jsonb_build_object('reservation', 7) FROM audit_log WHERE action = 'dead_letter.requeue'")]),
+    "a letter that was resolved twice": (
+        "operator_act", [("INSERT INTO audit_log (actor, action, target, detail) SELECT actor, action, target, detail "
+                         "FROM audit_log WHERE action = 'dead_letter.requeue'")]),
+    "an end of an earlier life that wasn't told": (
+        "notice_written", [("UPDATE jobs SET webhook = '{\"url\": \"https://example.com/\", \"events\": [\"job.dead\"]}' "
+                           "WHERE reservation = 2")]),
+    "an end that was told as another life's": (
+        "notice_true", [("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body, reservation) "
+                        "SELECT gen_random_uuid(), tenant_id, id, 'job.dead', 'https://example.com/', '', 2 "
+                        "FROM jobs WHERE reservation = 2")]),
+    "a life that ended without a row of usage": (
+        "usage_visible", ["DELETE FROM usage WHERE job_id = (SELECT id FROM jobs WHERE reservation = 2)"]),
+    "an earlier life's reservation that is still open": (
+        "reservation", [("DELETE FROM ledger WHERE reservation = 1 AND kind = 'release' AND amount = 1 "
+                        "AND job_id = (SELECT id FROM jobs WHERE reservation = 2)"),
+                        "UPDATE budget_windows w SET reserved = " + OF_THE_LEDGER]),
+    "an earlier life that was charged": (
+        "settled_amount", [("UPDATE ledger SET amount = 1 - amount WHERE reservation = 1 AND kind IN ('settle', 'release') "
+                           "AND job_id = (SELECT id FROM jobs WHERE reservation = 2) "
+                           "AND budget_id = (SELECT id FROM budgets WHERE metric = 'requests')"),
+                           ("UPDATE budget_windows w SET used = used + 1 WHERE budget_id = (SELECT id FROM budgets "
+                           "WHERE metric = 'requests')")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OF_LIVES)
+async def test_what_is_wrong_with_a_second_life_is_found(engine: AsyncEngine, redis: Redis, what: str) -> None:
+    check, statements = OF_LIVES[what]
+    async with engine.begin() as conn:
+        await conn.execute(text(NO_TRIGGERS))
+        for statement in statements:
+            await conn.execute(text(statement))
+    assert check in await found(engine, redis)
 
 
 @pytest.mark.parametrize("check", CLAIMS)

@@ -606,7 +606,7 @@ async def test_a_log_tail_with_nul_can_be_kept_and_is_not_shown_to_the_owner(
     assert dead.status == "dead"
     assert "secret" not in str(dead.error)
     (letter,) = await rows(engine, dead_letters)
-    assert letter.evidence["last"]["log_tail"] == "secret\ufffdpath"
+    assert letter.evidence["attempts"][-1]["detail"]["log_tail"] == "secret\ufffdpath"
     assert [(each.kind, each.attempt, each.completion_tokens) for each in await rows(engine, usage)] == [
         ("wasted", attempt, 9) for attempt in (1, 2, 3)
     ]

@@ -11,11 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tokenizers import Tokenizer
 
 from app.clock import SystemClock
-from app.jobs import store
+from app.jobs import rescue, store
+from app.jobs.store import GivenBack
+from app.queue.checkpoints import read_checkpoint
 from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
-from app.queue.streams import JobQueue
+from app.queue.streams import JobQueue, Nomination
 from app.redis import Redis
 from app.settings import Settings
+from tests.support.dead import DEADLY, send_back
 from tests.support.jobs import BUNDLE, ENCODER, FILES, POOL, nominations, open_lease, seed, submit
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
@@ -159,3 +162,44 @@ async def test_a_job_that_only_had_to_be_written_down_ends_without_the_engine(
     (job,) = worker.hand.values()
     assert job.is_ending
     assert job.choices[0].result(worker.tokenizer) == {"index": 0, "text": "hi!", "finish_reason": "length"}
+
+
+@pytest.mark.parametrize("is_requeued", [False, True], ids=["given back", "requeued from the dead letters"])
+async def test_a_life_after_death_begins_anew_though_the_stream_has_tokens(
+    worker: WorkerContext, settings: Settings, is_requeued: bool
+) -> None:
+    """An operator may have changed the job: what an earlier life wrote isn't the beginning of what this one would write."""
+    (first,) = await start(worker, settings, max_tokens=50)
+    told = [ChoiceDelta(choice=0, offset=0, token_ids=[65, 66], text="AB")]
+    await worker.events.publish(
+        [
+            Publication(first.job_id, 0, JobEvent(kind="started", attempt=1, made_by=worker.made_by)),
+            Publication(first.job_id, 2, JobEvent(kind="tokens", attempt=1, deltas=told)),
+        ]
+    )
+    fate = DEADLY if is_requeued else replace(DEADLY, max_solo_crashes=9)
+    async with worker.db.begin() as conn:
+        await conn.execute(text("UPDATE jobs SET lane = 'solo'"))
+        await rescue.give_back(conn, [GivenBack(first.job_id, 1, "engine_crash")], fate, Random(1))
+    if is_requeued:
+        end = JobEvent(kind="dead", attempt=1)
+        await worker.events.publish([Publication(first.job_id, 2, end)])
+        await send_back(worker.db, first.job_id)
+    async with worker.db.begin() as conn:
+        again = await store.start(conn, worker.incarnation, [Nomination(first.job_id, 2, "standard", "acme", 1)])
+    requests = take_in(worker, Finisher(worker), again)
+    await hand_over(worker, Finisher(worker), requests)
+    (job,) = worker.hand.values()
+    events = await worker.events.read(first.job_id)
+    if is_requeued:
+        assert (job.run, job.num_resumed, job.num_discarded) == (2, 0, 2)
+        assert [each.event.kind for each in events] == ["started", "tokens", "dead", "restarted"]
+        assert (events[-1].place.run, events[-1].seq) == (2, 0)
+        late = Publication(first.job_id, 3, JobEvent(kind="tokens", attempt=1, deltas=told))
+        await worker.events.publish([late])
+        assert len(await worker.events.read(first.job_id)) == len(events), "a late write of the earlier life is refused"
+        checkpoint = await read_checkpoint(worker.events, first.job_id, 1)
+        assert checkpoint is not None
+        assert (checkpoint.run, checkpoint.num_tokens) == (2, 0)
+    else:
+        assert (job.run, job.num_resumed) == (1, 2)

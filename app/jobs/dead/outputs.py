@@ -1,0 +1,28 @@
+"""What had a job written before it was given up? What its event stream still has: a dead job has no result."""
+
+from uuid import UUID
+
+from app.queue.events import EventLog, StoredEvent
+
+_PAGE = 1000
+MAX_ENTRIES = 10_000
+
+
+async def texts_told(log: EventLog, job_id: UUID, n: int) -> list[str]:
+    """The text of each choice as far as readers of the newest run were told; empty ones where the stream is gone.
+
+    Raises:
+        RedisError: Redis doesn't answer.
+    """
+    entries: list[StoredEvent] = []
+    after = "0-0"
+    while len(entries) < MAX_ENTRIES and (page := await log.read(job_id, after=after, count=_PAGE)):
+        entries += page
+        after = page[-1].place.entry_id
+    run = max((each.place.run for each in entries), default=0)
+    texts, told = [""] * n, [0] * n
+    for delta in (delta for each in entries if each.place.run == run for delta in each.event.deltas):
+        if delta.choice < n and delta.offset >= told[delta.choice]:  # else it was told before
+            texts[delta.choice] += delta.text
+            told[delta.choice] = delta.offset + len(delta.token_ids)
+    return texts

@@ -1,0 +1,13 @@
+"""Who did what as an operator? One row an act, written in the act's own transaction."""
+
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.quotas.tables import audit_log
+
+
+async def record_act(conn: AsyncConnection, actor: str, action: str, target: str, detail: dict[str, Any]) -> None:
+    """Write down that `actor` did `action` to `target`; `detail` holds no secrets, prompts or outputs."""
+    await conn.execute(insert(audit_log).values(actor=actor, action=action, target=target, detail=detail))
