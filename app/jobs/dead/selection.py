@@ -81,7 +81,7 @@ class Selection(BaseModel):
         return LetterFilter(**self.filter.model_dump())
 
 
-JobChanges = create_model(
+JobChanges = create_model(  # type: ignore[call-overload]
     "JobChanges",
     __config__=ConfigDict(extra="forbid", frozen=True),
     __doc__="What may be changed of a job before it is requeued, with the limits of a submission.",
@@ -110,7 +110,7 @@ class RequeueRequest(Selection):
         None, description="A new deadline, in seconds from now; left out: as long as the job asked for at first."
     )
     clear_deadline: StrictBool = Field(False, description="The job shall have no deadline.")
-    changes: JobChanges | None = Field(None, description="With one id: fields of the job that become others.")  # type: ignore[valid-type]
+    changes: JobChanges | None = Field(None, description="With one id: fields of the job that become others.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
