@@ -48,7 +48,7 @@ MONEY = [
         """
         SELECT ended.job_id AS subject, concat('usage of attempt ', ended.attempt) AS expected, 'none' AS found
         FROM (SELECT id AS job_id, attempt FROM jobs WHERE status IN ('failed', 'dead')
-              UNION SELECT job_id, attempt FROM dead_letters) ended
+              UNION SELECT job_id, attempt FROM dead_letters WHERE attempt > 0) ended
         WHERE NOT EXISTS (
             SELECT 1 FROM usage u WHERE u.job_id = ended.job_id AND u.attempt = ended.attempt)
         """,

@@ -43,13 +43,13 @@ from app.jobs.models import ModelCatalog
 from app.queue.dead import follow_obituaries
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
-from app.racing import race
-from app.redis import Redis, create_redis
 from app.quotas.acts import record_act
-from app.redis import RedisError, create_redis
+from app.racing import race
+from app.redis import Redis, RedisError, create_redis
 from app.settings import Settings
 
 INTERRUPTED = 130
+_NONE_FITS = "no open dead letter fits"
 _PAGE = 500
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -218,17 +218,16 @@ def requeue_dead(
 def discard_dead(settings: Settings, meant: Selection, *, reason: str, is_sure: bool) -> int:
     """Close letters for good, once the operator has said yes to how many; return the exit status."""
     who = actor()
+    total: int = asyncio.run(_with_db(settings, lambda db: _count(db, meant)))
+    if not total:
+        print(_NONE_FITS, file=sys.stderr)
+        return 0
+    # Between two event loops: one that runs would keep Ctrl-C from ending the question.
+    if not is_sure and not _confirmed(f"Discard {total:,} dead letter{'s' * (total != 1)} for good? [y/N] "):
+        print("nothing was discarded", file=sys.stderr)
+        return 1
 
     async def discard(db: AsyncEngine) -> int:
-        total = await _count(db, meant)
-        if not total:
-            print("no open dead letter fits", file=sys.stderr)
-            return 0
-        question = f"Discard {total:,} dead letter{'s' * (total != 1)} for good? [y/N] "
-        if not is_sure and not await asyncio.to_thread(_confirmed, question):
-            print("nothing was discarded", file=sys.stderr)
-            return 1
-
         async def one(job_id: UUID) -> Refusal | None:
             return await discard_one(db.begin, job_id, actor=who, reason=reason)
 
@@ -253,7 +252,7 @@ async def _requeue_all(
         change = await _edit(settings, db, meant.job_ids[0])
     total = await _count(db, meant)
     if not total:
-        print("no open dead letter fits", file=sys.stderr)
+        print(_NONE_FITS, file=sys.stderr)
         return 0
     async with _queues(settings) as queue_of:
         reaches_redis = queue_of is not None

@@ -194,7 +194,7 @@ dead_letters = Table(
     Column("evidence", JSONB, nullable=False),
     Column("at", Timestamp, nullable=False, server_default=func.now()),
     Column("resolved_at", Timestamp),
-    Column("attempt", Integer, nullable=False),  # the life's last one
+    Column("attempt", Integer, nullable=False, server_default="0"),  # the life's last one; 0: not known yet
     Column("signature", Text, nullable=False, server_default=""),  # the fingerprint in words
     Column("resolution", Text),
     Column("resolved_by", Text),

@@ -11,14 +11,14 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
-    op.add_column("dead_letters", sa.Column("attempt", sa.Integer(), nullable=True))
+    # With a default: while processes are restarted one by one, older code goes on writing letters, which a requeue completes.
+    op.add_column("dead_letters", sa.Column("attempt", sa.Integer(), server_default="0", nullable=False))
     op.add_column("dead_letters", sa.Column("signature", sa.Text(), server_default="", nullable=False))
     op.add_column("dead_letters", sa.Column("resolution", sa.Text(), nullable=True))
     op.add_column("dead_letters", sa.Column("resolved_by", sa.Text(), nullable=True))
     op.add_column("dead_letters", sa.Column("resolution_reason", sa.Text(), nullable=True))
     # Every letter so far is of its job's last attempt: nothing has led out of the dead letters.
     op.execute("UPDATE dead_letters d SET attempt = j.attempt FROM jobs j WHERE j.id = d.job_id")
-    op.alter_column("dead_letters", "attempt", nullable=False)
     op.execute(
         "UPDATE dead_letters SET resolution = 'discarded', resolved_by = 'unknown', resolution_reason = 'before 0002' "
         "WHERE resolved_at IS NOT NULL"

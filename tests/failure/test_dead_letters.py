@@ -86,7 +86,7 @@ async def test_a_job_that_died_twice_is_requeued_succeeds_and_is_billed_once(
             with running(WORKER, environment, tmp_path, **NULL_ENGINE):
                 assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
             await hooks.wait(3)
-            await wait_for(engine, "SELECT bool_and(status = 'delivered') FROM webhook_deliveries")
+            await wait_for(engine, "SELECT count(*) = 3 FROM webhook_deliveries WHERE status = 'delivered'")
     first, second = await letters(engine)
     assert [(each.reservation, each.reason, each.resolution) for each in (first, second)] == [
         (1, "engine_crashes", "requeued"), (2, "workers_lost", "requeued"),

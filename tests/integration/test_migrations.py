@@ -84,6 +84,39 @@ def test_down_to_base_leaves_nothing_and_up_again_makes_the_same(migrated: Engin
         assert [described(connection, query) for query in (COLUMNS, CONSTRAINTS, INDEXES)] == before
 
 
+OLDER_LETTERS = """
+    INSERT INTO tenants (id, webhook_secret) VALUES ('acme', 'x');
+    INSERT INTO jobs (id, tenant_id, pool, model, tier, status, gen, attempt, prompt_tokens, max_tokens, finished_at)
+    SELECT ('00000000-0000-7000-8000-00000000000' || i)::uuid, 'acme', 'p', 'm', 'batch', 'dead', 3, 3, 1, 1, now()
+    FROM generate_series(1, 2) AS i;
+    INSERT INTO dead_letters (job_id, reservation, pool, tenant_id, reason, fingerprint, evidence, resolved_at)
+    SELECT id, 1, 'p', 'acme', 'engine_crashes', 'p:engine_crashes', '{}', CASE WHEN id::text LIKE '%2' THEN now() END
+    FROM jobs;
+"""
+LATER_DELIVERIES = """
+    INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body, reservation)
+    SELECT gen_random_uuid(), 'acme', id, 'job.dead', 'https://example.com/', '', life
+    FROM jobs CROSS JOIN generate_series(1, 2) AS life
+"""
+
+
+def test_letters_of_before_are_completed_and_can_go_back(empty: Engine, empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    migrate(settings, "0001")
+    with empty.connect() as connection:
+        connection.execute(text(OLDER_LETTERS))
+        connection.commit()
+        migrate(settings)
+        letters = "SELECT attempt, resolution, resolved_by FROM dead_letters ORDER BY job_id"
+        assert described(connection, letters) == [(3, None, None), (3, "discarded", "unknown")]
+        connection.execute(text(LATER_DELIVERIES))
+        connection.commit()
+        command.downgrade(alembic_config(connection), "0001")
+        connection.commit()
+        assert described(connection, "SELECT count(*) FROM dead_letters") == [(2,)]
+        assert described(connection, "SELECT count(*) FROM webhook_deliveries") == [(2,)]
+
+
 def test_migrating_twice_changes_nothing(migrated: Engine, settings: Settings) -> None:
     with migrated.connect() as connection:
         oids = "SELECT oid, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"

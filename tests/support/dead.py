@@ -61,9 +61,9 @@ async def send_back(engine: AsyncEngine, job_id: UUID, order: Order = ORDER) -> 
         return await requeue(conn, job_id, order)
 
 
-async def succeed(engine: AsyncEngine, job_id: UUID) -> None:
+async def succeed(engine: AsyncEngine, job_id: UUID, *, pool: str = POOL) -> None:
     """Start the queued job and finish it well."""
-    (job,) = await start_again(engine, job_id)
+    (job,) = await start_again(engine, job_id, pool=pool)
     async with engine.begin() as conn:
         ending = Ending(job_id, job.attempt, "succeeded", choices=CHOICES, used=Used(16, 0, 3))
         assert await finish(conn, [ending]) == {job_id}

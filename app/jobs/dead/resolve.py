@@ -71,7 +71,7 @@ _REVIVE = text(f"""
     RETURNING id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens, pool, reservation
 """)  # noqa: S608  constants only
 _LOCK_JOB = text("""
-    SELECT id, status, tenant_id, api_key_id, reservation, prompt_tokens, n, max_tokens FROM jobs WHERE id = :id FOR UPDATE
+    SELECT id, status, tenant_id, api_key_id, attempt, reservation, prompt_tokens, n, max_tokens FROM jobs WHERE id = :id FOR UPDATE
 """)
 _LOCK_LETTER = text("""
     SELECT d.*, i.request ->> 'deadline_s' AS deadline_s FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
@@ -79,7 +79,7 @@ _LOCK_LETTER = text("""
 """)
 _RESOLVE = text("""
     UPDATE dead_letters SET resolved_at = statement_timestamp(), resolution = :resolution, resolved_by = :actor,
-        resolution_reason = :reason
+        resolution_reason = :reason, attempt = :attempt
     WHERE job_id = :id AND reservation = :reservation AND resolved_at IS NULL
     RETURNING job_id
 """)
@@ -122,7 +122,7 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
     revived = (
         await conn.execute(_REVIVE, {"id": job_id, "reservation": job.reservation, "deadline_s": deadline_s})
     ).one()
-    await _resolve(conn, letter, "requeued", order.actor, order.reason)
+    await _resolve(conn, letter, "requeued", order.actor, order.reason, job.attempt)
     detail = {"reason": order.reason, "reservation": letter.reservation, "deadline_s": deadline_s}
     detail |= {"fingerprint": letter.fingerprint} | ({"changed": edit.changed} if edit else {})
     await record_act(conn, order.actor, "dead_letter.requeue", job_name(job_id), detail)
@@ -139,7 +139,7 @@ async def discard(conn: AsyncConnection, job_id: UUID, *, actor: str, reason: st
     letter = (await conn.execute(_LOCK_LETTER, {"id": job_id})).one_or_none()
     _refuse_unless_open(job_id, letter)
     assert letter is not None
-    await _resolve(conn, letter, "discarded", actor, reason)
+    await _resolve(conn, letter, "discarded", actor, reason, letter.attempt)
     detail = {"reason": reason, "reservation": letter.reservation, "fingerprint": letter.fingerprint}
     await record_act(conn, actor, "dead_letter.discard", job_name(job_id), detail)
 
@@ -189,8 +189,10 @@ def _refuse_unless_open(job_id: UUID, letter: Row[Any] | None) -> None:
         )  # fmt: skip
 
 
-async def _resolve(conn: AsyncConnection, letter: Row[Any], resolution: str, actor: str, reason: str) -> None:
-    row = {"id": letter.job_id, "reservation": letter.reservation, "resolution": resolution}
+async def _resolve(
+    conn: AsyncConnection, letter: Row[Any], resolution: str, actor: str, reason: str, attempt: int
+) -> None:
+    row = {"id": letter.job_id, "reservation": letter.reservation, "resolution": resolution, "attempt": attempt}
     closed = await conn.scalar(_RESOLVE, {**row, "actor": actor, "reason": reason})
     assert closed is not None, "its row is locked by this transaction"
 

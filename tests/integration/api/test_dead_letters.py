@@ -1,5 +1,6 @@
 """Do operators, and only they, see and resolve dead letters over HTTP?"""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -19,9 +20,9 @@ from app.queue.streams import JobQueue
 from app.quotas.tables import audit_log, budgets
 from app.redis import Redis
 from app.settings import Settings
-from tests.support.api import Submit, Tenant, assert_problem, job_id_of, make_tenant, running
+from tests.support.api import LONG, Submit, Tenant, assert_problem, job_id_of, make_tenant, running, until_seated
 from tests.support.audit import assert_audit_clean
-from tests.support.dead import kill
+from tests.support.dead import kill, succeed
 
 PATH = "/v1/admin/dead-letters"
 NOBODY = "job_" + "0" * 32
@@ -151,7 +152,7 @@ async def test_jobs_are_sent_back_and_their_owner_sees_them_wait(
     assert [(each["id"], each["code"]) for each in result["refused"]] == [(NOBODY, "not_found")]
     job = (await client.get(f"/v1/jobs/{names[0]}")).json()
     assert (job["status"], job["error"], job["finished_at"], job["attempts"]) == ("queued", None, None, 1)
-    assert await epoch.known_gens([UUID(name.removeprefix("job_")) for name in names]) == [2, 2, None]
+    assert await epoch.known_gens([UUID(name.removeprefix("job_")) for name in names]) == [2, 2, 1]
     again = (await admin.post(f"{PATH}/requeue", json={"ids": names, "reason": "it is mended"})).json()
     assert again["done"] == names[2:]
     assert {each["code"] for each in again["refused"]} == {"already_resolved"}
@@ -159,6 +160,19 @@ async def test_jobs_are_sent_back_and_their_owner_sees_them_wait(
     story = (await admin.get(f"{PATH}/{names[0]}")).json()
     assert (story["resolution"], story["resolution_reason"]) == ("requeued", "it is mended")
     await assert_audit_clean(engine, redis)
+
+
+async def test_who_waits_for_a_job_that_was_sent_back_gets_its_new_end(
+    app: FastAPI, admin: httpx.AsyncClient, client: httpx.AsyncClient, dead: Any, engine: AsyncEngine, model: Model
+) -> None:
+    (name,) = await dead()
+    assert (await client.get(f"/v1/jobs/{name}", headers=LONG)).json()["status"] == "dead"
+    await admin.post(f"{PATH}/requeue", json={"ids": [name], "reason": "it is mended"})
+    waiting = asyncio.create_task(client.get(f"/v1/jobs/{name}", headers=LONG))
+    await until_seated(app)
+    await succeed(engine, UUID(name.removeprefix("job_")), pool=model.pool)
+    job = (await waiting).json()
+    assert (job["status"], job["attempts"], job["choices"][0]["text"]) == ("succeeded", 2, "the end")
 
 
 async def test_a_group_is_resolved_in_pages(admin: httpx.AsyncClient, dead: Any, engine: AsyncEngine) -> None:

@@ -279,6 +279,20 @@ async def test_what_is_not_dead_is_refused(engine: AsyncEngine, settings: Settin
                 await discard(conn, job_id, actor="test:ann", reason="no use")
 
 
+async def test_a_letter_that_older_code_wrote_is_completed_by_its_requeue(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    (job_id,) = await kill(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE dead_letters SET attempt = DEFAULT, signature = DEFAULT"))
+    await assert_audit_clean(engine, None)
+    await send_back(engine, job_id)
+    assert [each.attempt for each in await letters(engine)] == [1]
+    (job,) = await start_again(engine, job_id)
+    assert (job.attempt, job.died_at) == (2, 1)
+    await assert_audit_clean(engine, None)
+
+
 async def test_a_discarded_letter_is_closed_for_good_and_keeps_its_evidence(
     engine: AsyncEngine, settings: Settings
 ) -> None:

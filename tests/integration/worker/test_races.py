@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tokenizers import Tokenizer
 
