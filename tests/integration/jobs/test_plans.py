@@ -55,6 +55,10 @@ FILL_USAGE = text("""
     INSERT INTO usage (job_id, attempt, kind, tenant_id, model, tier, prompt_tokens, cached_tokens, completion_tokens)
     SELECT id, 1, 'billed', tenant_id, model, tier, 1, 1, 1 FROM jobs WHERE status = 'succeeded'
 """)
+FILL_LETTERS = text("""
+    INSERT INTO dead_letters (job_id, reservation, attempt, pool, tenant_id, reason, signature, fingerprint, evidence)
+    SELECT id, 1, 1, pool, tenant_id, 'engine_crashes', '', 'x', '{}' FROM jobs LIMIT 30000
+""")
 SMALL = {"workers", "models", "budgets", "breakers"}  # so few rows that reading them all is right
 
 
@@ -89,7 +93,7 @@ async def recorder(engine: AsyncEngine) -> Any:
     async with engine.begin() as conn:
         for statement in (
             FILL, FILL_RESULTS, FILL_INPUTS, FILL_USAGE, FILL_KEYS, FILL_DELIVERIES, FILL_WORKERS, FILL_ATTEMPTS,
-            AGE_WORKERS,
+            AGE_WORKERS, FILL_LETTERS,
         ):  # fmt: skip
             await conn.execute(statement)
         await conn.execute(text("ANALYZE"))
