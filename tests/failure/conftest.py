@@ -1,17 +1,21 @@
-"""What do most failure tests need? A tenant, a model, and an open queue."""
+"""What do most failure tests need? A tenant, a model, an open queue, and an audit at their end."""
+
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.queue.streams import JobQueue
 from app.redis import Redis
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed
 
 
 @pytest.fixture
-async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
-    """The pool's queue on the test's own Redis, with the tenant `acme` and the model in the database."""
+async def queue(engine: AsyncEngine, redis: Redis) -> AsyncIterator[JobQueue]:
+    """The pool's queue on the test's own Redis, with the tenant `acme` and the model in the database; audited at the end."""
     await seed(engine)
     queue = JobQueue(redis, POOL)
     await queue.open_epoch("test")
-    return queue
+    yield queue
+    await assert_audit_clean(engine, redis)

@@ -23,7 +23,7 @@ from app.settings import Settings
 from tests.support.api import make_tenant
 from tests.support.api_process import running_process
 from tests.support.audit import assert_audit_clean
-from tests.support.jobs import POOL, seed, submit
+from tests.support.jobs import submit
 from tests.support.processes import have_ended
 from tests.support.receiver import Receiver, receiver
 from tests.support.stack import (
@@ -42,14 +42,6 @@ from workers.models import BROOK
 WEBHOOKS = "workers.webhooks.main"
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02", "PENSTOCK_DRAIN_GRACE_S": "0.5"}
 LOCAL = {"PENSTOCK_WEBHOOK_ALLOW_LOCAL": "true", "PENSTOCK_WEBHOOK_TIMEOUT_S": "2.5", "PENSTOCK_WEBHOOK_LEASE_S": "3"}
-
-
-@pytest.fixture
-async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
-    await seed(engine)
-    queue = JobQueue(redis, POOL)
-    await queue.open_epoch("test")
-    return queue
 
 
 @pytest.fixture

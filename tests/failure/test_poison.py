@@ -13,22 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.jobs.submit import Caller, accept, nominate
 from app.queue.streams import JobQueue
-from app.redis import Redis
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
-from tests.support.jobs import POOL, prepared, seed
+from tests.support.jobs import prepared
 from tests.support.stack import NULL_ENGINE, WORKER, Process, assert_exactly_once, running, wait_for, wait_until_ended
 
 POISON = 300
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
-
-
-@pytest.fixture
-async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
-    await seed(engine)
-    queue = JobQueue(redis, POOL)
-    await queue.open_epoch("test")
-    return queue
 
 
 def null_options(**options: object) -> dict[str, str]:

@@ -17,7 +17,7 @@ from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
-from tests.support.jobs import POOL, seed, submit
+from tests.support.jobs import submit
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
@@ -35,14 +35,6 @@ BODY: dict[str, object] = {"max_tokens": 150, "n": 2, "seed": 11, "temperature":
 def maintenance(environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
     with running(MAINTENANCE, environment, tmp_path):
         yield
-
-
-@pytest.fixture
-async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
-    await seed(engine)
-    queue = JobQueue(redis, POOL)
-    await queue.open_epoch("test")
-    return queue
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from app.settings import Settings
 from tests.failure.test_worker_crashes import first_token
 from tests.support.api import job_id_of, make_tenant
 from tests.support.api_process import running_process
+from tests.support.audit import assert_audit_clean
 from tests.support.completions import little_server
 from tests.support.stack import MAINTENANCE, QUICK, WORKER, assert_exactly_once, running, wait_for, wait_until_ended
 from workers.engine.config import EngineConfig
@@ -66,3 +67,4 @@ async def test_a_server_that_dies_under_a_job_and_comes_back_costs_it_one_failur
     assert not files_with(KEY, tmp_path)
     events = await EventLog(redis, ttl_s=60, max_entries=10_000).read(begun)
     assert events[-1].event.kind == "succeeded"
+    await assert_audit_clean(engine, redis)

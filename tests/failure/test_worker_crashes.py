@@ -42,14 +42,6 @@ def maintenance(environment: dict[str, str], tmp_path: Path) -> Iterator[Process
         yield process
 
 
-@pytest.fixture
-async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
-    await seed(engine)
-    queue = JobQueue(redis, POOL)
-    await queue.open_epoch("test")
-    return queue
-
-
 async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, count: int, **body: object) -> list:
     accepted = await submit(engine, settings, count=count, **({"max_tokens": 40} | body))
     assert await nominate(queue, accepted)

@@ -269,7 +269,9 @@ class Supervisor:
         emit(log, logging.ERROR, "engine_unfit", reason=str(error), jobs=len(worker.hand), in_a_row=self._num_unfit)
         jobs = [job for job in worker.hand.values() if not job.is_ending]
         detail = {"reason": f"the engine was taken out: {error}"}
-        await finisher.give_back(jobs, "engine_unfit", detail, keep_tokens=error.is_trusted)
+        await finisher.give_back([job for job in jobs if not job.has_output], "engine_unfit", detail)
+        touched = [job for job in jobs if job.has_output]
+        await finisher.give_back(touched, "engine_unfit", detail, keep_tokens=error.is_trusted)
         if self._num_unfit >= _MOST_UNFIT:
             await self._until_hand_is_empty(worker)
             await finisher.retire()
