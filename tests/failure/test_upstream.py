@@ -12,6 +12,7 @@ from app.settings import Settings
 from tests.failure.test_worker_crashes import first_token
 from tests.support.api import job_id_of, make_tenant
 from tests.support.api_process import running_process
+from tests.support.audit import assert_audit_clean
 from tests.support.completions import little_server
 from tests.support.stack import MAINTENANCE, QUICK, WORKER, assert_exactly_once, running, wait_for, wait_until_ended
 from workers.engine.config import EngineConfig
@@ -59,6 +60,7 @@ async def test_a_server_that_dies_under_a_job_and_comes_back_costs_it_one_failur
                 assert await wait_until_ended(engine, [begun, waiting]) == {"succeeded": 2}
                 assert again.stats()["generated_tokens"] >= 408
     await assert_exactly_once(engine, [begun, waiting])
+    await assert_audit_clean(engine, redis)
     async with engine.connect() as conn:
         query = text("SELECT failures, engine_crashes, worker_losses FROM jobs WHERE id = :id")
         counted = [tuple((await conn.execute(query, {"id": job_id})).one()) for job_id in (begun, waiting)]
