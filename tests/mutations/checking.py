@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from tests.mutations.guards import Guard
 from tests.mutations.patching import ROOT, apply
 
-COPIED = ("app", "workers", "migrations", "tests", "pyproject.toml")
+COPIED = ("app", "workers", "benchmarks", "migrations", "tests", "pyproject.toml")
 TIMEOUT_S = 600
 
 

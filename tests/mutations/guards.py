@@ -174,14 +174,25 @@ GUARDS = (
         (
             Patch(
                 "app/api/submission.py",
-                "        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)\n    assert job is not None",
-                "        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)\n"
-                "        await _tell_workers(runtime, accepted)\n    assert job is not None",
+                '        kill_point("api.before_commit")\n',
+                '        await _tell_workers(runtime, accepted)\n        kill_point("api.before_commit")\n',
             ),
         ),
         (
             "tests/integration/api/test_process.py::test_killed_between_commit_and_enqueue_the_job_is_there_and_its_key_finds_it",
         ),
+    ),
+    Guard(
+        "worker-fences-itself",
+        "a worker that can't renew gives up its jobs before others take them",
+        (
+            Patch(
+                "workers/generation/lease.py",
+                "            if clock.monotonic() - renewed_at >= settings.lease_fence_s:\n",
+                "            if False:\n",
+            ),
+        ),
+        ("tests/failure/test_links.py::test_a_worker_cut_from_postgres_fences_itself_and_its_jobs_run_elsewhere",),
     ),
     Guard(
         "same-model-resume",

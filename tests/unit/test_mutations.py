@@ -40,7 +40,7 @@ def test_the_guards_that_the_protocol_rests_on_are_all_there() -> None:
 
 
 def test_each_guard_stands_in_the_docs_with_its_killers() -> None:
-    page = (ROOT / "docs/guards.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
     missing = []
     for guard in GUARDS:
         row = next(
