@@ -71,9 +71,14 @@ async def test_an_api_killed_before_its_commit_leaves_nothing_and_the_key_makes_
     with running_process(environment, tmp_path) as api:
         async with httpx.AsyncClient(base_url=await api.url(), timeout=60) as client:
             answer = await client.post("/v1/jobs", json=body, headers=headers)
-    assert answer.status_code == 202
+            again = await client.post("/v1/jobs", json=body, headers=headers)
+    assert (answer.status_code, answer.headers.get("Idempotency-Replayed")) == (202, None), "it is made, not found"
+    assert (again.status_code, again.headers.get("Idempotency-Replayed")) == (202, "true")
+    job_id = job_id_of(answer.json())
+    assert job_id_of(again.json()) == job_id
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
-        assert await wait_until_ended(engine, [job_id_of(answer.json())]) == {"succeeded": 1}
+        assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
+    await assert_exactly_once(engine, [job_id])
     await assert_audit_clean(engine, queue.redis)
 
 
@@ -86,18 +91,20 @@ async def test_an_enqueue_whose_answer_is_lost_is_no_second_nomination(
     there = environment | {"REDIS_URL": to_redis.url}
     with running(MAINTENANCE, environment, tmp_path), running_process(there, tmp_path) as api:
         async with httpx.AsyncClient(base_url=await api.url(), timeout=60) as client:
-            assert (await client.post("/v1/jobs", json=body, headers=tenant.auth)).status_code == 202
+            first = await client.post("/v1/jobs", json=body, headers=tenant.auth)
             to_redis.lose_answer(b"EVALSHA", b"globex")
-            answer = await client.post("/v1/jobs", json=body, headers=tenant.auth)
-            assert answer.status_code == 202, "the sweeper would find it"
+            second = await client.post("/v1/jobs", json=body, headers=tenant.auth)
+            assert (first.status_code, second.status_code) == (202, 202), "the sweeper would find it"
         assert to_redis.num_lost_answers == 1
         assert (await queue.depth())["standard"].jobs == 2
         await asyncio.sleep(2 * float(QUICK["PENSTOCK_SWEEP_AFTER_S"]))  # the sweep has looked at both meanwhile
         assert (await queue.depth())["standard"].jobs == 2
+        ids = [job_id_of(first.json()), job_id_of(second.json())]
         with running(WORKER, environment, tmp_path, **NULL_ENGINE):
-            await wait_for(engine, "SELECT count(*) = 2 FROM jobs WHERE status = 'succeeded'")
+            assert await wait_until_ended(engine, ids) == {"succeeded": 2}
     async with engine.connect() as conn:
         assert await conn.scalar(text("SELECT bool_and(attempt = 1 AND gen = 1) FROM jobs"))
+    await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
 
 

@@ -170,6 +170,7 @@ async def test_a_machine_whose_engines_all_fail_their_self_test_gives_up_and_tak
         assert "3 engines in a row were unfit" in worker.log.read_text()
     async with engine.connect() as conn:
         assert await conn.scalar(text("SELECT bool_and(status = 'queued' AND attempt = 0) FROM jobs"))
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_suspect_is_not_tried_by_an_engine_that_fails_its_self_test(

@@ -124,6 +124,8 @@ async def test_without_its_stream_a_job_starts_over_and_says_so(
     await redis.delete(f"ev:{job_id.hex}")
     with running(WORKER, environment, tmp_path, **SLOW):
         assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
+    await assert_exactly_once(engine, [job_id])
+    await assert_audit_clean(engine, queue.redis)
     entries = await log.read(job_id, after=seen.place.entry_id)
     assert (entries[0].event.kind, entries[0].place.run, entries[0].seq) == ("restarted", 2, 0)
     checkpoint = assemble(entries, 2)

@@ -60,6 +60,7 @@ async def test_a_server_that_dies_under_a_job_and_comes_back_costs_it_one_failur
                 assert await wait_until_ended(engine, [begun, waiting]) == {"succeeded": 2}
                 assert again.stats()["generated_tokens"] >= 408
     await assert_exactly_once(engine, [begun, waiting])
+    await assert_audit_clean(engine, redis)
     async with engine.connect() as conn:
         query = text("SELECT failures, engine_crashes, worker_losses FROM jobs WHERE id = :id")
         counted = [tuple((await conn.execute(query, {"id": job_id})).one()) for job_id in (begun, waiting)]

@@ -194,6 +194,7 @@ async def test_sigterm_of_an_idle_worker_ends_its_lease(
         await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'")
         assert await asyncio.to_thread(worker.terminate) == 0
     await wait_for(engine, "SELECT bool_and(state = 'ended') FROM workers")
+    await assert_audit_clean(engine, queue.redis)
 
 
 @pytest.mark.parametrize("redis_knows", [True, False])
@@ -212,6 +213,7 @@ async def test_a_cancel_reaches_a_running_job(
     async with engine.connect() as conn:
         used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE kind = 'billed'"))
     assert 0 < used < 1000, "what was computed is billed, no more"
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_deadline_stops_a_running_job(
@@ -224,6 +226,7 @@ async def test_a_deadline_stops_a_running_job(
     async with engine.connect() as conn:
         late = await conn.scalar(text("SELECT extract(epoch FROM finished_at - deadline_at) FROM jobs"))
     assert late < 1.0
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_lost_redis_is_rebuilt_while_work_goes_on(
@@ -255,6 +258,7 @@ async def test_stop_strings_end_a_job_and_bill_to_the_token(
         used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE job_id = :id"), {"id": job_id})
     assert choices[0] == {"index": 0, "text": whole[: whole.index(stop)], "finish_reason": "stop"}
     assert 0 < used < 200
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_job_counted_with_another_tokenizer_is_counted_again(
@@ -277,6 +281,7 @@ async def test_a_job_counted_with_another_tokenizer_is_counted_again(
         used = (await conn.execute(text("SELECT prompt_tokens FROM usage"))).scalars().all()
     assert texts[0] == texts[1]
     assert used == [16, 16]
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_a_job_that_no_worker_understands_fails_alone(
@@ -290,6 +295,7 @@ async def test_a_job_that_no_worker_understands_fails_alone(
         )
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, [bad, good]) == {"succeeded": 1, "failed": 1}
+    await assert_audit_clean(engine, queue.redis)
 
 
 async def test_sigterm_while_the_engine_starts_is_heard(
@@ -362,3 +368,4 @@ async def test_one_end_that_postgres_never_takes_does_not_hold_up_the_others(
         good = await submit(engine, settings, count=3)
         assert await nominate(queue, good)
         assert await wait_until_ended(engine, [each.job_id for each in good], timeout_s=15) == {"succeeded": 3}
+    await assert_audit_clean(engine, queue.redis)
