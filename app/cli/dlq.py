@@ -299,10 +299,10 @@ async def _one_by_one(
                     refused += 1
                     print(f"penstock: {refusal.error.detail} ({refusal.error.code})", file=sys.stderr)
                 progress.advance(task)
-    finally:
+    finally:  # also where Postgres went away in the middle: what is done is done
         loop.remove_signal_handler(signal.SIGINT)
-    more = f", {refused:,} refused and as they were" if refused else ""
-    print(f"{done:,} {done_word}{more}", file=sys.stderr)
+        more = f", {refused:,} refused and as they were" if refused else ""
+        print(f"{done:,} {done_word}{more}", file=sys.stderr)
     if stop.is_set():
         print("stopped: the same command again goes on with the rest", file=sys.stderr)
         return INTERRUPTED

@@ -1,6 +1,7 @@
 """What do dead letters look like on the command line? A row, an object, a story."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,8 @@ from rich.console import Console
 
 from app.ids import job_name
 from app.jobs.dead.read import Letter, LetterGroup, LetterStory
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def letter_document(letter: Letter) -> dict[str, Any]:
@@ -96,4 +99,9 @@ def _when(at: datetime) -> str:
 
 def say(console: Console, line: str) -> None:
     """A line as it is, however long."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
+
+
+def visible(text: str) -> str:
+    """`text` without what would command the terminal: logs and requests hold whatever others wrote."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -184,3 +184,26 @@ async def test_a_worker_cut_from_redis_finishes_what_it_has_through_postgres(
     assert await attempts_of(engine, [*ids, *waiting]) == [1] * 7
     await assert_exactly_once(engine, [*ids, *waiting])
     await assert_audit_clean(engine, queue.redis)
+
+
+async def test_an_api_cut_from_redis_takes_jobs_and_tells_their_end(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
+    to_redis: Link,
+) -> None:  # fmt: skip
+    tenant = await make_tenant(engine, settings, "globex")
+    body = {"prompt": "Once", "max_tokens": 8, "model": "tiny"}
+    with (
+        running(MAINTENANCE, environment, tmp_path) as keeper,
+        running(WORKER, environment, tmp_path, **NULL_ENGINE),
+        running_process(environment | {"REDIS_URL": to_redis.url}, tmp_path) as api,
+    ):
+        await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'")
+        async with httpx.AsyncClient(base_url=await api.url(), headers=tenant.auth, timeout=60) as client:
+            to_redis.refuse()
+            taken = await client.post("/v1/jobs", json=body)
+            assert taken.status_code == 202
+            ended = await client.get(taken.json()["urls"]["self"], headers={"Prefer": "wait=30"})
+        assert (ended.status_code, ended.json()["status"]) == (200, "succeeded")
+        assert '"round":"sweep"' in keeper.log.read_text(), "nobody else nominated it"
+    await assert_exactly_once(engine, [job_id_of(taken.json())])
+    await assert_audit_clean(engine, queue.redis)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
+from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis, create_redis
 from app.schema import migrate
@@ -121,6 +122,41 @@ async def test_postgres_restarts_in_the_middle_of_the_work(
             assert await wait_until_ended(engine, ids) == {"succeeded": 30}
         async with engine.connect() as conn:
             assert await conn.scalar(text("SELECT bool_and(worker_losses = 0 AND failures = 0) FROM jobs"))
+        await assert_exactly_once(engine, ids)
+        await assert_audit_clean(engine, redis)
+    finally:
+        await engine.dispose()
+
+
+async def test_postgres_is_away_for_longer_than_the_fence_and_what_ran_goes_on_from_its_tokens(
+    private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path
+) -> None:
+    migrate(own := settings.model_copy(update={"database_url": private_postgres.url}))
+    engine = create_engine(own, application_name="penstock-tests")
+    events = EventLog(redis, ttl_s=60, max_entries=10_000)
+    try:
+        await seed(engine)
+        queue = JobQueue(redis, POOL)
+        await queue.open_epoch("test")
+        there = environment | {"DATABASE_URL": private_postgres.url}
+        with running(WORKER, there, tmp_path, **SLOW) as worker, running(MAINTENANCE, there, tmp_path):
+            ids = await submit_and_nominate(engine, own, queue, 6, max_tokens=300)
+            await wait_for(engine, "SELECT count(*) = 6 FROM jobs WHERE status = 'running'")
+            private_postgres.stop()
+            async with asyncio.timeout(30):
+                while "lease_lost" not in worker.log.read_text():
+                    await asyncio.sleep(0.05)
+            told = {job_id: (await events.read(job_id))[-1].seq for job_id in ids}
+            private_postgres.start()
+            await engine.dispose()
+            assert await wait_until_ended(engine, ids) == {"succeeded": 6}
+        async with engine.connect() as conn:
+            counted = await conn.execute(text("SELECT DISTINCT attempt, worker_losses, failures FROM jobs"))
+            assert [tuple(row) for row in counted] == [(2, 1, 0)], "one lost worker, and nothing else, for each"
+        for job_id in ids:
+            starts = [each for each in await events.read(job_id) if each.event.kind in {"started", "restarted"}]
+            assert [each.event.kind for each in starts] == ["started", "started"]
+            assert starts[1].seq >= told[job_id] > 0, "from its tokens"
         await assert_exactly_once(engine, ids)
         await assert_audit_clean(engine, redis)
     finally:

@@ -29,6 +29,7 @@ from app.telemetry import emit
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
+_FAILED_AGAIN_S = 2.0  # a round that failed doesn't wait for its turn: what it mends may have gone wrong just then
 _CANARY_TTL_S = 90 * 86_400.0
 
 
@@ -172,7 +173,7 @@ class Keeper:
             except (RedisError, OSError) as error:
                 self._failing.add(name)
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(min(every_s, _FAILED_AGAIN_S) if name in self._failing else every_s)
 
     async def _spread(self, rescued: Rescued) -> int:
         """Tell Redis, after the commit; what this loses the sweep finds."""

@@ -115,6 +115,16 @@ def test_the_evidence_is_shown_and_the_prompt_only_where_it_is_asked_for(penstoc
     assert (missing.status, missing.err.count("\n")) == (1, 1)
 
 
+def test_what_a_log_holds_does_not_command_the_terminal(penstock: Run, settings: Settings) -> None:
+    (name,) = dead(settings)
+    query(settings, "UPDATE dead_letters SET evidence = jsonb_set(evidence, '{attempts,0,detail,log_tail}', "
+                    "to_jsonb(E'\\u001b]0;title\\u0007\\u009b2Jgone\nnext'::text))")  # fmt: skip
+    shown = penstock("dlq", "show", name).out
+    assert "title" in shown
+    assert "next" in shown
+    assert not set("\x1b\x07\x9b") & set(shown)
+
+
 def test_one_several_or_a_group_are_sent_back(penstock: Run, settings: Settings) -> None:
     crashed, lost = dead(settings, 5), dead(settings, 2, "worker_lost")
     one = penstock("dlq", "requeue", crashed[0], "--reason", "the driver is mended")

@@ -138,6 +138,8 @@ async def test_a_requeued_job_lives_again_and_is_billed_once(
     await JobQueue(redis, POOL).open_epoch("test")
     (job_id,) = await kill(engine, await submit(engine, settings))
     assert await windows(engine) == [(0, 0)]
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE jobs SET failures = 1, worker_losses = 2, engine_crashes = 3, lane = 'solo'"))
     requeued = await requeue_one(engine.begin, job_id, ORDER)
     assert isinstance(requeued, Requeued)
     assert await tell_workers(lambda pool: JobQueue(redis, pool), [requeued])
