@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/installed
 export PYTHONUNBUFFERED := 1
@@ -42,7 +43,8 @@ format: venv ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format .
 
 test: lint ## Lint, then all tests but the long matrix and the GPU's
-	@echo "==> pytest"; $(BIN)/pytest -m "not long and not gpu"
+	@echo "==> pytest, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" --ignore tests/failure -n $(JOBS) --dist loadscope
+	@echo "==> pytest tests/failure, one at a time: they state bounds of time"; $(BIN)/pytest -m "not long and not gpu" tests/failure
 
 test-long: venv ## The long matrix
 	@$(BIN)/pytest -m "long and not gpu"

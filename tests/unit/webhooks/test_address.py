@@ -163,7 +163,7 @@ def test_development_allows_loopback_and_nothing_else(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [*LOOPBACK, "http://localhost:8080/hook", "http://[::1]:8080/", "http://127.8.9.1:1024/"]
+    "url", [*sorted(LOOPBACK), "http://localhost:8080/hook", "http://[::1]:8080/", "http://127.8.9.1:1024/"]
 )
 def test_development_allows_the_local_host(url: str) -> None:
     check_url(url, allow_local=True)
