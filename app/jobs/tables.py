@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -39,7 +40,12 @@ models = Table(
     Column("model_hash", Text, nullable=False),
     Column("max_model_len", Integer, nullable=False),
     Column("vocab_size", Integer, nullable=False),
+    # Millionths of the currency for a million tokens. A worker's registration leaves these three as they are.
+    Column("input_price", BigInteger, nullable=False, server_default="0"),
+    Column("output_price", BigInteger, nullable=False, server_default="0"),
+    Column("fallback", Text),  # for jobs that name none
     Column("registered_at", Timestamp, nullable=False, server_default=func.now()),
+    CheckConstraint("input_price >= 0 AND output_price >= 0", name="prices_not_negative"),
 )
 
 # One row a worker incarnation: N running jobs cost one UPDATE to keep alive, not N.
@@ -108,7 +114,15 @@ jobs = Table(
     Column("gen", Integer, nullable=False, server_default="1"),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("lane", Text, nullable=False, server_default="normal"),
-    Column("reservation", SmallInteger, nullable=False, server_default="1"),
+    Column("reservation", SmallInteger, nullable=False, server_default="1"),  # 0: waits for a budget, holds none
+    Column("on_budget", Text, nullable=False, server_default="reject"),
+    Column("held_by", Uuid),  # the budget that it waits for
+    # At the time of its reservation: a price that changes meanwhile changes nothing for it.
+    Column("input_price", BigInteger, nullable=False, server_default="0"),
+    Column("output_price", BigInteger, nullable=False, server_default="0"),
+    Column("changes", JSONB(none_as_null=True)),  # what it runs with that its owner asked differently, and why
+    Column("work_key", LargeBinary),  # of deterministic work that may be shared: what it is computed from
+    Column("shared_from", Uuid),  # the job that computed its result
     Column("incarnation", Uuid),
     Column("prompt_tokens", Integer, nullable=False),
     Column("max_tokens", Integer, nullable=False),
@@ -132,6 +146,8 @@ jobs = Table(
     ),
     CheckConstraint("tier IN ('interactive', 'standard', 'batch')", name="tier_known"),
     CheckConstraint("lane IN ('normal', 'bisect', 'solo')", name="lane_known"),
+    CheckConstraint("on_budget IN ('reject', 'wait', 'truncate', 'fallback')", name="on_budget_known"),
+    CheckConstraint("(held_by IS NULL) OR (status = 'queued' AND reservation = 0)", name="only_waiting_is_held"),
     CheckConstraint("(status = 'running') = (incarnation IS NOT NULL)", name="only_running_has_worker"),
     CheckConstraint("(finished_at IS NULL) = (status IN ('queued', 'running'))", name="only_ended_is_finished"),
     # A tenant's page of jobs, newest first (ids are time-ordered).
@@ -143,6 +159,10 @@ jobs = Table(
     # The timekeeper: retries that are due, deadlines that passed.
     Index("ix_jobs_due", "not_before", postgresql_where=text("status = 'queued' AND not_before IS NOT NULL")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("status = 'queued' AND deadline_at IS NOT NULL")),
+    # The budget that was raised: who waits for it.
+    Index("ix_jobs_held", "held_by", postgresql_where=text("held_by IS NOT NULL")),
+    # Identical work: who computes it, or has.
+    Index("ix_jobs_work", "tenant_id", "work_key", "id", postgresql_where=text("work_key IS NOT NULL")),
     # The lease and the reaper: who runs what.
     Index("ix_jobs_running", "incarnation", postgresql_where=text("status = 'running'")),
 )

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -27,10 +28,31 @@ tenants = Table(
     Column("id", Text, primary_key=True),
     Column("display_name", Text, nullable=False, server_default=""),
     Column("weight", Integer, nullable=False, server_default="1"),
+    Column("tiers", ARRAY(Text), nullable=False, server_default=text("'{interactive,standard,batch}'")),
+    # NULL is no limit.
+    Column("max_running_jobs", Integer),
+    Column("max_queued_jobs", Integer),
+    Column("max_queued_tokens", BigInteger),
+    Column("max_prompt_tokens", Integer),  # of one request
+    Column("max_output_tokens", Integer),  # of one request: n x max_tokens
+    Column("requests_per_minute", Integer),
+    Column("request_burst", Integer),  # NULL: as many as a minute brings
+    Column("tokens_per_minute", BigInteger),
+    Column("token_burst", BigInteger),
+    # Identical deterministic work is computed once if it is in flight or no older than this; NULL: never.
+    Column("share_identical_s", Integer),
+    Column("bill_shared", Boolean, nullable=False, server_default=text("true")),
+    Column("suspended_at", Timestamp),
     Column("webhook_secret", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="id_is_slug"),
     CheckConstraint("weight BETWEEN 1 AND 1000", name="weight_in_range"),
+    CheckConstraint("tiers <@ '{interactive,standard,batch}'", name="tiers_known"),
+    CheckConstraint(
+        "least(max_running_jobs, max_queued_jobs, max_queued_tokens, max_prompt_tokens, max_output_tokens) >= 0 "
+        "AND least(requests_per_minute, request_burst, tokens_per_minute, token_burst, share_identical_s) >= 1",
+        name="limits_make_sense",
+    ),
 )
 
 api_keys = Table(
@@ -41,10 +63,22 @@ api_keys = Table(
     Column("name", Text, nullable=False, server_default=""),
     Column("prefix", Text, nullable=False, unique=True),
     Column("hash", LargeBinary, nullable=False),
+    # The secret before the last rotation, for as long as both are valid. The key stays the same: budgets and rates hold on.
+    Column("old_prefix", Text, unique=True),
+    Column("old_hash", LargeBinary),
+    Column("old_until", Timestamp),
     Column("scopes", ARRAY(Text), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("request_burst", Integer),
+    Column("tokens_per_minute", BigInteger),
+    Column("token_burst", BigInteger),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Column("expires_at", Timestamp),
     Column("revoked_at", Timestamp),
+    CheckConstraint("num_nulls(old_prefix, old_hash, old_until) IN (0, 3)", name="old_secret_is_whole"),
+    CheckConstraint(
+        "least(requests_per_minute, request_burst, tokens_per_minute, token_burst) >= 1", name="limits_make_sense"
+    ),
     Index(None, "tenant_id"),
 )
 
@@ -57,12 +91,26 @@ budgets = Table(
     Column("api_key_id", ForeignKey("api_keys.id", ondelete="CASCADE")),
     Column("metric", Text, nullable=False),
     Column("period", Text, nullable=False),
-    Column("hard_limit", BigInteger, nullable=False),
+    Column("hard_limit", BigInteger, nullable=False),  # tokens, requests, or millionths of the currency
+    Column("thresholds", ARRAY(SmallInteger), nullable=False, server_default=text("'{80,100}'")),  # warn at, per cent
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
-    CheckConstraint("metric IN ('input_tokens', 'output_tokens', 'total_tokens', 'requests')", name="metric_known"),
+    Column("retired_at", Timestamp),  # its windows and its ledger stay
+    CheckConstraint(
+        "metric IN ('input_tokens', 'output_tokens', 'total_tokens', 'requests', 'cost')", name="metric_known"
+    ),
     CheckConstraint("period IN ('minute', 'hour', 'day', 'month', 'total')", name="period_known"),
     CheckConstraint("hard_limit >= 0", name="limit_not_negative"),
-    UniqueConstraint("tenant_id", "api_key_id", "metric", "period", postgresql_nulls_not_distinct=True),
+    CheckConstraint("1 <= ALL (thresholds) AND 100 >= ALL (thresholds)", name="thresholds_in_range"),
+    Index(
+        "uq_budgets_applying",
+        "tenant_id",
+        "api_key_id",
+        "metric",
+        "period",
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+        postgresql_where=text("retired_at IS NULL"),
+    ),
 )
 
 # A new window is a new row: nothing is ever zeroed. The CHECK is the database's own guard against an overdraft.
@@ -74,6 +122,7 @@ budget_windows = Table(
     Column("hard_limit", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False, server_default="0"),
     Column("reserved", BigInteger, nullable=False, server_default="0"),
+    Column("warned", SmallInteger, nullable=False, server_default="0"),  # the highest threshold that was told
     CheckConstraint("used >= 0 AND reserved >= 0", name="not_negative"),
     CheckConstraint("used + reserved <= hard_limit", name="never_over"),
 )
@@ -109,6 +158,7 @@ usage = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_micros", BigInteger, nullable=False, server_default="0"),  # millionths of the currency
     Column("at", Timestamp, nullable=False, server_default=func.now()),
     CheckConstraint("kind IN ('billed', 'wasted')", name="kind_known"),
     Index("uq_usage_one_billed_row", "job_id", unique=True, postgresql_where=text("kind = 'billed'")),
