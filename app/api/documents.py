@@ -24,6 +24,7 @@ def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
         "tier": view.tier,
         "model": view.model,
         "requested_model": view.requested_model or view.model,
+        "shared_from": None if view.shared_from is None else job_name(view.shared_from),
         "created_at": view.created_at,
         "started_at": view.started_at,
         "finished_at": view.finished_at,
@@ -123,6 +124,7 @@ class JobObject(Described):
                     "tier": "interactive",
                     "model": "tiny-stories",
                     "requested_model": "tiny-stories",
+                    "shared_from": None,
                     "created_at": "2026-01-31T12:00:00.000000Z",
                     "started_at": "2026-01-31T12:00:00.020000Z",
                     "finished_at": "2026-01-31T12:00:00.900000Z",
@@ -150,6 +152,9 @@ class JobObject(Described):
     model: str = Field(description="What runs it.")
     requested_model: str = Field(
         description="What its owner asked for: another one where that took no new jobs and `fallback_model` was given."
+    )
+    shared_from: str | None = Field(
+        pattern="^job_[0-9a-f]{32}$", description="The job of identical work whose result it takes, or waits for."
     )
     created_at: datetime
     started_at: datetime | None = Field(description="When a worker first started it.")

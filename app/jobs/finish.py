@@ -53,6 +53,19 @@ _END_QUEUED = text("""
     RETURNING jobs.*
 """)
 
+_END_SHARED = text("""
+    UPDATE jobs SET status = 'succeeded', attempt = jobs.attempt + 1, finished_at = statement_timestamp(), not_before = NULL,
+        started_at = coalesce(jobs.started_at, statement_timestamp())
+    FROM tenants WHERE jobs.id = ANY(CAST(:ids AS uuid[])) AND jobs.status = 'queued' AND tenants.id = jobs.tenant_id
+    RETURNING jobs.*, tenants.bill_shared
+""")
+_LEADERS = text("""
+    SELECT j.id, a.incarnation, r.choices, u.prompt_tokens, u.completion_tokens FROM jobs j
+    JOIN job_results r ON r.job_id = j.id JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
+    JOIN attempts a ON a.job_id = j.id AND a.attempt = j.attempt
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.status = 'succeeded'
+""")
+
 
 async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
     """running(attempt) -> its end, with all that belongs to it, in the caller's transaction.
@@ -76,27 +89,71 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
         )
     ).all()
     ended = {row.id: by_id[row.id] for row in rows}
+    await _record(conn, rows, {row.id: row.ran_under for row in rows}, ended)
+    return set(ended)
+
+
+async def finish_shared(conn: AsyncConnection, shared: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
+    """queued -> succeeded with the result of another job that succeeded, in the caller's transaction.
+
+    `shared` is (job, the one whose result it takes). Billed as the tenant's `bill_shared` says: as if it had been computed, with
+    all of the prompt cached, or not at all. Its attempt stands under the worker that did compute.
+
+    Returns:
+        The jobs that this ended.
+    """
+    if not shared:
+        return []
+    leaders = {
+        row.id: row for row in await conn.execute(_LEADERS, {"ids": list({leader_id for _, leader_id in shared})})
+    }
+    pairs = {job_id: leaders[leader_id] for job_id, leader_id in shared if leader_id in leaders}
+    rows = (await conn.execute(_END_SHARED, {"ids": list(pairs)})).all()
+    endings, ran_under = {}, {}
+    for row in rows:
+        leader = pairs[row.id]
+        computed = Used(leader.prompt_tokens, leader.prompt_tokens, leader.completion_tokens)
+        endings[row.id] = Ending(
+            row.id,
+            row.attempt,
+            "succeeded",
+            leader.choices,
+            used=computed if row.bill_shared else Used(),
+            outcome="shared",
+        )
+        ran_under[row.id] = leader.incarnation
+    await write_notices(
+        conn,
+        [job_notice(row, "job.started", row.started_at) for row in rows if wants(row.webhook, "job.started")],
+    )
+    await _record(conn, rows, ran_under, endings)
+    return list(endings)
+
+
+async def _record(
+    conn: AsyncConnection, rows: Sequence[Row[Any]], ran_under: dict[UUID, UUID], endings: dict[UUID, Ending]
+) -> None:
+    """Results, usage and attempts of those that ended, and what every end brings with it."""
     results = [
         {"job_id": job_id, "attempt": each.attempt, "choices": each.choices}
-        for job_id, each in ended.items()
+        for job_id, each in endings.items()
         if each.choices is not None
     ]
     if results:
         await conn.execute(insert(t.job_results), results)
     if rows:
-        await conn.execute(insert(usage), [each for row in rows for each in _usage_rows(row, by_id[row.id])])
+        await conn.execute(insert(usage), [each for row in rows for each in _usage_rows(row, endings[row.id])])
         await conn.execute(
             insert(t.attempts),
             [
                 {
-                    "job_id": row.id, "attempt": row.attempt, "incarnation": row.ran_under,
-                    "outcome": by_id[row.id].outcome, "detail": storable(by_id[row.id].detail),
+                    "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],
+                    "outcome": endings[row.id].outcome, "detail": storable(endings[row.id].detail),
                 }
                 for row in rows
             ],
         )  # fmt: skip
-    await _aftermath(conn, rows, ended)
-    return set(ended)
+    await _aftermath(conn, rows, endings)
 
 
 async def has_finished(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:

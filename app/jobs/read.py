@@ -23,6 +23,7 @@ class JobView:
     tier: str
     model: str
     requested_model: str | None  # None: the same
+    shared_from: UUID | None  # the job of identical work whose result it takes
     pool: str
     gen: int
     attempt: int
@@ -56,7 +57,7 @@ class JobFilter:
 def _select(*, with_choices: bool) -> Select[Any]:
     j, u = t.jobs.c, usage.c
     columns = [
-        j.id, j.tenant_id, j.status, j.tier, j.model, j.requested_model, j.pool, j.gen, j.attempt, j.n, j.prompt_tokens, j.max_tokens,
+        j.id, j.tenant_id, j.status, j.tier, j.model, j.requested_model, j.shared_from, j.pool, j.gen, j.attempt, j.n, j.prompt_tokens, j.max_tokens,
         u.cached_tokens, u.completion_tokens, j.metadata, j.error, j.created_at, j.started_at, j.finished_at,
         j.deadline_at, j.cancel_requested_at,
     ]  # fmt: skip

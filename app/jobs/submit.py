@@ -18,6 +18,7 @@ from app.ids import new_id
 from app.jobs import tables as t
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
+from app.jobs.sharing import Work, share, work_key
 from app.jobs.tokenizing import PromptEncoder
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Reservation, Spending, reserve
@@ -51,6 +52,14 @@ class PreparedJob:
     def cost(self) -> int:
         """Most tokens that it can need: prompt and all choices' output."""
         return len(self.prompt_ids) + self.request.n * self.max_tokens
+
+    @property
+    def work_key(self) -> bytes | None:
+        """What its output follows from; None where chance has a part in it."""
+        return work_key(
+            self.model.name, self.model.model_hash, self.prompt_ids, self.request.n, self.sampling,
+            has_own_seed=self.request.seed is not None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +166,13 @@ async def accept(
             for each in prepared
         ],
     )  # fmt: skip
+    shared = await share(conn, caller.tenant_id, [Work(each.id, each.request.tier, each.work_key) for each in prepared])
     return [
         Accepted(
-            each.id, False, Nomination(each.id, 1, each.request.tier, caller.tenant_id, each.cost), each.model.pool
+            each.id,
+            False,
+            None if each.id in shared else Nomination(each.id, 1, each.request.tier, caller.tenant_id, each.cost),
+            each.model.pool,
         )
         for each in prepared
     ]

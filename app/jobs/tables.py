@@ -162,6 +162,7 @@ jobs = Table(
     # The budget that was raised: who waits for it.
     Index("ix_jobs_held", "held_by", postgresql_where=text("held_by IS NOT NULL")),
     # Identical work: who computes it, or has.
+    Index("ix_jobs_shared", "shared_from", postgresql_where=text("status = 'queued' AND shared_from IS NOT NULL")),
     Index("ix_jobs_work", "tenant_id", "work_key", "id", postgresql_where=text("work_key IS NOT NULL")),
     # The lease and the reaper: who runs what.
     Index("ix_jobs_running", "incarnation", postgresql_where=text("status = 'running'")),

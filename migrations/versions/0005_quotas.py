@@ -44,6 +44,13 @@ def upgrade() -> None:  # noqa: PLR0915 - a list
     op.add_column("jobs", sa.Column("changes", postgresql.JSONB(), nullable=True))
     op.add_column("jobs", sa.Column("work_key", sa.LargeBinary(), nullable=True))
     op.add_column("jobs", sa.Column("shared_from", sa.Uuid(), nullable=True))
+    op.create_index(
+        "ix_jobs_shared",
+        "jobs",
+        ["shared_from"],
+        unique=False,
+        postgresql_where=sa.text("status = 'queued' AND shared_from IS NOT NULL"),
+    )
     op.create_index("ix_jobs_held", "jobs", ["held_by"], unique=False, postgresql_where=sa.text("held_by IS NOT NULL"))
     op.create_index(
         "ix_jobs_work",
@@ -139,6 +146,9 @@ def downgrade() -> None:
     op.drop_column("models", "output_price")
     op.drop_column("models", "input_price")
     op.drop_index("ix_jobs_work", table_name="jobs", postgresql_where=sa.text("work_key IS NOT NULL"))
+    op.drop_index(
+        "ix_jobs_shared", table_name="jobs", postgresql_where=sa.text("status = 'queued' AND shared_from IS NOT NULL")
+    )
     op.drop_index("ix_jobs_held", table_name="jobs", postgresql_where=sa.text("held_by IS NOT NULL"))
     op.drop_column("jobs", "shared_from")
     op.drop_column("jobs", "work_key")

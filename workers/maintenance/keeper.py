@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.db import has_lost_connection
 from app.ids import new_id
-from app.jobs import breakers, rescue, resync, timekeeping
+from app.jobs import breakers, rescue, resync, sharing, timekeeping
 from app.jobs import tables as t
 from app.jobs.breaker import Rules
 from app.jobs.dead.announce import announce_ends
@@ -59,6 +59,7 @@ class Keeper:
             "renominate": (settings.sweep_every_s, self.renominate),
             "wake": (settings.expire_every_s, self.wake),
             "expire": (settings.expire_every_s, self.expire),
+            "hand_on": (settings.expire_every_s, self.hand_on),
             "breakers": (settings.breaker_every_s, self.breakers),
             "audit": (settings.audit_every_s, self.audit),
             "forget": (settings.audit_every_s, self.forget),
@@ -122,6 +123,12 @@ class Keeper:
             await self._queue(pool).ack([(job_id, gen)])
         await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])
         return len(ended)
+
+    async def hand_on(self) -> int:
+        """Give results to the jobs that wait for one of identical work, or have one of them compute it."""
+        async with self._db.begin() as conn:
+            found = await sharing.hand_on(conn)
+        return await self._spread(found)
 
     async def breakers(self) -> int:
         """Open, try and close the breakers of models by what became of their attempts."""
