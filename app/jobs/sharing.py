@@ -88,8 +88,6 @@ async def hand_on(conn: AsyncConnection, *, most: int = 500) -> Rescued:
     A result is theirs, too. If there is none, the most urgent of them leads the others; after a poison leader it runs alone first.
     """
     rows = (await conn.execute(_WAITING, {"most": most})).all()
-    ready = [(row.id, row.shared_from) for row in rows if row.leader_status == "succeeded"]
-    ended = await finish_shared(conn, ready)
     orphans = [row for row in rows if row.leader_status != "succeeded"]
     leads: dict[UUID, UUID] = {}
     for row in orphans:  # the most urgent first
@@ -98,7 +96,10 @@ async def hand_on(conn: AsyncConnection, *, most: int = 500) -> Rescued:
     others = [row for row in orphans if leads[row.shared_from] != row.id]
     for row in others:
         await conn.execute(_JOIN, {"id": row.id, "leader": leads[row.shared_from]})
-    return Rescued(await _promote(conn, new), [(job_id, "succeeded") for job_id in ended])
+    nominations = await _promote(conn, new)
+    # Last, since it locks budgets: a cancel locks a job's row first, and then they are locked the other way round.
+    ended = await finish_shared(conn, [(row.id, row.shared_from) for row in rows if row.leader_status == "succeeded"])
+    return Rescued(nominations, [(job_id, "succeeded") for job_id in ended])
 
 
 async def _promote(conn: AsyncConnection, rows: Iterable[Any]) -> dict[str, list[Nomination]]:
@@ -132,7 +133,8 @@ _LEADER = text("""
 """)
 _JOIN = text(f"UPDATE jobs SET shared_from = :leader, not_before = {_NOT_BEFORE} WHERE id = :id")  # noqa: S608 - our own text
 _WAITING = text("""
-    SELECT f.id, f.shared_from, l.status AS leader_status FROM jobs f LEFT JOIN jobs l ON l.id = f.shared_from
+    SELECT f.id, f.shared_from, CASE WHEN l.status <> 'succeeded' THEN l.status WHEN r.job_id IS NOT NULL THEN l.status END AS leader_status
+    FROM jobs f LEFT JOIN jobs l ON l.id = f.shared_from LEFT JOIN job_results r ON r.job_id = l.id
     WHERE f.status = 'queued' AND f.shared_from IS NOT NULL AND (l.id IS NULL OR l.finished_at IS NOT NULL)
     ORDER BY array_position(ARRAY['interactive', 'standard', 'batch'], f.tier), f.id LIMIT :most
     FOR UPDATE OF f SKIP LOCKED

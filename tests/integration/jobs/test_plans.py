@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import breakers, leases, read, rescue, resync, store, timekeeping
+from app.jobs import breakers, leases, read, rescue, resync, sharing, store, timekeeping
 from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
@@ -111,6 +111,18 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await rescue.reap_orphans(recorder, fate=fate, random=Random(1))
     await timekeeping.wake_due(recorder)
     await timekeeping.expire_queued(recorder)
+    await sharing.hand_on(recorder)
+    shared = {
+        "tenant": "t7",
+        "key": b"k",
+        "id": new_id(),
+        "tier": "batch",
+        "recent": 60,
+        "old": new_id(),
+        "new": new_id(),
+    }
+    await recorder.execute(sharing._LEADER, {name: shared[name] for name in ("tenant", "key", "id", "tier", "recent")})
+    await recorder.execute(sharing._FOLLOW, {name: shared[name] for name in ("old", "new")})
     await timekeeping.forget_keys(recorder, ttl_s=60)
     await recorder.execute(
         resync._SWEEP,

@@ -222,6 +222,18 @@ async def test_a_follower_can_be_cancelled_and_its_deadline_holds(
     await assert_audit_clean(engine, redis)
 
 
+async def test_a_leader_whose_result_was_deleted_holds_nobody(
+    engine: AsyncEngine, settings: Settings, sharing: JobQueue, keeper: Keeper
+) -> None:
+    (job,) = await start(engine, sharing, await submit(engine, settings, **GREEDY))
+    follower = (await submit(engine, settings, **GREEDY))[0]
+    await succeed(engine, job)
+    async with engine.begin() as conn:
+        await conn.execute(text("DELETE FROM job_results"))
+    assert await keeper.hand_on() == 1
+    assert await sharing.known_gens([follower.job_id]) == [1]
+
+
 async def test_a_leader_that_is_gone_holds_nobody(
     engine: AsyncEngine, settings: Settings, sharing: JobQueue, keeper: Keeper
 ) -> None:
