@@ -21,6 +21,7 @@ from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.tokenizing import PromptEncoder
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Reservation, Spending, reserve
+from app.quotas.limits import NO_LIMITS, Limits
 from app.redis import RedisError
 from app.settings import Settings
 
@@ -33,6 +34,7 @@ class Caller:
 
     tenant_id: str
     api_key_id: UUID | None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
