@@ -7,7 +7,8 @@ class PenstockError(Exception):
     """Root of all errors that Penstock raises on purpose.
 
     `code` is public and documented in docs/errors.md; `status` is the HTTP status where an API answers with it; `retryable` says whether
-    the same request may succeed later. `extra` holds members that the problem document shows beside the standard ones.
+    the same request may succeed later. `extra` holds members that the problem document shows beside the standard ones, `headers` what
+    its answer carries besides.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -18,6 +19,7 @@ class PenstockError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.extra = extra
+        self.headers: dict[str, str] = {}
 
 
 class InvalidRequest(PenstockError):

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     page_size: int = Field(
         20, ge=1, le=100, description="Jobs a page where the caller doesn't say `limit` (at most 100)."
     )
+    rate_local_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of each rate limit that one API process admits by itself while Redis is away.",
+    )
     tokenize_threads: int = Field(2, ge=1, le=64, description="Threads of one API process that count tokens.")
     idempotency_ttl_s: Seconds = Field(86_400.0, description="How long an Idempotency-Key is kept after its job ended.")
 

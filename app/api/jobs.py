@@ -52,7 +52,7 @@ async def submit_job(request: Request, caller: Writer) -> Response:
     wanted = await _parse(runtime, body)
     submitted = await submit(runtime, Submission(caller, wanted, len(body), key))
     job = submitted.job
-    headers = {"Location": f"/v1/jobs/{job_name(job.id)}"}
+    headers = {"Location": f"/v1/jobs/{job_name(job.id)}"} | submitted.headers
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     if wait_s is not None:

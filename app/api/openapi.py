@@ -22,7 +22,7 @@ _REASONS = {
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",
-    429: "A budget can't hold this job.",
+    429: "A rate limit is reached (come back after `Retry-After` seconds), or a budget can't hold this job.",
     503: "A server that this request needs doesn't answer now, or the model fails too often; come back after `Retry-After` seconds.",
 }
 
@@ -45,13 +45,38 @@ KEY_HEADER: dict[str, Any] = {
 APPLIED: dict[str, Any] = {
     "Preference-Applied": {"description": "`wait=N` as it was honoured.", "schema": {"type": "string"}}
 }
-SUBMITTED: dict[str, Any] = APPLIED | {
-    "Location": {"description": "The job's URL.", "schema": {"type": "string", "format": "uri-reference"}},
-    "Idempotency-Replayed": {
-        "description": "`true` where the job was made by an earlier request with this key.",
-        "schema": {"type": "string", "enum": ["true"]},
+RATES: dict[str, Any] = {
+    "RateLimit-Policy": {
+        "description": "The rate limits of key and tenant (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+        "example": '"key-requests";q=60;w=60, "tenant-tokens";q=20000;qu="tokens";w=60',
+    },
+    "RateLimit": {
+        "description": "What is left of each, `r`, and for how many seconds there is no more, `t`.",
+        "schema": {"type": "string"},
+        "example": '"key-requests";r=59;t=1, "tenant-tokens";r=19730;t=1',
+    },
+    **{
+        f"x-ratelimit-{what}-{unit}": {"description": f"{meaning} (as in OpenAI's API).", "schema": {"type": kind}}
+        for unit in ("requests", "tokens")
+        for what, meaning, kind in (
+            ("limit", f"Most {unit} at once", "integer"),
+            ("remaining", f"How many {unit} are left now", "integer"),
+            ("reset", f"When all {unit} are there again, as `6m0s`", "string"),
+        )
     },
 }
+SUBMITTED: dict[str, Any] = (
+    APPLIED
+    | RATES
+    | {
+        "Location": {"description": "The job's URL.", "schema": {"type": "string", "format": "uri-reference"}},
+        "Idempotency-Replayed": {
+            "description": "`true` where the job was made by an earlier request with this key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        },
+    }
+)
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -68,6 +93,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented refusals with these statuses."""
     headers: dict[int, dict[str, Any]] = {
         401: {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}}},
+        429: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}} | RATES,
         503: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
     }
     return {

@@ -44,7 +44,8 @@ def problem(error: PenstockError, headers: Mapping[str, str] | None = None) -> R
         "code": error.code,
         "retryable": error.retryable,
     }
-    return Response(_encode(body), error.status, {**_standing_headers(error), **(headers or {})}, PROBLEM)
+    told = {**_standing_headers(error), **error.headers, **(headers or {})}
+    return Response(_encode(body), error.status, told, PROBLEM)
 
 
 def error_classes() -> dict[str, type[PenstockError]]:

@@ -19,6 +19,7 @@ from app.jobs.models import ModelCatalog
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.quotas.keys import ApiKey
+from app.quotas.rates import RateLimiter
 from app.redis import Redis, create_redis
 from app.settings import Settings
 
@@ -67,6 +68,7 @@ class Runtime:
         self.breakers = BreakerBoard(engine, clock=clock, timeout_s=settings.database_timeout_s)
         self.events = EventLog(redis, ttl_s=settings.event_ttl_s, max_entries=settings.event_max_entries)
         self.known_keys = KnownKeys(clock)
+        self.rates = RateLimiter(redis, clock, local_share=settings.rate_local_share)
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
         self._queues: dict[str, JobQueue] = {}
@@ -110,6 +112,7 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         runtime.lanes.close()
+        await runtime.rates.aclose()
         await redis.aclose()
         await engine.dispose()
 

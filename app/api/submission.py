@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from app.api.runtime import Runtime
 from app.errors import InvalidRequest
@@ -38,10 +38,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The job that was promised. `replayed`: by an earlier request with the same Idempotency-Key."""
+    """The job that was promised. `replayed`: by an earlier request with the same Idempotency-Key. `headers`: its caller's rates."""
 
     job: JobView
     replayed: bool
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
@@ -50,6 +51,7 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     Raises:
         InvalidRequest: a rule is broken (or PromptTooLong, UnknownModel).
         IdempotencyMismatch: the key came with another body before.
+        RateLimited: key or tenant submit too fast (or ExceedsBurst).
         BudgetExhausted: a budget can't hold it.
         ModelUnavailable: the model's breaker is open, and so is the fallback's, if there is one.
         Unavailable: Postgres doesn't answer, or too much is being prepared.
@@ -70,7 +72,7 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
         if prepared.model.name in names:
             continue
         try:
-            return await _promise(runtime, submission, prepared)
+            return await _rated(runtime, submission, prepared)
         except _NoProbeLeft as refused:
             refusing.append(refused.standing)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
@@ -111,6 +113,18 @@ async def _prepare(runtime: Runtime, submission: Submission, models: list[Model]
             await runtime.lanes.run(num_bytes, prepare_fallback, request, models[0], fallback, encoder, settings)
         )
     return prepared
+
+
+async def _rated(runtime: Runtime, submission: Submission, prepared: PreparedJob) -> Submitted:
+    """Promise the job inside the caller's rate limits, which get back what they gave for a job that wasn't made."""
+    caller = submission.caller
+    async with runtime.rates.charged(
+        caller.tenant_id, caller.api_key_id, caller.limits, tokens=prepared.cost, undone_by=(_NoProbeLeft,)
+    ) as charge:
+        submitted = await _promise(runtime, submission, prepared)
+        if submitted.replayed:
+            charge.void()
+    return replace(submitted, headers=charge.headers)
 
 
 async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJob) -> Submitted:

@@ -22,6 +22,7 @@ from app.jobs.sharing import Work, share, work_key
 from app.jobs.tokenizing import PromptEncoder
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Reservation, Spending, reserve
+from app.quotas.limits import NO_LIMITS, Limits
 from app.redis import RedisError
 from app.settings import Settings
 
@@ -34,6 +35,7 @@ class Caller:
 
     tenant_id: str
     api_key_id: UUID | None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

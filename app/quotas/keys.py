@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import InvalidRequest, NotFound, Unauthenticated
 from app.ids import new_id
 from app.quotas.acts import record_act
+from app.quotas.limits import LIMIT_COLUMNS, NO_LIMITS, Limits, read_limits
 from app.quotas.tables import api_keys, tenants
 
 SCOPES = ("jobs:read", "jobs:write", "admin")
@@ -34,6 +35,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    limits: Limits = NO_LIMITS  # what `authenticate` has read with it; lists don't
 
 
 def _digest(token: str, pepper: str) -> bytes:
@@ -131,7 +133,7 @@ async def list_keys(conn: AsyncConnection, tenant_id: str | None = None) -> list
 
 
 async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> ApiKey:
-    """The key behind a token.
+    """The key behind a token, with the limits of key and tenant.
 
     Raises:
         Unauthenticated: it is malformed, unknown, expired or revoked; the message doesn't say which, but for expiry.
@@ -143,15 +145,20 @@ async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> Api
     row = (
         await conn.execute(
             select(
-                *_COLUMNS, api_keys.c.hash, (api_keys.c.expires_at <= text("statement_timestamp()")).label("expired")
-            ).where(api_keys.c.prefix == parts[1])
+                *_COLUMNS,
+                api_keys.c.hash,
+                (api_keys.c.expires_at <= text("statement_timestamp()")).label("expired"),
+                *LIMIT_COLUMNS,
+            )
+            .join_from(api_keys, tenants)
+            .where(api_keys.c.prefix == parts[1])
         )
     ).one_or_none()
     if row is None or not hmac.compare_digest(row.hash, _digest(token, pepper)) or row.revoked_at is not None:
         raise refused
     if row.expired:
         raise Unauthenticated("the API key has expired: have a new one made")
-    return _key(row[: len(_COLUMNS)])
+    return replace(_key(row[: len(_COLUMNS)]), limits=read_limits(row))
 
 
 _COLUMNS = [

@@ -27,6 +27,7 @@ class Guard:
 
 
 LIFE = "tests/integration/jobs/test_life.py"
+RATES = "tests/integration/quotas/test_rates.py"
 
 GUARDS = (
     Guard(
@@ -262,5 +263,41 @@ GUARDS = (
         "a suspect is tried only by an engine that has just passed its self-test",
         (Patch("workers/generation/claimer.py", "            await worker.canary.sing()\n", "            pass\n"),),
         ("tests/failure/test_poison.py::test_a_suspect_is_not_tried_by_an_engine_that_fails_its_self_test",),
+    ),
+    Guard(
+        "rates-all-or-none",
+        "a submission that one rate limit refuses takes nothing from the others",
+        (
+            Patch(
+                "app/quotas/lua/admit.lua",
+                "  if admitted == 1 then level = level + amounts[i] end\n",
+                "  level = level + amounts[i]\n",
+            ),
+        ),
+        (f"{RATES}::test_a_refusal_takes_nothing_from_any_bucket",),
+    ),
+    Guard(
+        "rates-refund-once",
+        "what a refused job took from a rate limit is given back once",
+        (Patch("app/quotas/lua/refund.lua", "  if is_new and back > 0 then\n", "  if back > 0 then\n"),),
+        (f"{RATES}::test_what_a_refused_job_took_is_there_again_and_only_once",),
+    ),
+    Guard(
+        "rates-refund-what-has-not-leaked",
+        "being refused for another reason again and again passes no rate limit",
+        (
+            Patch(
+                "app/quotas/lua/refund.lua",
+                "math.max(0, amount * PARTS - math.max(0, now - taken) * per_minute)",
+                "amount * PARTS",
+            ),
+        ),
+        (f"{RATES}::test_it_is_gcra_to_the_microsecond",),
+    ),
+    Guard(
+        "rates-told-after-an-outage",
+        "what a process let in without Redis counts when Redis is back",
+        (Patch("app/quotas/lua/admit.lua", "  if floor > level then level, stale[i] = floor, true end\n", ""),),
+        (f"{RATES}::test_what_is_let_in_while_redis_is_told_goes_along_with_the_next_request",),
     ),
 )

@@ -9,6 +9,7 @@ from inspect import isclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from uuid import UUID
 
 import pytest
 import typer.main
@@ -20,6 +21,8 @@ from app.cli.main import app as cli
 from app.errors import PenstockError
 from app.queue import keys
 from app.queue.keys import PoolKeys
+from app.quotas.buckets import buckets_of, refund_key
+from app.quotas.limits import Limits, Rate, Rates
 from app.schema import full_metadata
 from app.settings import Settings
 from workers.engine.errors import EngineError
@@ -271,7 +274,11 @@ def key_kinds() -> list[str]:
             wanted = [each for each in member.__annotations__ if each != "return"]
             found.append(getattr(pool, name)(*[f"<{each}>" for each in wanted]))
     found += [value for name, value in vars(keys).items() if name.endswith("_CHANNEL")]
-    return [f"`{each}`" for each in [*found, "ev:<job>"]]
+    rate = Rate(1, 1)
+    buckets = buckets_of("<tenant>", UUID(int=0), Limits(Rates(rate), Rates(rate)))
+    rates = {re.sub(r"0{32}", "<key>", bucket.key).replace("requests", "<unit>") for bucket in buckets}
+    rates.add(refund_key("<tenant>", UUID(int=0)).replace("0" * 32, "<charge>"))
+    return [f"`{each}`" for each in [*found, "ev:<job>", *sorted(rates)]]
 
 
 def test_each_kind_of_redis_key_stands_in_the_docs() -> None:

@@ -1,0 +1,1 @@
+"""Lua scripts of rate limits; each says what it takes and returns."""
