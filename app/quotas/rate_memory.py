@@ -67,9 +67,10 @@ class RateMemory:
         known = self._known.get(bucket.key)
         return 0 if known is None else max(0, known.level - self._leak(bucket, now_us - known.at_us))
 
-    def owed(self) -> list[Bucket]:
-        """The buckets of which Redis has yet to hear."""
-        return [known.bucket for known in self._known.values() if known.is_owed]
+    def owed(self, now_us: int) -> list[Bucket]:
+        """The buckets of which Redis has yet to hear, and that aren't empty by now."""
+        owed = [known.bucket for known in self._known.values() if known.is_owed]
+        return [bucket for bucket in owed if self.level(bucket, now_us) > 0]
 
     def debt(self, bucket: Bucket) -> Known | None:
         """What Redis has yet to hear of this bucket."""

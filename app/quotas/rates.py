@@ -212,7 +212,7 @@ class RateLimiter:
         self._looked_at = self._clock.monotonic()
         try:
             await at_most(TIMEOUT_S, self._ping())
-            for bucket in self._memory.owed():
+            for bucket in self._memory.owed(self._now_us()):
                 await at_most(TIMEOUT_S, self._ask([bucket], [0]))
             self._is_away = False
             emit(log, logging.INFO, "rates.shared")
@@ -233,9 +233,10 @@ def _limited(standings: Sequence[Standing], amounts: Sequence[int]) -> RateLimit
     binding, wait_us = longest_wait(standings, amounts)
     bucket, wait_s = binding.bucket, retry_after_s(wait_us, random.random())  # noqa: S311
     owner = "API key" if bucket.policy.startswith("key") else "tenant"
+    alone = "" if binding.share == 1 else ", while Redis is away and only a share of the limit is given out"
     error = RateLimited(
         f"this {owner} may submit {bucket.rate.per_minute} {bucket.unit} a minute, {bucket.rate.burst} at once; "
-        f"{binding.remaining} are left now: come back in {wait_s} s, or have the limit raised",
+        f"{binding.remaining} are left now{alone}: come back in {wait_s} s, or have the limit raised",
         policy=bucket.policy,
         limit=bucket.rate.per_minute,
         retry_after_s=wait_s,

@@ -1,7 +1,7 @@
 -- admit: take from all of a caller's buckets, or from none.
 -- A bucket is a string "level at": what is in it, in 1/60,000,000 of a request or token, and when that was, in microseconds. It leaks
 -- `per_minute` such parts a microsecond, which is `per_minute` whole ones a minute, so that all of this is whole numbers. A bucket that
--- isn't there is empty. All keys bear one hash tag.
+-- isn't there, or is something else, is empty. All keys bear one hash tag.
 -- KEYS  one for each bucket
 -- ARGV  now (microseconds; '' is Redis' own clock), then 4 for each bucket: amount, per_minute, burst, floor (the least level that it
 --       has, in its parts: what a process has let in while it couldn't ask here)
@@ -18,7 +18,8 @@ for i = 1, #KEYS do
   local amount, per_minute, burst, floor = unpack(ARGV, 4 * i - 2, 4 * i + 1)
   amount, per_minute, burst, floor = tonumber(amount), tonumber(per_minute), tonumber(burst), tonumber(floor)
   if not (amount and per_minute and burst and floor) then return redis.error_reply('ERR admit: amount, per_minute, burst and floor are numbers') end
-  local level, at = string.match(redis.call('GET', KEYS[i]) or '', '^(%d+) (%d+)$')
+  local state = redis.pcall('GET', KEYS[i])
+  local level, at = string.match(type(state) == 'string' and state or '', '^(%d+) (%d+)$')
   level, at = tonumber(level or 0), tonumber(at or now)
   -- A clock that was set back leaks nothing, and stops nothing: from here on it counts.
   stale[i] = at > now

@@ -17,7 +17,8 @@ local is_new = redis.call('SET', KEYS[1], '1', 'NX', 'PX', MARK_MS)
 local reply = {is_new and 1 or 0, now}
 for i = 2, #KEYS do
   local amount, per_minute = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  local level, at = string.match(redis.call('GET', KEYS[i]) or '', '^(%d+) (%d+)$')
+  local state = redis.pcall('GET', KEYS[i])
+  local level, at = string.match(type(state) == 'string' and state or '', '^(%d+) (%d+)$')
   level, at = tonumber(level or 0), tonumber(at or now)
   level = math.max(0, level - math.max(0, now - at) * per_minute)
   local back = math.max(0, amount * PARTS - math.max(0, now - taken) * per_minute)

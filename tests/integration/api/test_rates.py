@@ -206,7 +206,7 @@ async def test_without_redis_a_share_of_the_limit_holds(
     private_redis.stop()
     answers: list[Any] = [await client.post("/v1/jobs", json=BODY) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [202, 202, 429, 429]
-    problem = assert_problem(answers[-1], 429, "rate_limited", "1 requests a minute")
+    problem = assert_problem(answers[-1], 429, "rate_limited", "1 requests a minute", "share")
     # One a minute, half of it: 120 s.
     assert 100 < problem["retry_after_s"] <= 152
     assert answers[0].headers["ratelimit"].startswith('"key-requests";r=1;t=')

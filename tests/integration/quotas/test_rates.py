@@ -313,8 +313,11 @@ async def test_a_limit_that_was_lowered_or_raised_holds_from_the_next_request_on
 
 async def test_keys_that_hold_something_else_count_as_empty(limiter: RateLimiter, redis: Redis) -> None:
     await redis.set(f"rate:{{acme}}:{KEY.hex}:requests", "nonsense")
-    assert await admits(limiter, of_key(requests=(1, 1)))
-    assert not await admits(limiter, of_key(requests=(1, 1)))
+    await redis.rpush(f"rate:{{acme}}:{KEY.hex}:tokens", "no", "string")
+    limits = of_key(requests=(1, 9), tokens=(1, 9))
+    charge = await limiter.admit("acme", KEY, limits, tokens=9)
+    assert [each.remaining for each in charge.standings] == [8, 0]
+    assert not await admits(limiter, limits)
 
 
 # --- giving back -----------------------------------------------------------------------------------------------------

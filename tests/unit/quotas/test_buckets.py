@@ -12,6 +12,8 @@ from app.quotas.limits import MAX_BURST, NO_LIMITS, Limits, Rate, Rates
 from app.quotas.rate_headers import duration, rate_headers, retry_after_s
 
 KEY = UUID(int=7)
+# RFC 9651: a string with parameters that are strings or integers of at most 15 digits, all without escapes.
+STRUCTURED_ITEM = re.compile(r'"[ !#-\[\]-~]*"(;[a-z*][a-z0-9_.*-]*=(-?\d{1,15}|"[ !#-\[\]-~]*"))*')
 rates = st.builds(Rate, st.integers(1, 10**9), st.integers(1, MAX_BURST))
 
 
@@ -105,6 +107,8 @@ def test_headers_tell_policy_rest_and_the_tighter_of_two_limits() -> None:
 def test_a_policys_window_never_promises_more_than_its_rate(rate: Rate, data: st.DataObject) -> None:
     level = data.draw(st.integers(0, rate.burst * PARTS))
     told = rate_headers([standing(rate, level)])
+    for field in ("RateLimit-Policy", "RateLimit"):
+        assert all(STRUCTURED_ITEM.fullmatch(item) for item in told[field].split(", "))
     found = re.fullmatch(r'"key-requests";q=(\d+);w=(\d+)', told["RateLimit-Policy"])
     assert found
     assert int(found[1]) * 60 <= rate.per_minute * int(found[2])

@@ -97,17 +97,18 @@ def test_what_comes_back_is_never_more_than_what_has_not_leaked() -> None:
 def test_what_was_let_in_is_owed_until_redis_knows_it() -> None:
     memory, limit = RateMemory(share=1.0), bucket(burst=10)
     memory.learn(limit, PARTS, 0, told_us=100, paid=None)
-    assert memory.owed() == []
+    assert memory.owed(0) == []
     assert memory.take([limit], [2], 0)[0]
     debt = memory.debt(limit)
     assert debt is not None
     assert debt.level == 3 * PARTS
     assert memory.take([limit], [1], 0)[0]
     memory.learn(limit, 3 * PARTS, 0, told_us=200, paid=debt)
-    assert memory.owed() == [limit], "one was let in after the debt was told"
+    assert memory.owed(0) == [limit], "one was let in after the debt was told"
     assert memory.level(limit, 0) == 4 * PARTS
+    assert memory.owed(4_000_001) == [], "it has leaked out: there is nothing to tell"
     memory.learn(limit, 4 * PARTS, 0, told_us=300, paid=memory.debt(limit))
-    assert memory.owed() == []
+    assert memory.owed(0) == []
 
 
 def test_an_answer_that_was_overtaken_tells_nothing_but_a_clock_that_was_set_back_does() -> None:
