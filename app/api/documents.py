@@ -38,10 +38,25 @@ def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
             "completion_tokens": view.completion_tokens,
             "total_tokens": view.prompt_tokens + view.completion_tokens,
         },
+        "waiting_for": waiting_for(view),
+        "changes": view.changes,
         "choices": view.choices,
         "error": view.error,
         "urls": {"self": path, "cancel": f"{path}/cancel"},
         "metadata": view.metadata,
+    }
+
+
+def waiting_for(view: JobView) -> dict[str, Any] | None:
+    """What keeps a job from being eligible; None where only the queue does."""
+    if view.held_by is None:
+        return None
+    return {
+        "reason": "budget",
+        "budget_id": str(view.held_by),
+        "metric": view.budget_metric,
+        "period": view.budget_period,
+        "until": view.not_before,
     }
 
 
@@ -103,6 +118,28 @@ class JobError(BaseModel):
     message: str | None = None
 
 
+class WaitingFor(Described):
+    """What a queued job waits for before it may be claimed."""
+
+    reason: Literal["budget"]
+    budget_id: str
+    metric: str | None
+    period: str | None
+    until: datetime | None = Field(
+        description="When the budget's next window begins. Sooner, if it is raised or others give back what they reserved; "
+        "later, if others are first."
+    )
+
+
+class Change(Described):
+    """What a job runs with that its owner asked differently."""
+
+    asked: int | str
+    given: int | str
+    reason: Literal["budget"]
+    budget_id: str = Field(description="The budget that couldn't hold what was asked.")
+
+
 class JobUrls(Described):
     """Where to go on from here."""
 
@@ -133,6 +170,8 @@ class JobObject(Described):
                     "attempts": 1,
                     "progress": None,
                     "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
+                    "waiting_for": None,
+                    "changes": None,
                     "choices": [{"index": 0, "text": " there was a fox who liked the rain.", "finish_reason": "stop"}],
                     "error": None,
                     "urls": {
@@ -151,7 +190,8 @@ class JobObject(Described):
     tier: Tier
     model: str = Field(description="What runs it.")
     requested_model: str = Field(
-        description="What its owner asked for: another one where that took no new jobs and `fallback_model` was given."
+        description="What its owner asked for: another one where that took no new jobs and `fallback_model` was given, or where a "
+        "budget couldn't hold it and `on_budget` was `fallback`."
     )
     shared_from: str | None = Field(
         pattern="^job_[0-9a-f]{32}$", description="The job of identical work whose result it takes, or waits for."
@@ -164,6 +204,10 @@ class JobObject(Described):
     attempts: int = Field(ge=0, description="How often a worker started it.")
     progress: Progress | None = Field(description="Of a running job, where it is known; null in lists.")
     usage: Usage
+    waiting_for: WaitingFor | None = Field(description="Of a queued job that may not be claimed yet; null otherwise.")
+    changes: dict[Literal["max_tokens", "model"], Change] | None = Field(
+        description="What differs from the request, by field, because `on_budget` allowed it."
+    )
     choices: list[Choice] | None = Field(description="Null before the end, and in lists.")
     error: JobError | None
     urls: JobUrls

@@ -17,6 +17,7 @@ from starlette.routing import Match
 from app.api.documents import ErrorPage
 from app.api.openapi import PROBLEM, problems
 from app.errors import (
+    BudgetExhausted,
     InvalidRequest,
     MethodNotAllowed,
     ModelUnavailable,
@@ -99,6 +100,8 @@ def _title(code: str) -> str:
 def _standing_headers(error: PenstockError) -> dict[str, str]:
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, BudgetExhausted):
+        return {"x-should-retry": "false"}  # the openai client would try a 429 again
     if isinstance(error, ModelUnavailable):
         return {"Retry-After": str(error.extra["retry_after_s"])}
     if isinstance(error, Unavailable):

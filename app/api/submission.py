@@ -5,11 +5,12 @@ import contextlib
 from dataclasses import dataclass, field, replace
 
 from app.api.runtime import Runtime
-from app.errors import InvalidRequest
+from app.errors import BudgetExhausted, InvalidRequest
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
 from app.jobs.read import JobView, get_job
 from app.jobs.request import JobRequest
+from app.jobs.spending import fallback_of, model_change
 from app.jobs.submit import (
     Accepted,
     Caller,
@@ -62,19 +63,26 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     replay = await _replay(runtime, submission)
     if replay is not None:
         return replay
-    models = await _models(runtime, request)
+    models = await models_of(runtime, request)
     refusing = await _refusing(runtime, models)
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
-    candidates = await _prepare(runtime, submission, models)
+    candidates = await prepare_all(runtime, submission, models)
     names = {each.model for each in refusing}
+    exhausted: BudgetExhausted | None = None
     for prepared in candidates:
         if prepared.model.name in names:
             continue
         try:
-            return await _rated(runtime, submission, prepared)
+            return await _rated(runtime, submission, told(prepared, exhausted))
         except _NoProbeLeft as refused:
             refusing.append(refused.standing)
+        except BudgetExhausted as refused:
+            if request.on_budget != "fallback":
+                raise
+            exhausted = exhausted or refused
+    if exhausted is not None:
+        return await _fall_back(runtime, submission, models, exhausted)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
 
 
@@ -86,7 +94,7 @@ class _NoProbeLeft(Exception):
         self.standing = standing
 
 
-async def _models(runtime: Runtime, request: JobRequest) -> list[Model]:
+async def models_of(runtime: Runtime, request: JobRequest) -> list[Model]:
     """The model that is asked for, and the one that stands in, if one is named."""
     found = [await runtime.catalog.find(request.model, default=runtime.settings.default_model)]
     if request.fallback_model is not None:
@@ -103,7 +111,7 @@ async def _refusing(runtime: Runtime, models: list[Model]) -> list[Standing]:
     return [each for each in standings if each is not None and each.is_refusing]
 
 
-async def _prepare(runtime: Runtime, submission: Submission, models: list[Model]) -> list[PreparedJob]:
+async def prepare_all(runtime: Runtime, submission: Submission, models: list[Model]) -> list[PreparedJob]:
     """The job for each model, the fallback too: what is refused must not depend on which one happens to fail."""
     request, settings, num_bytes = submission.request, runtime.settings, submission.num_bytes
     encoders = [await runtime.catalog.encoder(model) for model in models]
@@ -125,6 +133,41 @@ async def _rated(runtime: Runtime, submission: Submission, prepared: PreparedJob
         if submitted.replayed:
             charge.void()
     return replace(submitted, headers=charge.headers)
+
+
+async def stand_in(runtime: Runtime, submission: Submission, models: list[Model]) -> PreparedJob | None:
+    """The job for the model that an operator has set as fallback; None where the request names its own, or can't run there now."""
+    if len(models) > 1:
+        return None
+    async with runtime.transaction() as conn:
+        name = await fallback_of(conn, models[0].name)
+    try:
+        if name is None or name == models[0].name:
+            return None
+        both = [models[0], await runtime.catalog.find(name)]
+        if await _refusing(runtime, both[1:]):
+            return None
+        return (await prepare_all(runtime, submission, both))[1]
+    except InvalidRequest:
+        return None
+
+
+def told(prepared: PreparedJob, exhausted: BudgetExhausted | None) -> PreparedJob:
+    """The job that stands in, with a word on why: a budget couldn't hold it on the model that was asked for."""
+    if exhausted is None or prepared.requested_model is None:
+        return prepared
+    change = model_change(prepared.requested_model, prepared.model.name, exhausted.extra["budget_id"])
+    return replace(prepared, changes=change)
+
+
+async def _fall_back(
+    runtime: Runtime, submission: Submission, models: list[Model], exhausted: BudgetExhausted
+) -> Submitted:
+    prepared = await stand_in(runtime, submission, models)
+    if prepared is not None:
+        with contextlib.suppress(BudgetExhausted, _NoProbeLeft):
+            return await _rated(runtime, submission, told(prepared, exhausted))
+    raise exhausted
 
 
 async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJob) -> Submitted:

@@ -4,7 +4,8 @@ from app.audit.lives import Check
 
 # What a budget of metric b counts of the billed row u.
 _IN_METRIC = """CASE b.metric WHEN 'input_tokens' THEN u.prompt_tokens WHEN 'output_tokens' THEN u.completion_tokens
-    WHEN 'total_tokens' THEN u.prompt_tokens + u.completion_tokens WHEN 'requests' THEN (u.job_id IS NOT NULL)::int END"""
+    WHEN 'total_tokens' THEN u.prompt_tokens + u.completion_tokens WHEN 'requests' THEN (u.job_id IS NOT NULL)::int
+    WHEN 'cost' THEN u.cost_micros END"""
 
 MONEY = [
     Check(
@@ -40,6 +41,37 @@ MONEY = [
         WHERE u.kind = 'billed'
           AND (u.completion_tokens > j.n * j.max_tokens OR u.cached_tokens > u.prompt_tokens
                OR least(u.completion_tokens, u.cached_tokens, u.prompt_tokens) < 0)
+        """,
+    ),
+    Check(
+        "billed_cost",
+        "a bill is its tokens at the prices of its job's reservation, rounded up once; waste costs nothing",
+        """
+        SELECT j.id AS subject, concat(due.cost, ' millionths') AS expected, u.cost_micros::text AS found
+        FROM usage u JOIN jobs j ON j.id = u.job_id CROSS JOIN LATERAL (
+            SELECT CASE u.kind WHEN 'billed' THEN ceil(
+                (u.prompt_tokens::numeric * j.input_price + u.completion_tokens::numeric * j.output_price) / 1000000)
+                ELSE 0 END AS cost) due
+        WHERE u.cost_micros <> due.cost
+        """,
+    ),
+    Check(
+        "held",
+        "a job waits for a budget exactly as long as it has no reservation: queued, until a time, a stranger to the ledger",
+        """
+        SELECT j.id AS subject,
+               'a reservation, or none and a budget to wait for' AS expected,
+               concat(j.status, ', reservation ', j.reservation, ', held by ', coalesce(j.held_by::text, 'none'),
+                      ', not before ', coalesce(j.not_before::text, 'none'),
+                      CASE WHEN b.id IS NULL AND j.held_by IS NOT NULL THEN ', of no budget of its tenant' END,
+                      CASE WHEN l.job_id IS NOT NULL THEN ', in the ledger' END) AS found
+        FROM jobs j LEFT JOIN budgets b ON b.id = j.held_by AND b.tenant_id = j.tenant_id
+            AND (b.api_key_id IS NULL OR b.api_key_id = j.api_key_id)
+        LEFT JOIN LATERAL (SELECT job_id FROM ledger WHERE ledger.job_id = j.id AND j.reservation = 0 LIMIT 1) l ON true
+        WHERE (j.reservation = 0 OR j.held_by IS NOT NULL) AND NOT CASE
+            WHEN j.held_by IS NOT NULL THEN j.status = 'queued' AND j.reservation = 0 AND j.not_before IS NOT NULL
+                AND j.attempt = 0 AND b.id IS NOT NULL AND l.job_id IS NULL
+            ELSE j.status IN ('cancelled', 'expired') AND j.attempt = 0 AND l.job_id IS NULL END
         """,
     ),
     Check(
@@ -113,25 +145,27 @@ MONEY = [
     ),
     Check(
         "reserved_again",
-        "a job that was requeued has reserved in each budget in which its life before had, where there still is one",
+        "a job that was requeued has reserved in each budget in which its life before had, unless that was retired",
         """
         SELECT l.job_id AS subject, concat('reservation ', l.reservation + 1, ' in budget ', l.budget_id) AS expected,
                'none' AS found
         FROM ledger l JOIN jobs j ON j.id = l.job_id AND l.reservation < j.reservation JOIN budgets b ON b.id = l.budget_id
-        WHERE l.kind = 'reserve' AND NOT EXISTS (
+        WHERE l.kind = 'reserve' AND b.retired_at IS NULL AND NOT EXISTS (
             SELECT 1 FROM ledger next WHERE next.kind = 'reserve'
               AND (next.job_id, next.budget_id, next.reservation) = (l.job_id, l.budget_id, l.reservation + 1))
         """,
     ),
     Check(
         "reserved_amount",
-        "the latest reservation is of what the job may use at most: prompt and n x max_tokens",
+        "the latest reservation is of what the job may use at most: prompt and n x max_tokens, at its prices",
         """
         SELECT j.id AS subject, concat(wanted.amount, ' ', b.metric) AS expected, l.amount::text AS found
         FROM ledger l JOIN jobs j ON j.id = l.job_id AND j.reservation = l.reservation JOIN budgets b ON b.id = l.budget_id
         CROSS JOIN LATERAL (
             SELECT CASE b.metric WHEN 'input_tokens' THEN j.prompt_tokens WHEN 'output_tokens' THEN j.n * j.max_tokens
-                WHEN 'total_tokens' THEN j.prompt_tokens + j.n * j.max_tokens WHEN 'requests' THEN 1 END AS amount) wanted
+                WHEN 'total_tokens' THEN j.prompt_tokens + j.n * j.max_tokens WHEN 'requests' THEN 1
+                WHEN 'cost' THEN ceil((j.prompt_tokens::numeric * j.input_price
+                                       + j.n::numeric * j.max_tokens * j.output_price) / 1000000) END AS amount) wanted
         WHERE l.kind = 'reserve' AND l.amount <> wanted.amount
         """,
     ),

@@ -13,7 +13,7 @@ from app.jobs import tables as t
 from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_notice
 from app.jobs.states import EndStatus
-from app.quotas.budgets import Settlement, Spending, settle
+from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
 from app.webhooks.outbox import wants, write_notices
 
@@ -48,7 +48,8 @@ _END_RUNNING = text("""
     RETURNING jobs.*, held.incarnation AS ran_under
 """)
 _END_QUEUED = text("""
-    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL
+    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL,
+        held_by = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
     RETURNING jobs.*
 """)
@@ -191,9 +192,9 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
     for row in rows:
         ending = endings.get(row.id)
         used = ending.used if ending and ending.billed else None
-        settlements.append(
-            Settlement(row.id, row.reservation, Spending(used.prompt_tokens, used.completion_tokens) if used else None)
-        )
+        prices = Prices(row.input_price, row.output_price)
+        spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
+        settlements.append(Settlement(row.id, row.reservation, spent))
         event_type = f"job.{row.status}"
         if wants(row.webhook, event_type):
             notices.append(job_notice(row, event_type, row.finished_at, used))
@@ -230,7 +231,13 @@ def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str
         "prompt_tokens": tokens.prompt_tokens,
         "cached_tokens": tokens.cached_tokens,
         "completion_tokens": tokens.completion_tokens,
+        # What nobody pays costs nothing.
+        "cost_micros": 0 if kind == "wasted" else _cost_micros(row, tokens),
     }
+
+
+def _cost_micros(row: Row[Any], tokens: Used) -> int:
+    return Prices(row.input_price, row.output_price).cost_micros(tokens.prompt_tokens, tokens.completion_tokens)
 
 
 def _json(value: dict[str, Any] | None) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
-from app.quotas.tables import usage
+from app.quotas.tables import budgets, usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class JobView:
     finished_at: datetime | None
     deadline_at: datetime | None
     cancel_requested_at: datetime | None
+    changes: dict[str, Any] | None
+    held_by: UUID | None  # the budget that it waits for, until `not_before` at the earliest
+    not_before: datetime | None
+    budget_metric: str | None
+    budget_period: str | None
     choices: list[dict[str, Any]] | None
 
 
@@ -59,9 +64,11 @@ def _select(*, with_choices: bool) -> Select[Any]:
     columns = [
         j.id, j.tenant_id, j.status, j.tier, j.model, j.requested_model, j.shared_from, j.pool, j.gen, j.attempt, j.n, j.prompt_tokens, j.max_tokens,
         u.cached_tokens, u.completion_tokens, j.metadata, j.error, j.created_at, j.started_at, j.finished_at,
-        j.deadline_at, j.cancel_requested_at,
+        j.deadline_at, j.cancel_requested_at, j.changes, j.held_by, j.not_before,
+        budgets.c.metric.label("budget_metric"), budgets.c.period.label("budget_period"),
     ]  # fmt: skip
     joined = t.jobs.outerjoin(usage, and_(u.job_id == j.id, u.kind == "billed"))
+    joined = joined.outerjoin(budgets, budgets.c.id == j.held_by)
     if with_choices:
         return select(*columns, t.job_results.c.choices).select_from(joined.outerjoin(t.job_results))
     return select(*columns).select_from(joined)

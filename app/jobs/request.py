@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.jobs.states import Tier
+from app.jobs.states import OnBudget, Tier
 from app.jobs.structure import ResponseFormat, Structure, StructuredOutputs, Words, broken_limits, structure_of
 from app.settings import Settings
 
@@ -45,8 +45,19 @@ class WebhookTarget(BaseModel):
 
     url: Annotated[Words, Field(min_length=8, max_length=2048, description="https only.")]
     events: Annotated[
-        list[Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired", "job.dead"]] | None,
-        Field(min_length=1, max_length=6, description="Which events; all ends if left out."),
+        list[
+            Literal[
+                "job.started",
+                "job.succeeded",
+                "job.failed",
+                "job.cancelled",
+                "job.expired",
+                "job.dead",
+                "budget.threshold",
+            ]
+        ]
+        | None,
+        Field(min_length=1, max_length=7, description="Which events; all ends if left out."),
     ] = None
 
 
@@ -73,7 +84,9 @@ class JobRequest(BaseModel):
 
     model: ModelName | None = Field(None, description="Name of a registered model; the default one if left out.")
     fallback_model: ModelName | None = Field(
-        None, description="Runs the job where `model` takes no new ones because it fails too often."
+        None,
+        description="Runs the job where `model` takes no new ones because it fails too often, or, with "
+        "`on_budget: fallback`, where a budget can't hold what `model` costs.",
     )
     # The first wrong item is enough: millions of them must not make millions of errors.
     prompt: (
@@ -128,6 +141,11 @@ class JobRequest(BaseModel):
     )
 
     tier: Tier = "standard"
+    on_budget: OnBudget = Field(
+        "reject",
+        description="Where a budget can't hold what the job may use at most: `reject` it, let it `wait` for the next window, "
+        "`truncate` max_tokens to what is left, or run it on the `fallback` model.",
+    )
     deadline_s: Annotated[Number, Field(gt=0, le=31_536_000)] | None = Field(
         None, description="Seconds from now after which nobody wants the result."
     )

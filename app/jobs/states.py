@@ -6,6 +6,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expir
 EndStatus = Literal["succeeded", "failed", "cancelled", "expired", "dead"]
 Tier = Literal["interactive", "standard", "batch"]
 Lane = Literal["normal", "bisect", "solo"]
+OnBudget = Literal["reject", "wait", "truncate", "fallback"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
 END_STATUSES: tuple[str, ...] = get_args(EndStatus)

@@ -104,6 +104,7 @@ _START = text("""
         started_at = coalesce(started_at, statement_timestamp())
     FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
     WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
+      AND jobs.reservation > 0
       AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
       AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp())
     RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at,

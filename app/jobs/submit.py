@@ -19,9 +19,10 @@ from app.jobs import tables as t
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
+from app.jobs.spending import Answer, Ask, let_in, prices_of
 from app.jobs.tokenizing import PromptEncoder
 from app.queue.streams import JobQueue, Nomination
-from app.quotas.budgets import Reservation, Spending, reserve
+from app.quotas.budgets import Prices
 from app.quotas.limits import NO_LIMITS, Limits
 from app.redis import RedisError
 from app.settings import Settings
@@ -49,6 +50,7 @@ class PreparedJob:
     max_tokens: int
     sampling: dict[str, Any]
     requested_model: str | None = None  # where another one runs it than its owner asked for
+    changes: dict[str, Any] | None = None  # what it runs with that its owner asked differently, and why
 
     @property
     def cost(self) -> int:
@@ -153,31 +155,33 @@ async def accept(
         IdempotencyMismatch: the key came with another body before.
     """
     assert idempotency_key is None or len(prepared) == 1
-    await _insert_jobs(conn, caller, prepared)
+    prices = await prices_of(conn, {each.model.name for each in prepared})
+    await _insert_jobs(conn, caller, prepared, prices)
     if idempotency_key is not None:
         first = await _claim_key(conn, caller, idempotency_key, prepared[0])
         if first is not None:
             return [first]
-    await reserve(
-        conn,
-        [
-            Reservation(
-                each.id, 1, caller.tenant_id, caller.api_key_id,
-                Spending(len(each.prompt_ids), each.request.n * each.max_tokens),
-            )
-            for each in prepared
-        ],
-    )  # fmt: skip
-    shared = await share(conn, caller.tenant_id, [Work(each.id, each.request.tier, each.work_key) for each in prepared])
+    answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
+    await _write_answers(conn, prepared, answers)
+    final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
+    await _insert_inputs(conn, final)
+    held = {each.id for each, answer in zip(final, answers, strict=True) if answer.hold}
+    works = [Work(each.id, each.request.tier, each.work_key) for each in final if each.id not in held]
+    waiting = held | await share(conn, caller.tenant_id, works)
     return [
-        Accepted(
-            each.id,
-            False,
-            None if each.id in shared else Nomination(each.id, 1, each.request.tier, caller.tenant_id, each.cost),
-            each.model.pool,
-        )
-        for each in prepared
+        Accepted(each.id, False, None if each.id in waiting else _nomination(caller, each), each.model.pool)
+        for each in final
     ]
+
+
+def ask_of(caller: Caller, job: PreparedJob, prices: Prices) -> Ask:
+    """What the job asks of its budgets."""
+    request = job.request
+    webhook = request.webhook.model_dump(exclude_none=True) if request.webhook else None
+    return Ask(
+        job.id, 1, caller.tenant_id, caller.api_key_id, prices, len(job.prompt_ids), request.n, job.max_tokens,
+        request.min_tokens, request.on_budget, webhook,
+    )  # fmt: skip
 
 
 async def find_replay(conn: AsyncConnection, caller: Caller, key: str, request: JobRequest) -> Accepted | None:
@@ -272,7 +276,32 @@ async def _claim_key(conn: AsyncConnection, caller: Caller, key: str, job: Prepa
     raise Unavailable("this Idempotency-Key is being forgotten just now: send the request again")
 
 
-async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob]) -> None:
+def _cut(job: PreparedJob, answer: Answer) -> PreparedJob:
+    """The job with as many tokens as its budgets let it have."""
+    if answer.max_tokens == job.max_tokens:
+        return job
+    return replace(job, max_tokens=answer.max_tokens, sampling=job.sampling | {"max_tokens": answer.max_tokens})
+
+
+def _nomination(caller: Caller, job: PreparedJob) -> Nomination:
+    return Nomination(job.id, 1, job.request.tier, caller.tenant_id, job.cost)
+
+
+async def _write_answers(conn: AsyncConnection, prepared: Sequence[PreparedJob], answers: Sequence[Answer]) -> None:
+    """What the budgets have changed of the rows that were written before they were asked."""
+    for job, answer in zip(prepared, answers, strict=True):
+        values: dict[str, Any] = {}
+        if answer.max_tokens != job.max_tokens:
+            values |= {"max_tokens": answer.max_tokens, "changes": (job.changes or {}) | (answer.changes or {})}
+        if answer.hold is not None:
+            values |= {"reservation": 0, "held_by": answer.hold.budget_id, "not_before": answer.hold.until}
+        if values:
+            await conn.execute(t.jobs.update().where(t.jobs.c.id == job.id).values(**values))
+
+
+async def _insert_jobs(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], prices: dict[str, Prices]
+) -> None:
     deadlines = [each.request.deadline_s for each in prepared]
     rows = [
         {
@@ -286,6 +315,10 @@ async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence
             "prompt_tokens": len(each.prompt_ids),
             "max_tokens": each.max_tokens,
             "n": each.request.n,
+            "on_budget": each.request.on_budget,
+            "input_price": prices[each.model.name].input_price,
+            "output_price": prices[each.model.name].output_price,
+            "changes": each.changes,
             "metadata": each.request.metadata,
             "webhook": each.request.webhook.model_dump(exclude_none=True) if each.request.webhook else None,
         }
@@ -304,6 +337,9 @@ async def _insert_jobs(conn: AsyncConnection, caller: Caller, prepared: Sequence
             ),
             {"ids": [job_id for job_id, _ in timed], "seconds": [seconds for _, seconds in timed]},
         )
+
+
+async def _insert_inputs(conn: AsyncConnection, prepared: Sequence[PreparedJob]) -> None:
     await conn.execute(
         insert(t.job_inputs),
         [

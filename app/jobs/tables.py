@@ -159,8 +159,8 @@ jobs = Table(
     # The timekeeper: retries that are due, deadlines that passed.
     Index("ix_jobs_due", "not_before", postgresql_where=text("status = 'queued' AND not_before IS NOT NULL")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("status = 'queued' AND deadline_at IS NOT NULL")),
-    # The budget that was raised: who waits for it.
-    Index("ix_jobs_held", "held_by", postgresql_where=text("held_by IS NOT NULL")),
+    # The line of a budget: who waits for it, and who was first.
+    Index("ix_jobs_held", "held_by", "id", postgresql_where=text("held_by IS NOT NULL")),
     # Identical work: who computes it, or has.
     Index("ix_jobs_shared", "shared_from", postgresql_where=text("status = 'queued' AND shared_from IS NOT NULL")),
     Index("ix_jobs_work", "tenant_id", "work_key", "id", postgresql_where=text("work_key IS NOT NULL")),

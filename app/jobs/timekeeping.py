@@ -12,11 +12,14 @@ from app.queue.streams import Nomination
 
 
 async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
-    """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool."""
+    """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool.
+
+    Jobs that wait for a budget aren't woken by time alone: app/jobs/held.py asks the budget first.
+    """
     rows = await conn.execute(
         text(f"""
             UPDATE jobs SET not_before = NULL, eligible_at = statement_timestamp() WHERE id IN (
-                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp()
+                SELECT id FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp() AND held_by IS NULL
                 ORDER BY not_before LIMIT :most FOR UPDATE SKIP LOCKED)
             RETURNING pool, id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens
         """),  # noqa: S608 - our own text

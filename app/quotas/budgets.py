@@ -1,22 +1,44 @@
 """May this job spend that much? Reserve before, settle after: always inside the caller's transaction."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import BudgetExhausted
+from app.errors import BudgetExhausted, Unavailable
+
+MICROS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Of a model: millionths of the currency for a million tokens."""
+
+    input_price: int = 0
+    output_price: int = 0
+
+    def cost_micros(self, input_tokens: int, output_tokens: int) -> int:
+        """Millionths of the currency for so many tokens together, rounded up once."""
+        return -(-(input_tokens * self.input_price + output_tokens * self.output_price) // MICROS)
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Tokens of one job: wanted (at the reservation) or used (at the settlement)."""
+    """What one job spends: at most (at the reservation) or really (at the settlement)."""
 
     input_tokens: int
     output_tokens: int
+    cost_micros: int
+
+    @classmethod
+    def at(cls, prices: Prices, input_tokens: int, output_tokens: int) -> "Spending":
+        """So many tokens at these prices."""
+        return cls(input_tokens, output_tokens, prices.cost_micros(input_tokens, output_tokens))
 
     def amount(self, metric: str) -> int:
         """This spending in a budget's metric."""
@@ -25,6 +47,7 @@ class Spending:
             "output_tokens": self.output_tokens,
             "total_tokens": self.input_tokens + self.output_tokens,
             "requests": 1,
+            "cost": self.cost_micros,
         }[metric]
 
 
@@ -37,6 +60,7 @@ class Reservation:
     tenant_id: str
     api_key_id: UUID | None
     wanted: Spending
+    can_tell: bool = False  # whether its job has a webhook that wants to hear of thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,88 +72,305 @@ class Settlement:
     used: Spending | None
 
 
-# Rows are locked in the order of their ids, so that two submissions can't deadlock.
-_APPLYING = text("""
-    SELECT id, metric, hard_limit,
-           CASE period WHEN 'total' THEN 'epoch'::timestamptz ELSE date_trunc(period, now()) END AS window_start
+@dataclass(slots=True)
+class Window:
+    """A budget in its window of now. In an account it is locked, and `reserved` has what this transaction will write."""
+
+    budget_id: UUID
+    tenant_id: str
+    api_key_id: UUID | None  # None: all of the tenant's
+    metric: str
+    period: str
+    hard_limit: int
+    thresholds: list[int]
+    start: datetime
+    ends_at: datetime | None  # None: never
+    look_again_at: datetime  # for those who wait: the next window's beginning, or a day from now
+    used: int = 0
+    reserved: int = 0
+    warned: int = 0
+
+    @property
+    def left(self) -> int:
+        """What can still be reserved; below 0 where the limit was lowered meanwhile."""
+        return self.hard_limit - self.used - self.reserved
+
+    def applies_to(self, tenant_id: str, api_key_id: UUID | None) -> bool:
+        """Whether this caller's jobs count here."""
+        return self.tenant_id == tenant_id and self.api_key_id in {None, api_key_id}
+
+    def holds(self, amount: int) -> bool:
+        """Whether so much can be reserved now. Nothing always can."""
+        return amount <= self.left or amount == 0
+
+    def refusal(self, amount: int) -> BudgetExhausted:
+        """The error that says so."""
+        unit = "millionths of the currency" if self.metric == "cost" else self.metric.replace("_", " ")
+        span = "" if self.ends_at is None else f" a {self.period}"
+        advice = "ask for less (max_tokens)"
+        if self.ends_at is not None and amount <= self.hard_limit:
+            advice += f", wait for the next window, which begins at {self.ends_at.isoformat()} (on_budget: wait does)"
+        return BudgetExhausted(
+            f"the budget of {self.hard_limit} {unit}{span} can't hold the {amount} that this request may use, "
+            f"{max(0, self.left)} are left; {advice}, or have it raised",
+            budget_id=str(self.budget_id),
+            metric=self.metric,
+            limit=self.hard_limit,
+            period=self.period,
+            left=max(0, self.left),
+            resets_at=None if self.ends_at is None else self.ends_at.isoformat(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """used + reserved of a window has reached `threshold` per cent of its limit by the reservation of this job."""
+
+    job_id: UUID
+    budget_id: UUID
+    tenant_id: str
+    api_key_id: UUID | None
+    metric: str
+    period: str
+    start: datetime
+    hard_limit: int
+    used: int
+    reserved: int
+    threshold: int
+
+
+_WINDOW_START = "CASE period WHEN 'total' THEN 'epoch'::timestamptz ELSE date_trunc(period, now()) END"
+_WINDOW_END = """
+    CASE WHEN period <> 'total' THEN date_trunc(period, now()) + CAST('1 ' || nullif(period, 'total') AS interval) END"""
+_APPLYING = f"""
+    SELECT id, tenant_id, api_key_id, metric, period, hard_limit, thresholds, {_WINDOW_START} AS start,
+           {_WINDOW_END} AS ends_at, coalesce({_WINDOW_END}, now() + interval '1 day') AS look_again_at
     FROM budgets
-    WHERE tenant_id = :tenant AND (api_key_id IS NULL OR api_key_id = :key)
-    ORDER BY id
+    WHERE retired_at IS NULL AND tenant_id = ANY(CAST(:tenants AS text[]))
+      AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS uuid[])))
+"""  # noqa: S608  constants only
+# All that is missing is there before anything is locked, and both go in the order of the ids: so no two can deadlock.
+_OPEN = text(f"""
+    WITH applying AS ({_APPLYING}), opened AS (
+        INSERT INTO budget_windows (budget_id, window_start, hard_limit)
+        SELECT id, start, hard_limit FROM applying
+        WHERE NOT EXISTS (SELECT 1 FROM budget_windows WHERE budget_id = applying.id AND window_start = applying.start)
+        ORDER BY id ON CONFLICT DO NOTHING)
+    SELECT * FROM applying ORDER BY id
+""")  # noqa: S608  constants only
+_LOCK = text("""
+    SELECT w.budget_id, w.window_start, w.used, w.reserved, w.warned FROM budget_windows w
+    JOIN unnest(CAST(:budgets AS uuid[]), CAST(:starts AS timestamptz[])) AS wanted (budget_id, window_start)
+        USING (budget_id, window_start)
+    ORDER BY w.budget_id, w.window_start FOR UPDATE OF w
 """)
+_LOOK = text(f"""
+    SELECT applying.*, coalesce(w.used, 0) AS used, coalesce(w.reserved, 0) AS reserved, coalesce(w.warned, 0) AS warned
+    FROM ({_APPLYING}) AS applying
+    LEFT JOIN budget_windows w ON w.budget_id = applying.id AND w.window_start = applying.start ORDER BY applying.id
+""")  # noqa: S608  constants only
+# The limit is read anew under the lock: one that was lowered or retired since then lets nothing through.
 _RESERVE = text("""
-    INSERT INTO budget_windows (budget_id, window_start, hard_limit, reserved)
-    VALUES (:budget, :window, :limit, :amount)
-    ON CONFLICT (budget_id, window_start)
-    DO UPDATE SET reserved = budget_windows.reserved + EXCLUDED.reserved, hard_limit = EXCLUDED.hard_limit
-""")
-_WRITE = text("""
+    WITH held AS (
+        UPDATE budget_windows w
+        SET reserved = w.reserved + t.amount, hard_limit = greatest(b.hard_limit, w.used + w.reserved + t.amount),
+            warned = t.warned
+        FROM unnest(CAST(:budgets AS uuid[]), CAST(:starts AS timestamptz[]), CAST(:amounts AS bigint[]),
+                    CAST(:warned AS smallint[])) AS t (budget_id, window_start, amount, warned)
+        JOIN budgets b ON b.id = t.budget_id AND b.retired_at IS NULL
+        WHERE w.budget_id = t.budget_id AND w.window_start = t.window_start
+          AND (w.used + w.reserved + t.amount <= b.hard_limit OR t.amount = 0)
+        RETURNING w.budget_id)
     INSERT INTO ledger (budget_id, window_start, job_id, reservation, kind, amount)
-    VALUES (:budget, :window, :job, :reservation, :kind, :amount)
+    SELECT e.budget_id, e.window_start, e.job_id, e.reservation, 'reserve', e.amount
+    FROM unnest(CAST(:entry_budgets AS uuid[]), CAST(:entry_starts AS timestamptz[]), CAST(:jobs AS uuid[]),
+                CAST(:reservations AS smallint[]), CAST(:entry_amounts AS bigint[]))
+        AS e (budget_id, window_start, job_id, reservation, amount)
+    JOIN held USING (budget_id)
 """)
+
+
+@dataclass(slots=True)
+class Account:
+    """The windows that apply to some callers now, locked by this transaction in the order of their ids; what is taken is written at once."""
+
+    windows: list[Window]
+    _taken: list[tuple[Window, Reservation, int]] = field(default_factory=list)
+    _crossings: list[Crossing] = field(default_factory=list)
+
+    def applying(self, tenant_id: str, api_key_id: UUID | None) -> list[Window]:
+        """The windows that this caller's jobs count in, in the order of their ids."""
+        return [each for each in self.windows if each.applies_to(tenant_id, api_key_id)]
+
+    def refusing(self, tenant_id: str, api_key_id: UUID | None, wanted: Spending) -> list[Window]:
+        """Of those, which can't hold that much now."""
+        return [each for each in self.applying(tenant_id, api_key_id) if not each.holds(wanted.amount(each.metric))]
+
+    def take(self, reservation: Reservation) -> None:
+        """Set aside what the job may use at most; nobody refuses it."""
+        for window in self.applying(reservation.tenant_id, reservation.api_key_id):
+            amount = reservation.wanted.amount(window.metric)
+            assert window.holds(amount), "it was asked before"
+            window.reserved += amount
+            self._taken.append((window, reservation, amount))
+            if reservation.can_tell:
+                self._crossings += _crossings(window, reservation.job_id)
+
+    async def write(self, conn: AsyncConnection) -> list[Crossing]:
+        """Write what was taken; return the thresholds that it crossed, each once a window.
+
+        Raises:
+            Unavailable: a budget was lowered or retired in this moment; the transaction must be rolled back.
+        """
+        if not self._taken:
+            return []
+        amounts: dict[UUID, int] = defaultdict(int)
+        for window, _, amount in self._taken:
+            amounts[window.budget_id] += amount
+        touched = [each for each in self.windows if each.budget_id in amounts]
+        written = await conn.execute(
+            _RESERVE,
+            {
+                "budgets": [each.budget_id for each in touched],
+                "starts": [each.start for each in touched],
+                "amounts": [amounts[each.budget_id] for each in touched],
+                "warned": [each.warned for each in touched],
+                "entry_budgets": [window.budget_id for window, _, _ in self._taken],
+                "entry_starts": [window.start for window, _, _ in self._taken],
+                "jobs": [reservation.job_id for _, reservation, _ in self._taken],
+                "reservations": [reservation.number for _, reservation, _ in self._taken],
+                "entry_amounts": [amount for _, _, amount in self._taken],
+            },
+        )
+        if written.rowcount != len(self._taken):
+            raise Unavailable("a budget was changed just now: send the request again")
+        crossings, self._taken, self._crossings = self._crossings, [], []
+        return crossings
+
+
+async def open_account(conn: AsyncConnection, callers: Iterable[tuple[str, UUID | None]]) -> Account:
+    """The budgets of these callers (tenant, API key), their windows of now locked until the transaction ends.
+
+    Ask for all callers of a transaction at once: two accounts in one transaction could deadlock with another's.
+    """
+    account = Account(await _applying(conn, _OPEN, callers))
+    if account.windows:
+        places = {
+            "budgets": [each.budget_id for each in account.windows],
+            "starts": [each.start for each in account.windows],
+        }
+        locked = {row.budget_id: row for row in await conn.execute(_LOCK, places)}
+        for each in account.windows:
+            row = locked[each.budget_id]
+            each.used, each.reserved, each.warned = row.used, row.reserved, row.warned
+    return account
+
+
+async def look(conn: AsyncConnection, tenant_id: str, api_key_id: UUID | None) -> list[Window]:
+    """The windows that apply to this caller, as they are now, in the order of their ids; nothing is locked."""
+    return await _applying(conn, _LOOK, [(tenant_id, api_key_id)])
+
+
+async def reserve(conn: AsyncConnection, reservations: Sequence[Reservation]) -> list[Crossing]:
+    """Set aside what these jobs may use at most, in every budget that applies, or nothing at all; return the thresholds crossed.
+
+    Raises:
+        BudgetExhausted: a budget can't hold it; the transaction must be rolled back.
+    """
+    account = await open_account(conn, {(each.tenant_id, each.api_key_id) for each in reservations})
+    for each in reservations:
+        refusing = account.refusing(each.tenant_id, each.api_key_id, each.wanted)
+        if refusing:
+            raise refusing[0].refusal(each.wanted.amount(refusing[0].metric))
+        account.take(each)
+    return await account.write(conn)
+
+
 _RESERVED = text("""
     SELECT l.job_id, l.reservation, l.budget_id, l.window_start, l.amount, b.metric
     FROM ledger l JOIN budgets b ON b.id = l.budget_id
     WHERE l.kind = 'reserve' AND (l.job_id, l.reservation) IN (
         SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:reservations AS smallint[])))
-    ORDER BY l.budget_id, l.window_start
 """)
 _SETTLE = text("""
-    UPDATE budget_windows SET used = used + :used, reserved = reserved - :reserved
-    WHERE budget_id = :budget AND window_start = :window
+    WITH settled AS (
+        UPDATE budget_windows w SET used = w.used + s.used, reserved = w.reserved - s.reserved
+        FROM unnest(CAST(:budgets AS uuid[]), CAST(:starts AS timestamptz[]), CAST(:used AS bigint[]),
+                    CAST(:reserved AS bigint[])) AS s (budget_id, window_start, used, reserved)
+        WHERE w.budget_id = s.budget_id AND w.window_start = s.window_start)
+    INSERT INTO ledger (budget_id, window_start, job_id, reservation, kind, amount)
+    SELECT e.budget_id, e.window_start, e.job_id, e.reservation, k.kind,
+           CASE k.kind WHEN 'settle' THEN e.used ELSE e.reserved - e.used END
+    FROM unnest(CAST(:entry_budgets AS uuid[]), CAST(:entry_starts AS timestamptz[]), CAST(:jobs AS uuid[]),
+                CAST(:reservations AS smallint[]), CAST(:entry_used AS bigint[]), CAST(:entry_reserved AS bigint[]))
+        AS e (budget_id, window_start, job_id, reservation, used, reserved)
+    CROSS JOIN (VALUES ('settle'), ('release')) AS k (kind)
 """)
-
-
-_GUARD = "never_over"  # the constraint of budget_windows that refuses an overdraft
-
-
-async def reserve(conn: AsyncConnection, reservations: Sequence[Reservation]) -> None:
-    """Set aside what these jobs may use at most, in every budget that applies, or nothing at all.
-
-    Raises:
-        BudgetExhausted: a budget can't hold it; the transaction is spoilt and must be rolled back.
-    """
-    callers = {(each.tenant_id, each.api_key_id) for each in reservations}
-    for tenant_id, api_key_id in sorted(callers, key=str):
-        budgets = (await conn.execute(_APPLYING, {"tenant": tenant_id, "key": api_key_id})).all()
-        mine = [each for each in reservations if (each.tenant_id, each.api_key_id) == (tenant_id, api_key_id)]
-        for budget in budgets:
-            amounts = [each.wanted.amount(budget.metric) for each in mine]
-            place = {"budget": budget.id, "window": budget.window_start}
-            try:
-                await conn.execute(_RESERVE, {**place, "limit": budget.hard_limit, "amount": sum(amounts)})
-            except IntegrityError as error:
-                if _GUARD not in str(error.orig):
-                    raise
-                raise BudgetExhausted(
-                    f"the budget of {budget.hard_limit} {budget.metric.replace('_', ' ')} can't hold the {sum(amounts)} "
-                    "that this request may use; ask for less (max_tokens), wait for the next window, or have it raised",
-                    budget_id=str(budget.id),
-                    metric=budget.metric,
-                    limit=budget.hard_limit,
-                ) from error
-            await conn.execute(
-                _WRITE,
-                [
-                    {**place, "job": each.job_id, "reservation": each.number, "kind": "reserve", "amount": amount}
-                    for each, amount in zip(mine, amounts, strict=True)
-                ],
-            )
 
 
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> None:
-    """Book what was used and give back the rest. The ledger's unique key makes a second settlement of a reservation an error."""
+    """Book what was used and give back the rest. The ledger's unique key makes a second settlement of a reservation an error.
+
+    A job without a reservation has nothing to settle; one whose budget was retired since is settled all the same.
+    """
     if not settlements:
         return
     used_by_job = {each.job_id: each.used for each in settlements}
     keys = {"jobs": [s.job_id for s in settlements], "reservations": [s.reservation for s in settlements]}
-    for row in (await conn.execute(_RESERVED, keys)).all():
-        spending = used_by_job[row.job_id]
-        # Billing never passes what was reserved: the engine stops at max_tokens, and the prompt was counted before.
-        used = 0 if spending is None else min(spending.amount(row.metric), row.amount)
-        place = {"budget": row.budget_id, "window": row.window_start}
-        await conn.execute(_SETTLE, {**place, "used": used, "reserved": row.amount})
-        entry = {**place, "job": row.job_id, "reservation": row.reservation}
-        await conn.execute(
-            _WRITE,
-            [{**entry, "kind": "settle", "amount": used}, {**entry, "kind": "release", "amount": row.amount - used}],
+    rows = (await conn.execute(_RESERVED, keys)).all()
+    if not rows:
+        return
+    spent = [_booked(used_by_job[row.job_id], row.metric, row.amount) for row in rows]
+    totals: dict[tuple[UUID, datetime], list[int]] = defaultdict(lambda: [0, 0])
+    for row, amount in zip(rows, spent, strict=True):
+        total = totals[row.budget_id, row.window_start]
+        total[0] += amount
+        total[1] += row.amount
+    places = {"budgets": [budget for budget, _ in totals], "starts": [start for _, start in totals]}
+    await conn.execute(_LOCK, places)
+    await conn.execute(
+        _SETTLE,
+        {
+            **places,
+            "used": [used for used, _ in totals.values()],
+            "reserved": [reserved for _, reserved in totals.values()],
+            "entry_budgets": [row.budget_id for row in rows],
+            "entry_starts": [row.window_start for row in rows],
+            "jobs": [row.job_id for row in rows],
+            "reservations": [row.reservation for row in rows],
+            "entry_used": spent,
+            "entry_reserved": [row.amount for row in rows],
+        },
+    )
+
+
+def _booked(used: Spending | None, metric: str, reserved: int) -> int:
+    """Billing never passes what was reserved: the engine stops at max_tokens, and the prompt was counted before."""
+    return 0 if used is None else min(used.amount(metric), reserved)
+
+
+async def _applying(conn: AsyncConnection, statement: Any, callers: Iterable[tuple[str, UUID | None]]) -> list[Window]:
+    callers = list(callers)
+    wanted = {
+        "tenants": sorted({tenant_id for tenant_id, _ in callers}),
+        "keys": sorted({api_key_id for _, api_key_id in callers if api_key_id is not None}),
+    }
+    return [Window(*row) for row in await conn.execute(statement, wanted)]
+
+
+def _crossings(window: Window, job_id: UUID) -> list[Crossing]:
+    """The thresholds that the window has reached and that weren't told yet; from now on they are."""
+    spent = window.used + window.reserved
+    reached = [
+        each
+        for each in sorted(window.thresholds)
+        if each > window.warned and spent * 100 >= each * window.hard_limit > 0
+    ]
+    window.warned = max([window.warned, *reached])
+    return [
+        Crossing(
+            job_id, window.budget_id, window.tenant_id, window.api_key_id, window.metric, window.period, window.start,
+            window.hard_limit, window.used, window.reserved, threshold,
         )
+        for threshold in reached
+    ]  # fmt: skip

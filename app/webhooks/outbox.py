@@ -18,7 +18,7 @@ class Notice:
     """One event for one target. `data` is what the receiver gets, beside the event's own id, type and time."""
 
     tenant_id: str
-    job_id: UUID
+    job_id: UUID | None  # None: it is about no job's life
     event_type: str
     url: str
     at: str  # RFC 3339

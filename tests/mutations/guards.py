@@ -111,8 +111,8 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/submit.py",
-                "    await reserve(\n        conn,\n        [\n",
-                "    _ = (\n        conn,\n        [\n",
+                "    answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])\n",
+                "    answers = [Answer(each.max_tokens) for each in prepared]\n",
             ),
         ),
         (

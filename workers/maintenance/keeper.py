@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
 from app.db import has_lost_connection
+from app.errors import Unavailable
 from app.ids import new_id
-from app.jobs import breakers, rescue, resync, sharing, timekeeping
+from app.jobs import breakers, held, rescue, resync, sharing, timekeeping
 from app.jobs import tables as t
 from app.jobs.breaker import Rules
 from app.jobs.dead.announce import announce_ends
@@ -110,10 +111,23 @@ class Keeper:
         return sum([await queue.renominate(idle_s=self._settings.renominate_after_s) for queue in await self._pools()])
 
     async def wake(self) -> int:
-        """Nominate retries whose delay is over."""
+        """Nominate retries whose delay is over, and jobs for which a budget has room at last."""
         async with self._db.begin() as conn:
             due = await timekeeping.wake_due(conn)
-        return await self._spread(Rescued(due, []))
+        return await self._spread(Rescued(due, [])) + await self._wake_held()
+
+    async def _wake_held(self) -> int:
+        async with self._db.connect() as conn:
+            ready = await held.ready_budgets(conn)
+        woken = 0
+        for budget_id in ready:
+            try:
+                async with self._db.begin() as conn:
+                    nominations = await held.wake_line(conn, budget_id)
+            except Unavailable:  # somebody has just changed the budget: the next round finds it as it is then
+                continue
+            woken += await self._spread(Rescued(nominations, []))
+        return woken
 
     async def expire(self) -> int:
         """End waiting jobs whose deadline has passed."""

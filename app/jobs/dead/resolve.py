@@ -16,10 +16,10 @@ from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.dead.edit import Edit
 from app.jobs.dead.letters import COUNTERS
+from app.jobs.spending import Ask, let_in, prices_of
 from app.queue.places import place_sql
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.acts import record_act
-from app.quotas.budgets import Reservation, Spending, reserve
 from app.redis import RedisError
 
 MAX_LIVES = 1000  # of one job
@@ -65,13 +65,15 @@ class Refusal:
 _RESET = ", ".join(f"{counter} = 0" for counter in COUNTERS)
 _REVIVE = text(f"""
     UPDATE jobs SET status = 'queued', gen = gen + 1, reservation = reservation + 1, lane = 'normal', {_RESET},
+        input_price = :input_price, output_price = :output_price,
         error = NULL, finished_at = NULL, not_before = NULL, cancel_requested_at = NULL, eligible_at = statement_timestamp(),
         deadline_at = statement_timestamp() + make_interval(secs => CAST(:deadline_s AS float8))
     WHERE id = :id AND status = 'dead' AND reservation = :reservation
     RETURNING id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens, pool, reservation
 """)  # noqa: S608  constants only
 _LOCK_JOB = text("""
-    SELECT id, status, tenant_id, api_key_id, attempt, reservation, prompt_tokens, n, max_tokens FROM jobs WHERE id = :id FOR UPDATE
+    SELECT id, status, tenant_id, api_key_id, attempt, reservation, model, prompt_tokens, n, max_tokens, webhook FROM jobs
+    WHERE id = :id FOR UPDATE
 """)
 _LOCK_LETTER = text("""
     SELECT d.*, i.request ->> 'deadline_s' AS deadline_s FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
@@ -107,12 +109,18 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         raise InvalidRequest(f"{job_name(job_id)} was requeued {MAX_LIVES - 1} times: submit it as a new job")
     if edit is not None and edit.reservation != job.reservation:
         raise AlreadyResolved(f"{job_name(job_id)} was requeued and died again while it was edited: look at it anew")
-    wanted = Spending(job.prompt_tokens, job.n * job.max_tokens)
+    model, prompt_tokens, max_tokens = job.model, job.prompt_tokens, job.max_tokens
     if edit is not None:
         await _rewrite(conn, job_id, edit)
-        wanted = Spending(len(edit.prepared.prompt_ids), job.n * edit.prepared.max_tokens)
+        new = edit.prepared
+        model, prompt_tokens, max_tokens = new.model.name, len(new.prompt_ids), new.max_tokens
+    prices = (await prices_of(conn, {model}))[model]  # of today: it reserves anew
+    ask = Ask(
+        job_id, job.reservation + 1, job.tenant_id, job.api_key_id, prices, prompt_tokens, job.n, max_tokens,
+        webhook=job.webhook,
+    )  # fmt: skip
     try:
-        await reserve(conn, [Reservation(job_id, job.reservation + 1, job.tenant_id, job.api_key_id, wanted)])
+        await let_in(conn, [ask])
     except BudgetExhausted as error:
         raise BudgetExhausted(f"{job_name(job_id)} of {job.tenant_id}: {error.detail}", **error.extra) from error
     deadline_s = order.deadline_s
@@ -120,7 +128,16 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         asked = edit.prepared.request.deadline_s if edit else letter.deadline_s
         deadline_s = None if asked is None else float(asked)
     revived = (
-        await conn.execute(_REVIVE, {"id": job_id, "reservation": job.reservation, "deadline_s": deadline_s})
+        await conn.execute(
+            _REVIVE,
+            {
+                "id": job_id,
+                "reservation": job.reservation,
+                "deadline_s": deadline_s,
+                "input_price": prices.input_price,
+                "output_price": prices.output_price,
+            },
+        )
     ).one()
     await _resolve(conn, letter, "requeued", order.actor, order.reason, job.attempt)
     detail = {"reason": order.reason, "reservation": letter.reservation, "deadline_s": deadline_s}

@@ -39,9 +39,12 @@ async def queue(redis: Redis) -> JobQueue:
 @pytest.fixture(autouse=True)
 async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> None:
     """Jobs in all states, with budgets, webhooks, a key, a second attempt, a second life; two wait and one is claimed in Redis."""
-    await seed(engine)
+    await seed(engine, "acme", "patient")
     async with engine.begin() as conn:
-        for metric in ("total_tokens", "requests", "input_tokens", "output_tokens"):
+        row = {"id": new_id(), "tenant_id": "patient", "metric": "input_tokens", "period": "month", "hard_limit": 16}
+        await conn.execute(budgets.insert().values(row))
+        await conn.execute(text("UPDATE models SET input_price = 300001, output_price = 1500000"))
+        for metric in ("total_tokens", "requests", "input_tokens", "output_tokens", "cost"):
             row = {"id": new_id(), "tenant_id": "acme", "metric": metric, "period": "total", "hard_limit": 10_000}
             await conn.execute(budgets.insert().values(row))
     jobs = await submit(engine, settings, count=6, webhook=HOOK)
@@ -70,10 +73,14 @@ async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> Non
     await queue.claim("w", max_jobs=1, room=10**9)
     (revived,) = await kill(engine, await submit(engine, settings))
     await queue.enqueue([(await send_back(engine, revived)).nomination])
+    (first,) = await submit(engine, settings, tenant="patient")
+    await submit(engine, settings, tenant="patient", on_budget="wait")
+    async with engine.begin() as conn:
+        await cancel(conn, "patient", first.job_id)
     async with engine.connect() as conn:
         rows = await conn.execute(text("SELECT status, count(*) FROM jobs GROUP BY status"))
         assert {row[0]: row[1] for row in rows} == {
-            "succeeded": 1, "failed": 1, "cancelled": 2, "expired": 1, "dead": 1, "running": 1, "queued": 4,
+            "succeeded": 1, "failed": 1, "cancelled": 3, "expired": 1, "dead": 1, "running": 1, "queued": 5,
         }  # fmt: skip
 
 
@@ -85,7 +92,7 @@ async def test_a_sound_system_is_clean(engine: AsyncEngine, redis: Redis) -> Non
     report = await report_on(engine, redis)
     assert report.findings == []
     assert report.unchecked == {}
-    assert report.jobs["queued"] == 4
+    assert report.jobs["queued"] == 5
     assert [each.check for each in report.outcomes] == [check.name for check in CHECKS] + list(CLAIMS)
 
 
@@ -118,6 +125,8 @@ CORRUPTIONS = {
                     "AND job_id = (SELECT id FROM jobs WHERE status = 'succeeded')")],
     "billed_end": ["UPDATE usage SET attempt = 1 WHERE attempt = 2 AND kind = 'billed'"],
     "billed_tokens": ["UPDATE usage SET cached_tokens = 17 WHERE attempt = 2 AND kind = 'billed'"],
+    "billed_cost": ["UPDATE usage SET cost_micros = cost_micros + 1 WHERE kind = 'wasted'"],
+    "held": ["UPDATE jobs SET held_by = NULL WHERE held_by IS NOT NULL"],
     "usage_visible": ["DELETE FROM usage WHERE job_id = (SELECT id FROM jobs WHERE status = 'failed')"],
     "budget_sums": ["UPDATE budget_windows SET reserved = reserved + 1"],
     "budget_limit": ["ALTER TABLE budget_windows DROP CONSTRAINT ck_budget_windows_never_over",
@@ -129,7 +138,8 @@ CORRUPTIONS = {
     "reserved_again": [("DELETE FROM ledger WHERE reservation = 2 AND budget_id = (SELECT id FROM budgets "
                         "WHERE metric = 'requests')"), "UPDATE budget_windows w SET reserved = " + OF_THE_LEDGER],
     "reserved_amount": ["UPDATE jobs SET max_tokens = max_tokens + 1 WHERE status = 'running'"],
-    "settled_amount": ["UPDATE usage SET prompt_tokens = 17 WHERE attempt = 2 AND kind = 'billed'"],
+    "settled_amount": [("UPDATE usage SET prompt_tokens = 17, cost_micros = "
+                        "ceil((17 * 300001 + completion_tokens * 1500000) / 1e6) WHERE attempt = 2 AND kind = 'billed'")],
 }  # fmt: skip
 
 
@@ -145,8 +155,8 @@ async def test_a_corruption_is_found_by_its_check_alone(engine: AsyncEngine, red
             await conn.execute(
                 text(
                     "INSERT INTO usage (job_id, attempt, kind, tenant_id, model, tier, prompt_tokens, cached_tokens, "
-                    "completion_tokens) SELECT job_id, 1, 'wasted', tenant_id, model, tier, prompt_tokens, cached_tokens, "
-                    "completion_tokens FROM usage WHERE attempt = 2 AND kind = 'billed'"
+                    "completion_tokens, cost_micros) SELECT job_id, 1, 'wasted', tenant_id, model, tier, prompt_tokens, cached_tokens, "
+                    "completion_tokens, cost_micros FROM usage WHERE attempt = 2 AND kind = 'billed'"
                 )
             )
         for statement in CORRUPTIONS[check]:

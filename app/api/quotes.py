@@ -1,0 +1,132 @@
+"""What would a job cost, and would it be let in? POST /v1/jobs/quote: the body of a submission, and nothing comes of it."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from app.api.authentication import Writer
+from app.api.body import parse_job, read_body
+from app.api.documents import Change, Described, answer
+from app.api.openapi import JOB_BODY, problems, shows
+from app.api.runtime import Runtime, runtime_of
+from app.api.submission import Submission, models_of, prepare_all, stand_in, told
+from app.jobs.quote import Quote, quote
+from app.jobs.request import JobRequest
+from app.jobs.states import OnBudget
+from app.jobs.submit import Caller, PreparedJob
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+class BudgetQuote(Described):
+    """One budget that applies, in its window of now."""
+
+    id: str
+    applies_to: Literal["tenant", "key"]
+    metric: str
+    period: str
+    limit: int
+    used: int
+    reserved: int = Field(description="By jobs that wait or run.")
+    left: int = Field(ge=0)
+    wanted: int = Field(description="What this job would reserve, uncut.")
+    would_refuse: bool
+    resets_at: str | None = Field(description="When the next window begins; null where there is none.")
+
+
+class QuoteObject(Described):
+    """What a submission with this body would get now. No promise: others may be faster."""
+
+    object: Literal["quote"]
+    outcome: Literal["accepted", "waiting", "rejected"]
+    on_budget: OnBudget
+    model: str = Field(description="What would run it.")
+    requested_model: str
+    prompt_tokens: int
+    n: int
+    max_tokens: int = Field(description="Of each choice, as it would be let in.")
+    max_total_tokens: int = Field(description="prompt_tokens + n x max_tokens")
+    max_cost_micros: int = Field(description="The most that it can cost, in millionths of the currency.")
+    input_price: int = Field(description="Millionths of the currency for a million tokens.")
+    output_price: int = Field(description="Millionths of the currency for a million tokens.")
+    changes: dict[Literal["max_tokens", "model"], Change] | None
+    detail: str | None = Field(description="Why it would be rejected.")
+    budgets: list[BudgetQuote]
+
+
+@router.post(
+    "/jobs/quote",
+    operation_id="quoteJob",
+    summary="Ask what a job would cost",
+    responses=shows(200, "What a submission would get now.", QuoteObject)
+    | problems(400, 401, 403, 404, 413, 415, 422, 503),
+    openapi_extra={"requestBody": JOB_BODY},
+)
+async def quote_job(request: Request, caller: Writer) -> Response:
+    """Count and price a job and ask its budgets, without submitting it: nothing is written, reserved or counted."""
+    runtime = runtime_of(request)
+    body = await read_body(request, most=runtime.settings.max_body_bytes)
+    wanted = await runtime.lanes.run(len(body), parse_job, body)
+    return answer(_document(await _quote(runtime, caller, wanted, len(body))))
+
+
+async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes: int) -> Quote:
+    submission = Submission(caller, wanted, num_bytes)
+    models = await models_of(runtime, wanted)
+    candidates = await prepare_all(runtime, submission, models)
+    first = await _ask(runtime, caller, candidates[0])
+    if first.refused is None or wanted.on_budget != "fallback":
+        return first
+    other = candidates[1] if len(candidates) > 1 else await stand_in(runtime, submission, models)
+    if other is None:
+        return first
+    second = await _ask(runtime, caller, told(other, first.refused))
+    return first if second.refused else second
+
+
+async def _ask(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Quote:
+    async with runtime.transaction() as conn:
+        return await quote(conn, caller, prepared)
+
+
+def _document(quoted: Quote) -> dict[str, Any]:
+    ask, given = quoted.ask, quoted.answer
+    max_tokens = ask.max_tokens if given is None else given.max_tokens
+    spending = ask.wanted(max_tokens)
+    changes = (quoted.job.changes or {}) | ((given.changes if given else None) or {})
+    budgets = []
+    for each in quoted.windows:
+        wanted = ask.wanted().amount(each.metric)
+        budgets.append(
+            {
+                "id": str(each.budget_id),
+                "applies_to": "tenant" if each.api_key_id is None else "key",
+                "metric": each.metric,
+                "period": each.period,
+                "limit": each.hard_limit,
+                "used": each.used,
+                "reserved": each.reserved,
+                "left": max(0, each.left),
+                "wanted": wanted,
+                "would_refuse": not each.holds(wanted),
+                "resets_at": None if each.ends_at is None else each.ends_at.isoformat(),
+            }
+        )
+    return {
+        "object": "quote",
+        "outcome": "rejected" if given is None else "waiting" if given.hold else "accepted",
+        "on_budget": ask.on_budget,
+        "model": quoted.job.model.name,
+        "requested_model": quoted.job.requested_model or quoted.job.model.name,
+        "prompt_tokens": ask.prompt_tokens,
+        "n": ask.n,
+        "max_tokens": max_tokens,
+        "max_total_tokens": spending.amount("total_tokens"),
+        "max_cost_micros": spending.cost_micros,
+        "input_price": ask.prices.input_price,
+        "output_price": ask.prices.output_price,
+        "changes": changes or None,
+        "detail": None if quoted.refused is None else quoted.refused.detail,
+        "budgets": budgets,
+    }

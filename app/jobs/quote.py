@@ -1,0 +1,32 @@
+"""What would this job cost, and would its budgets hold it? Asked without locks, answered without a promise."""
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import BudgetExhausted
+from app.jobs.spending import Answer, Ask, answer, prices_of
+from app.jobs.submit import Caller, PreparedJob, ask_of
+from app.quotas.budgets import Account, Window, look
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a submission would get now: `answer`, or, where that is None, `refused`. `windows` are all that apply, as they are."""
+
+    job: PreparedJob
+    ask: Ask
+    windows: list[Window]
+    answer: Answer | None
+    refused: BudgetExhausted | None
+
+
+async def quote(conn: AsyncConnection, caller: Caller, job: PreparedJob) -> Quote:
+    """Judge the job as a submission would; nothing is written or reserved."""
+    prices = await prices_of(conn, {job.model.name})
+    ask = ask_of(caller, job, prices[job.model.name])
+    windows = await look(conn, caller.tenant_id, caller.api_key_id)
+    try:
+        return Quote(job, ask, windows, answer(Account([replace(each) for each in windows]), ask), None)
+    except BudgetExhausted as error:
+        return Quote(job, ask, windows, None, error)
