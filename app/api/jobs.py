@@ -50,7 +50,7 @@ async def submit_job(request: Request, caller: Writer) -> Response:
     wait_s = preferred_wait_s(request.headers, most=runtime.settings.max_wait_s)
     body = await read_body(request, most=runtime.settings.max_body_bytes)
     wanted = await _parse(runtime, body)
-    submitted = await submit(runtime, Submission(caller, wanted, len(body), key))
+    submitted = await submit(runtime, Submission(caller, wanted, len(body), key, body))
     job = submitted.job
     headers = {"Location": f"/v1/jobs/{job_name(job.id)}"}
     if submitted.replayed:

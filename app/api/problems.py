@@ -21,7 +21,9 @@ from app.errors import (
     MethodNotAllowed,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     PenstockError,
+    ShareExceeded,
     Unauthenticated,
     Unavailable,
 )
@@ -98,7 +100,7 @@ def _title(code: str) -> str:
 def _standing_headers(error: PenstockError) -> dict[str, str]:
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, ModelUnavailable):
+    if isinstance(error, ModelUnavailable | Overloaded | ShareExceeded):
         return {"Retry-After": str(error.extra["retry_after_s"])}
     if isinstance(error, Unavailable):
         # Spread, so that those who were refused together don't come back together.

@@ -14,7 +14,10 @@ from app.api.waiting import EndWatch
 from app.clock import Clock
 from app.db import create_engine
 from app.errors import Unavailable
+from app.jobs.admission import Admission
 from app.jobs.breakers import BreakerBoard
+from app.jobs.lengths import LengthBook
+from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
@@ -70,6 +73,9 @@ class Runtime:
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
         self._queues: dict[str, JobQueue] = {}
+        self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
+        self.lengths = LengthBook(engine, clock=clock, timeout_s=settings.database_timeout_s)
+        self.admission = Admission(settings, self.loads, self.lengths, clock=clock)
 
     def queue(self, pool: str) -> JobQueue:
         """The pool's queue, with its scripts registered once."""
@@ -102,13 +108,16 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
     redis = create_redis(settings)
     runtime = Runtime(settings, clock, engine, redis)
     watching = asyncio.create_task(runtime.watch.run())
+    measuring = asyncio.create_task(runtime.loads.run())
     try:
         yield runtime
     finally:
         runtime.watch.release()
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        for task in (watching, measuring):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await runtime.lengths.close()
         runtime.lanes.close()
         await redis.aclose()
         await engine.dispose()

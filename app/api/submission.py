@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from app.api.runtime import Runtime
 from app.errors import InvalidRequest
+from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
 from app.jobs.read import JobView, get_job
@@ -34,6 +35,13 @@ class Submission:
     request: JobRequest
     num_bytes: int
     idempotency_key: str | None = None
+    body: bytes = b""
+
+    @property
+    def applicant(self) -> Applicant:
+        """Who asks, as the gate knows it."""
+        tenant_id = self.caller.tenant_id
+        return Applicant(tenant_id, self.request, digest_of(tenant_id, self.idempotency_key, self.body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
         IdempotencyMismatch: the key came with another body before.
         BudgetExhausted: a budget can't hold it.
         ModelUnavailable: the model's breaker is open, and so is the fallback's, if there is one.
+        Overloaded: too much waits before it, or ShareExceeded: too much of its tenant's own. With a fallback: there, too.
+        DeadlineUnreachable: it would end too late.
         Unavailable: Postgres doesn't answer, or too much is being prepared.
     """
     request = submission.request
@@ -64,16 +74,34 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     refusing = await _refusing(runtime, models)
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
-    candidates = await _prepare(runtime, submission, models)
-    names = {each.model for each in refusing}
-    for prepared in candidates:
-        if prepared.model.name in names:
-            continue
-        try:
-            return await _promise(runtime, submission, prepared)
-        except _NoProbeLeft as refused:
-            refusing.append(refused.standing)
+    applicant = submission.applicant
+    with_room = _with_room(runtime, applicant, [each for each in models if each.name not in _names(refusing)])
+    with runtime.admission.hold(applicant, with_room[0]) as hold:
+        for prepared in await _prepare(runtime, submission, models):
+            if prepared.model not in with_room:
+                continue
+            try:
+                submitted = await _promise(runtime, submission, prepared)
+            except _NoProbeLeft as refused:
+                refusing.append(refused.standing)
+                continue
+            if not submitted.replayed:
+                hold.keep()
+            return submitted
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+
+
+def _names(refusing: list[Standing]) -> set[str]:
+    return {each.model for each in refusing}
+
+
+def _with_room(runtime: Runtime, applicant: Applicant, models: list[Model]) -> list[Model]:
+    """Those of the models whose pools aren't overloaded; the first one's refusal where none is left."""
+    verdicts = [(model, runtime.admission.look(applicant, model)) for model in models]
+    found = [model for model, verdict in verdicts if verdict is None]
+    if not found and verdicts[0][1] is not None:
+        raise runtime.admission.refuse(verdicts[0][1])
+    return found
 
 
 class _NoProbeLeft(Exception):
