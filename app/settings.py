@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         description="Most tokens that may wait in a pool. Batch is refused from 80 % of it on, standard from 90 %.",
     )
 
+    objective_interactive_s: Seconds = Field(
+        5.0, description="Within which interactive jobs should start: what the wanted number of workers is made for."
+    )
+    objective_standard_s: Seconds = Field(120.0, description="Within which standard jobs should start.")
+    objective_batch_s: Seconds = Field(14_400.0, description="Within which batch jobs should start.")
+
     # Generation worker
     model: str | None = Field(
         None, description="Hugging Face id or folder of the model that a worker serves. Unset: the bundled one."

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.requests import Request
 
+from app.api.forecasts import ForecastMemory
+from app.api.metrics import Metrics
 from app.api.preparing import Lanes
 from app.api.waiting import EndWatch
 from app.clock import Clock
@@ -27,6 +29,7 @@ from app.settings import Settings
 
 KNOWN_KEYS_TTL_S = 5.0  # how long a revoked key may still be believed
 MAX_KNOWN_KEYS = 4096
+_CLOSE_S = 2.0  # how long what is being read may take when the process ends
 
 
 class KnownKeys:
@@ -72,6 +75,8 @@ class Runtime:
         self.known_keys = KnownKeys(clock)
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
+        self.metrics = Metrics()
+        self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
         self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
         self.lengths = LengthBook(engine, clock=clock, timeout_s=settings.database_timeout_s)
@@ -113,6 +118,8 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
         yield runtime
     finally:
         runtime.watch.release()
+        runtime.loads.close()
+        await asyncio.wait({measuring}, timeout=_CLOSE_S)
         for task in (watching, measuring):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -5,7 +5,7 @@ import contextlib
 from dataclasses import dataclass
 
 from app.api.runtime import Runtime
-from app.errors import InvalidRequest
+from app.errors import BudgetExhausted, InvalidRequest, ModelUnavailable, Overloaded, ShareExceeded
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
@@ -53,6 +53,30 @@ class Submitted:
 
 
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
+    """`promise`, and count what became of it."""
+    count = runtime.metrics.count
+    try:
+        submitted = await promise(runtime, submission)
+    except (Overloaded, ShareExceeded) as error:
+        count("refused", error.extra["reason"])
+        raise
+    except ModelUnavailable:
+        count("refused", "breaker")
+        raise
+    except BudgetExhausted:
+        count("refused", "budget")
+        raise
+    figures = runtime.loads.figures(submitted.job.pool)
+    if submitted.replayed:
+        count("accepted", "replay")
+    elif submitted.job.requested_model is not None:
+        count("accepted", "fallback")
+    else:
+        count("accepted", "no_worker" if figures is not None and figures.load.num_workers == 0 else "room")
+    return submitted
+
+
+async def promise(runtime: Runtime, submission: Submission) -> Submitted:
     """Promise the job: when this returns, it is in Postgres, and Redis knows it if Redis can be reached.
 
     Raises:
@@ -86,7 +110,7 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
                 refusing.append(refused.standing)
                 continue
             if not submitted.replayed:
-                hold.keep()
+                hold.keep(prepared.cost)
             return submitted
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
 

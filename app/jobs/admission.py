@@ -78,6 +78,15 @@ def ceilings_of(tier: str, settings: Settings) -> Ceilings:
     return Ceilings(wait_s, tokens, int(settings.max_queued_tokens * POOL_PARTS[tier]))
 
 
+def objectives_of(settings: Settings) -> dict[str, float]:
+    """Seconds within which each tier's jobs should start."""
+    return {
+        "interactive": settings.objective_interactive_s,
+        "standard": settings.objective_standard_s,
+        "batch": settings.objective_batch_s,
+    }
+
+
 class Admission:
     """The gate of one API process. It keeps no promise and takes none back: a job that was accepted isn't its matter any more."""
 

@@ -12,6 +12,7 @@ from app.clock import Clock
 
 TTL_S = 30.0
 _MOST = 2000
+_CLOSE_S = 2.0
 _ENOUGH = 10  # jobs; with fewer a job is believed to write all that it may
 
 # The tenant's last rows by its index, then those of the model.
@@ -78,7 +79,9 @@ class LengthBook:
             await asyncio.wait(set(self._reads.values()))
 
     async def close(self) -> None:
-        """Read nothing more."""
+        """Read nothing more; what is being read may end, for a while."""
+        if self._reads:
+            await asyncio.wait(set(self._reads.values()), timeout=_CLOSE_S)
         for each in self._reads.values():
             each.cancel()
         await asyncio.gather(*self._reads.values(), return_exceptions=True)

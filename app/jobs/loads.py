@@ -1,6 +1,7 @@
 """How loaded is each pool? Redis' depth and the workers' leases, read in the background: no answer waits for either."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -113,17 +114,24 @@ class LoadBoard:
         self._counted_at: float | None = None
         self._is_blind = False
         self._round = asyncio.Lock()
+        self._is_closed = asyncio.Event()
 
     async def run(self) -> None:
-        """Read again and again until cancelled."""
-        while True:
+        """Read again and again until `close`."""
+        while not self._is_closed.is_set():
             try:
                 await self.refresh()
             except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
                 if not self._is_blind:
                     emit(log, logging.WARNING, "loads_not_read", error=error)
                 self._is_blind = True
-            await asyncio.sleep(READ_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_EVERY_S):
+                    await self._is_closed.wait()
+
+    def close(self) -> None:
+        """Let `run` end after its round: a connection that is being opened isn't to be cut."""
+        self._is_closed.set()
 
     async def refresh(self) -> None:
         """One round.
@@ -262,8 +270,9 @@ class Hold:
         self._board.on_its_way[id(self)] = self._taken
         return self
 
-    def keep(self) -> None:
-        """It was accepted: it counts on until a round has seen it in the queue."""
+    def keep(self, tokens: int) -> None:
+        """It was accepted: it counts on, with all its tokens, until a round has seen it in the queue."""
+        self._taken.tokens = tokens
         self._is_kept = True
 
     def __exit__(self, *_: object) -> None:

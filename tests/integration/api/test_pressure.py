@@ -19,8 +19,8 @@ from app.redis import RedisError
 from app.settings import Settings
 from tests.support.api import MODEL, Submit, Tenant, assert_problem, register_bytes, running
 
-# 16 + 84 = 100 tokens by the estimate, of 4 characters a token.
-BODY: dict[str, Any] = {"prompt": "x" * 60, "max_tokens": 84, "tier": "interactive"}
+# 100 tokens.
+BODY: dict[str, Any] = {"prompt": [65] * 16, "max_tokens": 84, "tier": "interactive"}
 
 
 class ShiftedClock(SystemClock):
@@ -192,7 +192,7 @@ async def test_while_redis_is_away_postgres_counts_and_the_answer_says_so(
         raise RedisError
 
     await worker_with(engine)
-    for _ in range(9):
+    for _ in range(7):
         await submit(**BODY)
     monkeypatch.setattr(runtime.loads, "_read_redis", away)
     await runtime.loads.refresh()
