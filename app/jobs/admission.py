@@ -13,7 +13,16 @@ from app.jobs.loads import Hold, LoadBoard, PoolFigures
 from app.jobs.models import Model
 from app.jobs.request import JobRequest
 from app.quotas.bookings import IDLE_PART, Bookings
-from app.quotas.pressure import POOL_PARTS, SPREAD, Ask, Ceilings, Refusal, drain_of_tenant, judge, predicted_wait_s
+from app.quotas.pressure import (
+    POOL_PARTS,
+    Ask,
+    Ceilings,
+    Refusal,
+    drain_of_tenant,
+    judge,
+    longest_wait_s,
+    predicted_wait_s,
+)
 from app.settings import Settings
 
 MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
@@ -22,7 +31,7 @@ _UNKNOWN_RETRY_S = 30.0  # where no rate says when there is room again
 _QUEUED_UP = {"tier_wait", "share", "booked"}  # who is refused for these gets a place of its own to come back at
 _JITTER = 0.1  # of what is left to wait
 # Who comes back at its time was promised room: a prediction that was off by so little doesn't send it away again.
-_TOLERANCE = 1.1
+_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +151,15 @@ class Admission:
         lengths = self._lengths.of(tenant, model.name)
         max_tokens = request.max_tokens or self._settings.default_max_tokens
         # Without evidence nobody is refused for what it might write.
-        service_s = max_tokens * lengths.usual * (figures.load.seconds_per_token or 0.0) if lengths.is_known else 0.0
+        whole_s = max_tokens * (figures.load.seconds_per_token or 0.0)
+        service_s = whole_s * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
             size_of(request, self._settings),
             self._loads.own_tokens(model.pool, request.tier, tenant),
             request.deadline_s,
             service_s,
+            whole_s * lengths.most,
         )
 
     def _judge(
@@ -159,13 +170,12 @@ class Admission:
         is_due = self._bookings.is_due(digest, now)
         if refusal is not None:
             is_by_wait = refusal.reason in _QUEUED_UP and wait_s is not None
-            if is_due and is_by_wait and (wait_s or 0.0) * SPREAD <= ceilings.wait_s * _TOLERANCE:
+            if is_due and is_by_wait and (wait_s or 0.0) <= longest_wait_s(ask, ceilings) * _TOLERANCE:
                 return None
             return refusal
         if is_due or wait_s is None:
             return None
-        if wait_s * SPREAD <= ceilings.wait_s * IDLE_PART:
-            self._bookings.open_line(line)
+        if wait_s <= longest_wait_s(ask, ceilings) * IDLE_PART:
             return None
         if self._bookings.others_first(line, now):
             return Refusal("booked", 0.0, wait_s, ceilings.wait_s)

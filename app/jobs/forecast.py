@@ -71,7 +71,7 @@ async def ahead_of(conn: AsyncConnection, job_id: UUID, *, own_tokens: int, most
 def forecast(figures: PoolFigures | None, job: Waiting, ahead: Ahead, lengths: Lengths, *, now: datetime) -> Forecast:
     """Half of such jobs start and end before the p50 times, 19 of 20 before the p95 times, as far as the past is a guide.
 
-    p50 of the start is as if nothing more came, p95 as if all tiers kept having work, and a quarter more; lengths likewise. `now` is
+    p50 of the start is as if nothing more came, p95 as if all tiers kept having work, and half more; lengths likewise. `now` is
     what the times count from.
     """
     if figures is None:

@@ -29,6 +29,7 @@ READ_EVERY_S = 0.5
 READ_TIMEOUT_S = 1.0
 COUNT_EVERY_S = 5.0  # while Redis is away: counting the queue in Postgres is dear
 COUNT_TIMEOUT_S = 3.0
+BUSY_S = 600.0  # how long a tier that had work is believed to get some again: so long it keeps its share in predictions
 _ASKED_S = 10.0  # how long the queue of a tenant that has asked is looked at
 _MAX_ASKED = 1000
 
@@ -112,6 +113,7 @@ class LoadBoard:
         self._taken: deque[_Taken] = deque()
         self.on_its_way: dict[int, _Taken] = {}
         self._counted_at: float | None = None
+        self._busy_at: dict[tuple[str, str], float] = {}  # pool, tier -> when it last had work
         self._is_blind = False
         self._round = asyncio.Lock()
         self._is_closed = asyncio.Event()
@@ -147,6 +149,7 @@ class LoadBoard:
                 known = self._figures.get(row.pool)
                 tiers = backlogs.get(row.pool) if backlogs is not None else (known.load.tiers if known else {})
                 self._figures[row.pool] = _figures(row, tiers or {}, source, now)
+                self._busy_at |= {(row.pool, tier): now for tier, each in (tiers or {}).items() if each.tokens > 0}
             if self._is_blind:
                 self._is_blind = False
                 emit(log, logging.INFO, "loads_read_again")
@@ -157,11 +160,15 @@ class LoadBoard:
         if known is None:
             return None
         tiers = dict(known.load.tiers)
-        for each in self._since():
-            if each.pool == pool:
-                before = tiers.get(each.tier, Backlog())
-                tiers[each.tier] = Backlog(before.jobs + 1, before.tokens + each.tokens, max(1, before.tenants))
-        return replace(known, load=replace(known.load, tiers=tiers))
+        since = [each for each in self._since() if each.pool == pool]
+        for tier in {each.tier for each in since}:
+            before, new = tiers.get(tier, Backlog()), [each for each in since if each.tier == tier]
+            tenants = max(before.tenants, len({each.tenant for each in new}))
+            tokens = before.tokens + sum(each.tokens for each in new)
+            tiers[tier] = Backlog(before.jobs + len(new), tokens, tenants)
+        recent = self._clock.monotonic() - BUSY_S
+        busy = frozenset(tier for tier in TIERS if self._busy_at.get((pool, tier), recent) > recent)
+        return replace(known, load=replace(known.load, tiers=tiers, busy=busy))
 
     def age_s(self, pool: str) -> float | None:
         """Of the pool's figures."""

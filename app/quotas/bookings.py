@@ -9,7 +9,9 @@ from dataclasses import dataclass
 MAX_BOOKINGS = 20_000  # of one process; the oldest are forgotten first
 GRACE_S = 30.0  # who comes later than this after its time is a newcomer
 EARLY_S = 0.25  # clocks and networks: so much before its time it is let in
-# A queue that has fallen to this part of its ceiling has room for everybody: those who had a place didn't come.
+# Places are given out a little more slowly than they should fall free, so that who comes at its time finds room.
+PACE = 0.95
+# A queue that has fallen to this part of its ceiling lets newcomers in all the same: those who had places didn't come.
 IDLE_PART = 0.5
 
 
@@ -51,10 +53,16 @@ class Bookings:
             rate: tokens a second that fall free in it.
         """
         known = self._bookings.get(request)
-        if known is not None and known.line == line and known.at > now:
-            return known.at - now
+        if known is not None and known.line == line:
+            if known.at > now:
+                return known.at - now
+            if (
+                now <= known.at + GRACE_S
+            ):  # its time has come, and there was no room after all: it stays ahead of the others
+                known.at = now + over_s
+                return over_s
         at = max(now + over_s, self._free_at.get(line, now))
-        self._free_at[line] = at + tokens / rate
+        self._free_at[line] = at + tokens / (rate * PACE)
         self._bookings[request] = _Booking(at, line, tokens)
         self._bookings.move_to_end(request)
         while len(self._bookings) > self._most:
@@ -64,10 +72,6 @@ class Bookings:
     def leave(self, request: bytes) -> None:
         """The request was let in."""
         self._bookings.pop(request, None)
-
-    def open_line(self, line: str) -> None:
-        """There is room for everybody: who was told to come later may, but holds nobody up."""
-        self._free_at.pop(line, None)
 
     def forget(self, now: float) -> None:
         """Drop what is over, so that memory is bounded by what is open. Cheap when called about once a second."""

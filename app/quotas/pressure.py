@@ -9,8 +9,8 @@ Reason = Literal["tier_wait", "tier_tokens", "pool_tokens", "share", "deadline",
 REASONS: tuple[Reason, ...] = ("tier_wait", "tier_tokens", "pool_tokens", "share", "deadline", "booked")
 
 _LEAST_RATE = 1e-6  # tokens a second; less is no measurement
-# How far a wait may pass its prediction in 19 of 20 cases: rates are means of the last seconds, and jobs end early.
-SPREAD = 1.25
+# How far a wait may pass its prediction: rates are means of the last seconds, and other tenants' later jobs may come first.
+SPREAD = 1.5
 # Of the pool's ceiling, how much each tier may use: the lowest is shed first.
 POOL_PARTS = {"interactive": 1.0, "standard": 0.9, "batch": 0.8}
 
@@ -40,6 +40,7 @@ class PoolLoad:
         None  # tokens of backlog that all of them take in a second at full load; None: not measured yet
     )
     seconds_per_token: float | None = None  # how long a running job takes for each token of its longest choice
+    busy: frozenset[str] = frozenset()  # tiers that had work lately, though they may have none just now
 
     @property
     def tokens(self) -> int:
@@ -51,13 +52,17 @@ class PoolLoad:
         return self.tiers.get(name, Backlog())
 
     def rate_of(self, tier: str) -> float | None:
-        """Tokens a second that the tier gets while all tiers that have work now keep having some; None: unknown.
+        """Tokens a second that the tier gets while all tiers that have work, or had some lately, keep having some; None: unknown.
 
         That is its weight's share among them: the claim serves the tier with the least weighted service (16:4:1).
         """
         if self.num_workers == 0 or self.drain_per_s is None or self.drain_per_s < _LEAST_RATE:
             return None
-        busy = sum(weight for name, weight in self.weights.items() if name == tier or self.tier(name).tokens > 0)
+        busy = sum(
+            weight
+            for name, weight in self.weights.items()
+            if name == tier or name in self.busy or self.tier(name).tokens > 0
+        )
         return self.drain_per_s * self.weights[tier] / busy
 
 
@@ -70,13 +75,14 @@ class Ask:
     own_tokens: int = 0
     deadline_s: float | None = None
     service_s: float = 0.0  # how long it will probably run
+    longest_s: float = 0.0  # and how long in 19 of 20 cases
 
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """How much may wait before a tier takes nothing more."""
 
-    wait_s: float
+    wait_s: float  # from the submission to the end; of a job that runs for long, half of it to the start
     tokens: int
     pool_tokens: int  # of all tiers together
 
@@ -164,10 +170,10 @@ def judge(load: PoolLoad, ask: Ask, ceilings: Ceilings) -> Refusal | None:
             return Refusal(reason, excess / rate if rate else math.inf, wait_s, ceilings.tokens, is_own)
     if wait_s is None:
         return None
-    if wait_s * SPREAD > ceilings.wait_s:
+    most_s = longest_wait_s(ask, ceilings)
+    if wait_s > most_s:
         is_own = asks_too_much(load, ask)
-        # The ceiling holds for the prediction with its spread, and so does the time until it is kept again.
-        over_s = wait_s - ceilings.wait_s / SPREAD
+        over_s = wait_s - most_s
         return Refusal("share" if is_own else "tier_wait", over_s, wait_s, ceilings.wait_s, is_own)
     if ask.deadline_s is not None:
         finish_s = (soonest_wait_s(load, ask) or 0.0) + ask.service_s
@@ -175,6 +181,11 @@ def judge(load: PoolLoad, ask: Ask, ceilings: Ceilings) -> Refusal | None:
             over_s = min(finish_s - ask.deadline_s, wait_s) if ask.service_s <= ask.deadline_s else math.inf
             return Refusal("deadline", over_s, finish_s, ask.deadline_s)
     return None
+
+
+def longest_wait_s(ask: Ask, ceilings: Ceilings) -> float:
+    """The longest predicted wait with which the job is let in: it leaves time to run, and a third for what no prediction knows."""
+    return (ceilings.wait_s - min(ask.longest_s, ceilings.wait_s / 2)) / SPREAD
 
 
 def asks_too_much(load: PoolLoad, ask: Ask) -> bool:

@@ -41,6 +41,7 @@ def asks(draw: st.DrawFn, load: PoolLoad) -> Ask:
         draw(st.integers(0, load.tier(tier).tokens)),
         draw(st.none() | st.floats(0.001, 10**5)),
         draw(st.floats(0, 1000)),
+        draw(st.floats(0, 1000)),
     )
 
 
@@ -106,8 +107,8 @@ def test_after_the_time_that_a_refusal_names_the_wait_is_under_the_ceiling(
     rate, wait = load.rate_of(ask.tier), predicted_wait_s(load, ask)
     assert rate is not None
     assert wait is not None
-    drained = wait - refusal.over_s
-    assert drained * SPREAD <= ceiling * (1 + 1e-6)
+    ends = (wait - refusal.over_s) * SPREAD + min(ask.longest_s, ceiling / 2)
+    assert ends <= ceiling * (1 + 1e-6)
 
 
 def test_tiers_that_have_work_share_by_their_weights() -> None:
@@ -117,6 +118,22 @@ def test_tiers_that_have_work_share_by_their_weights() -> None:
     # Alone after the two others have run dry: 2100 each, 630 s of work for 210 a second in all, and batch ends last.
     assert soonest_wait_s(busy, Ask("batch", 1, own_tokens=2100)) == 30.0
     assert predicted_wait_s(busy, Ask("batch", 1, own_tokens=2100)) == 210.0
+
+
+def test_a_tier_that_had_work_lately_keeps_its_share() -> None:
+    load = PoolLoad({"standard": Backlog(1, 100, 1)}, WEIGHTS, 1, 210.0)
+    assert load.rate_of("standard") == 210.0
+    assert replace(load, busy=frozenset({"interactive", "batch"})).rate_of("standard") == 40.0
+
+
+def test_a_job_that_runs_for_long_leaves_time_for_that() -> None:
+    load = PoolLoad({"standard": Backlog(10, 1000, 1)}, WEIGHTS, 1, 100.0)
+    ask = Ask("standard", 10, own_tokens=1000)
+    ceilings = Ceilings(15.1, 10**9, 10**9)  # 10 s to wait, and half
+    assert judge(load, ask, ceilings) is None
+    assert judge(load, replace(ask, longest_s=1), ceilings) is not None
+    # One that runs for longer than the ceiling isn't refused for that alone.
+    assert judge(load, replace(ask, longest_s=1000), Ceilings(31, 10**9, 10**9)) is None
 
 
 def test_behind_a_flooder_a_quiet_tenant_waits_for_its_own_work_only() -> None:
