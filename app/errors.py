@@ -144,6 +144,28 @@ class ModelUnavailable(PenstockError):
     retryable = True
 
 
+class Overloaded(PenstockError):
+    """We have no capacity for this job now: too much waits before it. `retry_after_s` says when to come back, `reason` what was full."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class DeadlineUnreachable(Overloaded):
+    """The job would probably end after its deadline. `predicted_s` says when, `retry_after_s` when it may do."""
+
+    code = "deadline_unreachable"
+
+
+class ShareExceeded(PenstockError):
+    """The tenant has more work waiting than its share of the tier drains in time. `retry_after_s` says when to come back."""
+
+    code = "share_exceeded"
+    status = 429
+    retryable = True
+
+
 class LeaseLost(PenstockError):
     """Another worker owns this attempt now, or none does: drop its results without writing."""
 

@@ -129,6 +129,38 @@ class Settings(BaseSettings):
     )
     breaker_every_s: Seconds = Field(1.0, description="How often the breakers are judged.")
 
+    # Pressure
+    max_wait_interactive_s: Seconds = Field(
+        30.0, description="Longest predicted wait with which an interactive job is accepted."
+    )
+    max_wait_standard_s: Seconds = Field(
+        600.0, description="Longest predicted wait with which a standard job is accepted."
+    )
+    max_wait_batch_s: Seconds = Field(
+        86_400.0, description="Longest predicted wait with which a batch job is accepted."
+    )
+    max_queued_tokens_interactive: int = Field(
+        20_000_000, ge=1, le=10**15, description="Most tokens that may wait in a pool's interactive tier."
+    )
+    max_queued_tokens_standard: int = Field(
+        200_000_000, ge=1, le=10**15, description="Most tokens that may wait in a pool's standard tier."
+    )
+    max_queued_tokens_batch: int = Field(
+        5_000_000_000, ge=1, le=10**15, description="Most tokens that may wait in a pool's batch tier."
+    )
+    max_queued_tokens: int = Field(
+        6_000_000_000,
+        ge=1,
+        le=10**15,
+        description="Most tokens that may wait in a pool. Batch is refused from 80 % of it on, standard from 90 %.",
+    )
+
+    objective_interactive_s: Seconds = Field(
+        5.0, description="Within which interactive jobs should start: what the wanted number of workers is made for."
+    )
+    objective_standard_s: Seconds = Field(120.0, description="Within which standard jobs should start.")
+    objective_batch_s: Seconds = Field(14_400.0, description="Within which batch jobs should start.")
+
     # Generation worker
     model: str | None = Field(
         None, description="Hugging Face id or folder of the model that a worker serves. Unset: the bundled one."

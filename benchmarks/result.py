@@ -45,7 +45,7 @@ class Result:
     def show(self) -> None:
         """Print the figures and the bars as tables."""
         console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
-        for each in self.tables or [self._plain_table()]:
+        for each in self.tables or [self.plain_table()]:
             console.print(each)
         for bar in self.bars:
             sign = "<=" if bar.at_most else ">="
@@ -56,7 +56,8 @@ class Result:
         for name in self.failed:
             console.print(f"[red]FAILED[/]  {name}")
 
-    def _plain_table(self) -> Table:
+    def plain_table(self) -> Table:
+        """The figures one by one."""
         table = Table(title=f"{self.name} {self.settings}", title_justify="left")
         table.add_column("figure")
         table.add_column("value", justify="right")

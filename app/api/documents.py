@@ -8,14 +8,18 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.ids import job_name
+from app.jobs.forecast import Forecast
 from app.jobs.read import JobView
 from app.jobs.states import END_STATUSES, Status, Tier
+from app.jobs.why import Why, WhyReason
 
 _encode = msgspec.json.Encoder().encode
 
 
-def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
-    """The job as its owner sees it. `progress` is how many tokens a running job has made, where that is known."""
+def job_object(
+    view: JobView, *, progress: int | None = None, when: Forecast | None = None, why: Why | None = None
+) -> dict[str, Any]:
+    """The job as its owner sees it. `progress` is how many tokens a running job has made, where that is known; `when` and `why` are a waiting one's."""
     path = f"/v1/jobs/{job_name(view.id)}"
     return {
         "id": job_name(view.id),
@@ -32,13 +36,14 @@ def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
         "cancel_requested_at": view.cancel_requested_at,
         "attempts": view.attempt,
         "progress": None if progress is None else {"completion_tokens": progress},
+        "forecast": forecast_object(when),
+        "waiting_for": waiting_object(view, why),
         "usage": {
             "prompt_tokens": view.prompt_tokens,
             "cached_tokens": view.cached_tokens,
             "completion_tokens": view.completion_tokens,
             "total_tokens": view.prompt_tokens + view.completion_tokens,
         },
-        "waiting_for": waiting_for(view),
         "changes": view.changes,
         "choices": view.choices,
         "error": view.error,
@@ -47,16 +52,27 @@ def job_object(view: JobView, *, progress: int | None = None) -> dict[str, Any]:
     }
 
 
-def waiting_for(view: JobView) -> dict[str, Any] | None:
-    """What keeps a job from being eligible; None where only the queue does."""
-    if view.held_by is None:
+def waiting_object(view: JobView, why: Why | None) -> dict[str, Any] | None:
+    """What holds a waiting job up; without `why`, what its row alone tells."""
+    budget_id = None if view.held_by is None else str(view.held_by)
+    if why is not None:
+        return {"reason": why.reason, "detail": why.detail, "clears_at": why.clears_at, "budget_id": budget_id}
+    if budget_id is None:
+        return None
+    detail = f"its budget of {view.budget_metric} a {view.budget_period} has no room for it now"
+    return {"reason": "budget", "detail": detail, "clears_at": view.not_before, "budget_id": budget_id}
+
+
+def forecast_object(when: Forecast | None) -> dict[str, Any] | None:
+    """When a waiting job will start and end."""
+    if when is None:
         return None
     return {
-        "reason": "budget",
-        "budget_id": str(view.held_by),
-        "metric": view.budget_metric,
-        "period": view.budget_period,
-        "until": view.not_before,
+        "position": when.position,
+        "start_p50": when.start_p50,
+        "start_p95": when.start_p95,
+        "finish_p50": when.finish_p50,
+        "finish_p95": when.finish_p95,
     }
 
 
@@ -83,6 +99,73 @@ class Progress(Described):
     """How far a running job has come."""
 
     completion_tokens: int = Field(ge=0, description="Tokens made so far, of all choices.")
+
+
+class ForecastObject(Described):
+    """When a waiting job will probably start and end. Times are null where no rate is known, or something else than its turn holds it up."""
+
+    position: int = Field(ge=1, description="About how many jobs come before it in its tier, and itself.")
+    start_p50: datetime | None = Field(description="Half of such jobs start earlier.")
+    start_p95: datetime | None = Field(description="19 of 20 start earlier.")
+    finish_p50: datetime | None
+    finish_p95: datetime | None
+
+
+class WaitingFor(Described):
+    """What holds a waiting job up; GET /v1/jobs/{id}/why says more."""
+
+    reason: WhyReason
+    detail: str
+    clears_at: datetime | None = Field(description="When that is over, where it can be said.")
+    budget_id: str | None = Field(description="The budget that it waits for, where it is one.")
+
+
+class WhyObject(Described):
+    """The one constraint that holds a job up now."""
+
+    object: Literal["job.why"]
+    id: str = Field(pattern="^job_[0-9a-f]{32}$")
+    reason: WhyReason
+    detail: str
+    clears_at: datetime | None = Field(description="When that is over, where it can be said.")
+    forecast: ForecastObject | None = Field(description="Of a waiting job.")
+    figures: dict[str, Any] = Field(description="What the reason is made of; the names depend on it.")
+
+
+class TierPressure(Described):
+    """What waits in one tier."""
+
+    jobs: int = Field(ge=0)
+    tokens: int = Field(ge=0, description="prompt + n x max_tokens")
+    predicted_wait_s: float | None = Field(description="Behind all of it; null where no rate is known.")
+    objective_s: float
+
+
+class PoolAutoscale(Described):
+    """How many workers a pool should have."""
+
+    object: Literal["pool.autoscale"]
+    pool: str
+    desired_replicas: int = Field(ge=0, description="What an autoscaler should aim at; hysteresis is in it.")
+    needed: float | None = Field(description="Before rounding and hysteresis: workers at full load.")
+    reason: str
+    replicas: int = Field(ge=0, description="Workers that take jobs now.")
+    running_jobs: int = Field(ge=0)
+    served_tokens_per_s: float = Field(description="In the tokens that the queue counts.")
+    drain_tokens_per_s: float | None = Field(
+        description="Of all workers at full load; null where it was never measured."
+    )
+    load_s: float | None = Field(description="How long a worker takes to load the model.")
+    age_s: float = Field(description="Of these figures.")
+    figures: Literal["redis", "postgres", "last", "none"] = Field(description="Where the backlog was read.")
+    tiers: dict[str, TierPressure]
+
+
+class Autoscale(Described):
+    """Every pool, by name."""
+
+    object: Literal["list"]
+    data: list[PoolAutoscale]
 
 
 class Usage(Described):
@@ -116,19 +199,6 @@ class JobError(BaseModel):
 
     code: str
     message: str | None = None
-
-
-class WaitingFor(Described):
-    """What a queued job waits for before it may be claimed."""
-
-    reason: Literal["budget"]
-    budget_id: str
-    metric: str | None
-    period: str | None
-    until: datetime | None = Field(
-        description="When the budget's next window begins. Sooner, if it is raised or others give back what they reserved; "
-        "later, if others are first."
-    )
 
 
 class Change(Described):
@@ -169,8 +239,9 @@ class JobObject(Described):
                     "cancel_requested_at": None,
                     "attempts": 1,
                     "progress": None,
-                    "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
+                    "forecast": None,
                     "waiting_for": None,
+                    "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
                     "changes": None,
                     "choices": [{"index": 0, "text": " there was a fox who liked the rain.", "finish_reason": "stop"}],
                     "error": None,
@@ -203,8 +274,11 @@ class JobObject(Described):
     cancel_requested_at: datetime | None = Field(description="When its owner asked to stop it while it ran.")
     attempts: int = Field(ge=0, description="How often a worker started it.")
     progress: Progress | None = Field(description="Of a running job, where it is known; null in lists.")
+    forecast: ForecastObject | None = Field(description="Of a waiting job; null in lists.")
+    waiting_for: WaitingFor | None = Field(
+        description="Of a waiting job; in lists and in the answer to its submission only where it is a budget."
+    )
     usage: Usage
-    waiting_for: WaitingFor | None = Field(description="Of a queued job that may not be claimed yet; null otherwise.")
     changes: dict[Literal["max_tokens", "model"], Change] | None = Field(
         description="What differs from the request, by field, because `on_budget` allowed it."
     )

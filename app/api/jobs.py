@@ -12,6 +12,7 @@ from app.api.body import parse_job, read_body
 from app.api.documents import JobObject, JobPage, answer, has_ended, job_object
 from app.api.headers import idempotency_key, preferred_wait_s
 from app.api.openapi import APPLIED, JOB_BODY, KEY_HEADER, SUBMITTED, WAIT_HEADER, problems, shows
+from app.api.outlook import Outlook, outlook, outlook_at_submission
 from app.api.paging import QUERY, cursor_after, parse_page
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
@@ -50,15 +51,19 @@ async def submit_job(request: Request, caller: Writer) -> Response:
     wait_s = preferred_wait_s(request.headers, most=runtime.settings.max_wait_s)
     body = await read_body(request, most=runtime.settings.max_body_bytes)
     wanted = await _parse(runtime, body)
-    submitted = await submit(runtime, Submission(caller, wanted, len(body), key))
+    submitted = await submit(runtime, Submission(caller, wanted, len(body), key, body))
     job = submitted.job
     headers = {"Location": f"/v1/jobs/{job_name(job.id)}"} | submitted.headers
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
+    when = outlook_at_submission(runtime, job)
+    if when is not None:
+        runtime.forecasts.told(job.id, when)
     if wait_s is not None:
         job, applied = await _wait_for_end(request, caller, job.id, wait_s)
         headers |= applied
-    return answer(job_object(job), 200 if wait_s is not None and has_ended(job) else 202, headers)
+    shown = job_object(job, when=when if job.status == "queued" else None)
+    return answer(shown, 200 if wait_s is not None and has_ended(job) else 202, headers)
 
 
 @router.get(
@@ -78,7 +83,10 @@ async def read_job(request: Request, name: JobId, caller: Reader) -> Response:
         job = await _job(runtime, caller, job_id)
     else:
         job, headers = await _wait_for_end(request, caller, job_id, wait_s)
-    return answer(job_object(job, progress=await _progress(runtime, job)), 200, headers)
+    ahead = await _outlook(runtime, caller, job)
+    progress = await _progress(runtime, job)
+    shown = job_object(job, progress=progress, when=ahead.forecast if ahead else None, why=ahead.why if ahead else None)
+    return answer(shown, 200, headers)
 
 
 @router.get(
@@ -169,6 +177,18 @@ async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, wait_s: 
             if not is_woken or runtime.watch.is_closed:
                 break
     return job, {"Preference-Applied": f"wait={wait_s}"}
+
+
+async def _outlook(runtime: Runtime, caller: Caller, job: JobView) -> Outlook | None:
+    """Of a job that still waits when it is looked at a second time."""
+    runtime.forecasts.seen(job, runtime.metrics)
+    if job.status != "queued":
+        return None
+    found = await outlook(runtime, caller.tenant_id, job.id)
+    if found is None or found.forecast is None:
+        return None
+    runtime.forecasts.told(job.id, found.forecast)
+    return found
 
 
 async def _progress(runtime: Runtime, job: JobView) -> int | None:

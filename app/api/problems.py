@@ -22,7 +22,9 @@ from app.errors import (
     MethodNotAllowed,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     PenstockError,
+    ShareExceeded,
     Unauthenticated,
     Unavailable,
 )
@@ -102,7 +104,7 @@ def _standing_headers(error: PenstockError) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, BudgetExhausted):
         return {"x-should-retry": "false"}  # the openai client would try a 429 again
-    if isinstance(error, ModelUnavailable):
+    if isinstance(error, ModelUnavailable | Overloaded | ShareExceeded):
         return {"Retry-After": str(error.extra["retry_after_s"])}
     if isinstance(error, Unavailable):
         # Spread, so that those who were refused together don't come back together.

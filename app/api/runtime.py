@@ -9,12 +9,17 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.requests import Request
 
+from app.api.forecasts import ForecastMemory
+from app.api.metrics import Metrics
 from app.api.preparing import Lanes
 from app.api.waiting import EndWatch
 from app.clock import Clock
 from app.db import create_engine
 from app.errors import Unavailable
+from app.jobs.admission import Admission
 from app.jobs.breakers import BreakerBoard
+from app.jobs.lengths import LengthBook
+from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
@@ -25,6 +30,7 @@ from app.settings import Settings
 
 KNOWN_KEYS_TTL_S = 5.0  # how long a revoked key may still be believed
 MAX_KNOWN_KEYS = 4096
+_CLOSE_S = 2.0  # how long what is being read may take when the process ends
 
 
 class KnownKeys:
@@ -71,7 +77,12 @@ class Runtime:
         self.rates = RateLimiter(redis, clock, local_share=settings.rate_local_share)
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
+        self.metrics = Metrics()
+        self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
+        self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
+        self.lengths = LengthBook(engine, clock=clock, timeout_s=settings.database_timeout_s)
+        self.admission = Admission(settings, self.loads, self.lengths, clock=clock)
 
     def queue(self, pool: str) -> JobQueue:
         """The pool's queue, with its scripts registered once."""
@@ -104,13 +115,18 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
     redis = create_redis(settings)
     runtime = Runtime(settings, clock, engine, redis)
     watching = asyncio.create_task(runtime.watch.run())
+    measuring = asyncio.create_task(runtime.loads.run())
     try:
         yield runtime
     finally:
         runtime.watch.release()
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        runtime.loads.close()
+        await asyncio.wait({measuring}, timeout=_CLOSE_S)
+        for task in (watching, measuring):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await runtime.lengths.close()
         runtime.lanes.close()
         await runtime.rates.aclose()
         await redis.aclose()

@@ -5,7 +5,8 @@ import contextlib
 from dataclasses import dataclass, field, replace
 
 from app.api.runtime import Runtime
-from app.errors import BudgetExhausted, InvalidRequest
+from app.errors import BudgetExhausted, InvalidRequest, ModelUnavailable, Overloaded, ShareExceeded
+from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
 from app.jobs.read import JobView, get_job
@@ -22,6 +23,7 @@ from app.jobs.submit import (
     prepare_fallback,
 )
 from app.killpoints import kill_point
+from app.quotas.rates import RateLimited
 from app.webhooks.address import check_url
 
 NOMINATE_TIMEOUT_S = 1.0  # a Redis that hangs holds up no answer for longer; the sweeper finds what this loses
@@ -35,6 +37,13 @@ class Submission:
     request: JobRequest
     num_bytes: int
     idempotency_key: str | None = None
+    body: bytes = b""
+
+    @property
+    def applicant(self) -> Applicant:
+        """Who asks, as the gate knows it."""
+        tenant_id = self.caller.tenant_id
+        return Applicant(tenant_id, self.request, digest_of(tenant_id, self.idempotency_key, self.body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,33 @@ class Submitted:
 
 
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
+    """`promise`, and count what became of it."""
+    count = runtime.metrics.count
+    try:
+        submitted = await promise(runtime, submission)
+    except (Overloaded, ShareExceeded) as error:
+        count("refused", error.extra["reason"])
+        raise
+    except ModelUnavailable:
+        count("refused", "breaker")
+        raise
+    except BudgetExhausted:
+        count("refused", "budget")
+        raise
+    except RateLimited:
+        count("refused", "rate")
+        raise
+    figures = runtime.loads.figures(submitted.job.pool)
+    if submitted.replayed:
+        count("accepted", "replay")
+    elif submitted.job.requested_model is not None:
+        count("accepted", "fallback")
+    else:
+        count("accepted", "no_worker" if figures is not None and figures.load.num_workers == 0 else "room")
+    return submitted
+
+
+async def promise(runtime: Runtime, submission: Submission) -> Submitted:
     """Promise the job: when this returns, it is in Postgres, and Redis knows it if Redis can be reached.
 
     Raises:
@@ -55,6 +91,8 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
         RateLimited: key or tenant submit too fast (or ExceedsBurst).
         BudgetExhausted: a budget can't hold it.
         ModelUnavailable: the model's breaker is open, and so is the fallback's, if there is one.
+        Overloaded: too much waits before it, or ShareExceeded: too much of its tenant's own. With a fallback: there, too.
+        DeadlineUnreachable: it would end too late.
         Unavailable: Postgres doesn't answer, or too much is being prepared.
     """
     request = submission.request
@@ -67,23 +105,42 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     refusing = await _refusing(runtime, models)
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
-    candidates = await prepare_all(runtime, submission, models)
-    names = {each.model for each in refusing}
+    applicant = submission.applicant
+    with_room = _with_room(runtime, applicant, [each for each in models if each.name not in _names(refusing)])
     exhausted: BudgetExhausted | None = None
-    for prepared in candidates:
-        if prepared.model.name in names:
-            continue
-        try:
-            return await _rated(runtime, submission, told(prepared, exhausted))
-        except _NoProbeLeft as refused:
-            refusing.append(refused.standing)
-        except BudgetExhausted as refused:
-            if request.on_budget != "fallback":
-                raise
-            exhausted = exhausted or refused
+    with runtime.admission.hold(applicant, with_room[0]) as hold:
+        for prepared in await prepare_all(runtime, submission, models):
+            if prepared.model not in with_room:
+                continue
+            try:
+                submitted = await _rated(runtime, submission, told(prepared, exhausted))
+            except _NoProbeLeft as refused:
+                refusing.append(refused.standing)
+                continue
+            except BudgetExhausted as refused:
+                if request.on_budget != "fallback":
+                    raise
+                exhausted = exhausted or refused
+                continue
+            if not submitted.replayed:
+                hold.keep(prepared.cost)
+            return submitted
     if exhausted is not None:
         return await _fall_back(runtime, submission, models, exhausted)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+
+
+def _names(refusing: list[Standing]) -> set[str]:
+    return {each.model for each in refusing}
+
+
+def _with_room(runtime: Runtime, applicant: Applicant, models: list[Model]) -> list[Model]:
+    """Those of the models whose pools aren't overloaded; the first one's refusal where none is left."""
+    verdicts = [(model, runtime.admission.look(applicant, model)) for model in models]
+    found = [model for model, verdict in verdicts if verdict is None]
+    if not found and verdicts[0][1] is not None:
+        raise runtime.admission.refuse(verdicts[0][1])
+    return found
 
 
 class _NoProbeLeft(Exception):
@@ -145,7 +202,7 @@ async def stand_in(runtime: Runtime, submission: Submission, models: list[Model]
         if name is None or name == models[0].name:
             return None
         both = [models[0], await runtime.catalog.find(name)]
-        if await _refusing(runtime, both[1:]):
+        if await _refusing(runtime, both[1:]) or runtime.admission.look(submission.applicant, both[1]) is not None:
             return None
         return (await prepare_all(runtime, submission, both))[1]
     except InvalidRequest:

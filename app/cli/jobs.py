@@ -144,7 +144,7 @@ async def _watch_one(api: Api, job_id: str) -> Job:
 
 def _progress(job: Job) -> str:
     tokens = tokens_of(job)
-    waits = f", waiting for {job['waiting_for']}" if job.get("waiting_for") else ""
+    waits = f", waiting: {job['waiting_for']['detail']}" if job.get("waiting_for") else ""
     return f"{job['id']} {job['status']}{f', {tokens} tokens' if tokens else ''}{waits}"
 
 

@@ -85,7 +85,7 @@ class JobRequest(BaseModel):
     model: ModelName | None = Field(None, description="Name of a registered model; the default one if left out.")
     fallback_model: ModelName | None = Field(
         None,
-        description="Runs the job where `model` takes no new ones because it fails too often, or, with "
+        description="Runs the job where `model` takes no new ones: it fails too often, or too much waits for it; or, with "
         "`on_budget: fallback`, where a budget can't hold what `model` costs.",
     )
     # The first wrong item is enough: millions of them must not make millions of errors.

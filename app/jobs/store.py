@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
+from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_notice
 from app.jobs.states import Lane
 from app.queue.places import place_sql
@@ -99,17 +100,19 @@ class HeldRow:
     cancel_requested: bool
 
 
-_START = text("""
+# A deadline that the job can't meet even if it writes no more than it must: it isn't started, and maintenance ends it.
+_START = text(f"""
     UPDATE jobs SET status = 'running', attempt = attempt + 1, incarnation = :incarnation,
         started_at = coalesce(started_at, statement_timestamp())
     FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
     WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
       AND jobs.reservation > 0
       AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
-      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp())
+      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp()
+          + CASE WHEN jobs.attempt = 0 THEN make_interval(secs => :pace * {CERTAIN_SQL}) ELSE interval '0' END)
     RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at,
         jobs.reservation
-""")
+""")  # noqa: S608 - our own text
 _LEASE = text("""
     SELECT 1 FROM workers
     WHERE incarnation = :incarnation AND ended_at IS NULL AND expires_at > statement_timestamp() FOR KEY SHARE
@@ -125,10 +128,12 @@ _LOAD = text("""
 """)
 
 
-async def start(conn: AsyncConnection, incarnation: UUID, nominated: Sequence[Nomination]) -> list[StartedJob]:
+async def start(
+    conn: AsyncConnection, incarnation: UUID, nominated: Sequence[Nomination], *, seconds_per_token: float = 0.0
+) -> list[StartedJob]:
     """queued(gen) -> running(attempt + 1) for every nomination that still holds; the others are stale.
 
-    The worker's lease is locked against its burial meanwhile, so that nothing starts under a dead incarnation.
+    What can't meet its deadline at twice the pace of `seconds_per_token` isn't started. The worker's lease is locked against its burial meanwhile, so that nothing starts under a dead incarnation.
 
     Raises:
         LeaseLost: this incarnation's lease has ended.
@@ -138,7 +143,9 @@ async def start(conn: AsyncConnection, incarnation: UUID, nominated: Sequence[No
     if await conn.scalar(_LEASE, {"incarnation": incarnation}) is None:
         raise LeaseLost(f"worker {incarnation}: its lease has ended; it starts nothing more")
     ids = {"ids": [each.job_id for each in nominated], "gens": [each.gen for each in nominated]}
-    started = (await conn.execute(_START, {**ids, "incarnation": incarnation})).all()
+    started = (
+        await conn.execute(_START, {**ids, "incarnation": incarnation, "pace": seconds_per_token * BEST_PACE})
+    ).all()
     await write_notices(
         conn,
         [

@@ -101,6 +101,8 @@ class Load:
                 answer = await client.post("/v1/jobs", json=body, headers=headers)
                 if answer.is_success:
                     return str(answer.json()["id"])
+                if answer.json().get("code") == "deadline_unreachable":
+                    return None  # what can't be done in its time isn't insisted on
                 if answer.status_code < 500:
                     self.tally.refused.append(f"{answer.status_code}: {answer.text[:200]}")
                     return None

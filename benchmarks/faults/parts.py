@@ -89,6 +89,11 @@ class Part:
         self._process.send_signal(number)
         return True
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid if self._process is not None else None
+
     def engines(self) -> list[psutil.Process]:
         """Its children."""
         if self._process is None:

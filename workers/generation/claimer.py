@@ -88,7 +88,8 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
         return
     kill_point("worker.after_claim")
     async with worker.db.begin() as conn:
-        started = await store.start(conn, worker.incarnation, nominated)
+        pace = worker.throughput.seconds_per_token or 0.0
+        started = await store.start(conn, worker.incarnation, nominated, seconds_per_token=pace)
     kill_point("worker.after_start")
     # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
     requests = take_in(worker, finisher, started)

@@ -108,6 +108,7 @@ class RunningJob:
         stop: list[str] = started.sampling.get("stop", [])
         self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail), is_structured) for i in range(started.n)]
         self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
+        self.taken_at = now
         self.cached_tokens = 0
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
         self.num_resumed = 0  # tokens that an earlier attempt made

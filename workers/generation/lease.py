@@ -105,7 +105,7 @@ def _state(worker: WorkerContext) -> str:
     return "draining" if worker.is_draining else "ready"
 
 
-def _stats(worker: WorkerContext) -> dict[str, int]:
+def _stats(worker: WorkerContext) -> dict[str, object]:
     stats = worker.stats
     return {
         "jobs": len(worker.hand),
@@ -117,4 +117,6 @@ def _stats(worker: WorkerContext) -> dict[str, int]:
         "preemptions": stats.preemptions,
         "guessed_tokens": stats.guessed_tokens,
         "accepted_tokens": stats.accepted_tokens,
+        "load_s": round(worker.load_s, 3),
+        **worker.throughput.stats(worker.clock.monotonic()),
     }

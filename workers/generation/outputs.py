@@ -32,6 +32,7 @@ async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
 
 async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutput) -> None:
     """Sort one step's tokens to their jobs; end those that are complete or failed."""
+    now = worker.clock.monotonic()
     for delta in output.deltas:
         if worker.canary.is_mine(delta.request_id):
             worker.canary.take(delta)
@@ -39,6 +40,10 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         job = worker.hand.get(delta.request_id)
         if job is None or job.is_ending:
             continue
+        new_tokens = len(delta.token_ids)
+        if not job.has_output:  # its first: the prompt was computed, but for what the prefix cache gave
+            new_tokens += max(0, len(job.started.prompt_ids) - delta.cached_tokens)
+        worker.throughput.take(job.started.tier, new_tokens, now)
         try:
             has_stopped = job.take(delta)
         except Exception as error:  # noqa: BLE001 - the per-job edge: one job's text must not stop the others
@@ -49,6 +54,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             await worker.engine.abort(delta.request_id, delta.choice)
         if job.is_complete and not job.is_ending:  # a cancel may have come while the engine took the abort
             finisher.end(job, "succeeded")
+            _measure(worker, job, now)
     for failed in output.failed:
         if worker.canary.is_mine(failed.request_id):
             worker.canary.fail(failed)
@@ -61,7 +67,27 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         else:
             finisher.end(job, "failed", reason)
     worker.stats = output.stats
+    worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
+
+
+def _is_saturated(worker: WorkerContext) -> bool:
+    """Whether the engine has all the work that it can take: only then its rate is its capacity."""
+    stats = worker.stats
+    is_nearly_full = stats.running >= 0.9 * worker.engine.info.max_num_seqs  # slots fall free between two claims
+    return stats.waiting > 0 or is_nearly_full or stats.token_room <= 0
+
+
+def _measure(worker: WorkerContext, job: RunningJob, now: float) -> None:
+    if job.num_resumed:
+        return  # only a part of it was computed here
+    used = job.used()
+    worker.throughput.end(
+        reserved=job.cost,
+        real=used.prompt_tokens - used.cached_tokens + used.completion_tokens,
+        residence_s=now - job.taken_at,
+        length=max(len(choice.token_ids) for choice in job.choices),
+    )
 
 
 async def stop_job(

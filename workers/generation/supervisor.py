@@ -42,6 +42,7 @@ from workers.generation.lease import let_go, renew_forever
 from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
 from workers.generation.publish import publish_forever
 from workers.generation.suspicion import shown, sort_out
+from workers.generation.throughput import Throughput
 from workers.models import BROOK
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Supervisor:
         self._deaths = CrashLoop(
             limit=settings.crash_loop_deaths, window_s=settings.crash_loop_window_s, pause_s=settings.crash_loop_pause_s
         )
+        self._load_s = 0.0  # how long the last engine took to load
         self._num_unfit = 0  # engines in a row that failed their self-test
 
     def drain(self) -> None:
@@ -158,6 +160,7 @@ class Supervisor:
             tokenizer_hash=files.hash,
             encoder=PromptEncoder(files.tokenizer_json, files.chat_template, files.special_tokens),
             incarnation=new_id(),
+            throughput=Throughput(self._clock.monotonic()),
             canary=self._canary_of(engine),
         )
 
@@ -165,6 +168,7 @@ class Supervisor:
         """One incarnation: from its lease to its drain, its lost lease or its engine's death."""
         worker.incarnation = new_id()
         worker.is_draining = False
+        worker.load_s = self._load_s
         worker.is_fit.clear()
         await self._until_written(self._open_lease, worker)
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
@@ -382,9 +386,12 @@ class Supervisor:
             config = EngineConfig(**fields)
         except ValueError as error:
             raise Misconfigured(str(error)) from error
-        return await EngineProcess.start(
+        began = self._clock.monotonic()
+        engine = await EngineProcess.start(
             config, self._log_path, timeout_s=settings.engine_start_timeout_s, python=settings.engine_python
         )
+        self._load_s = self._clock.monotonic() - began
+        return engine
 
     def _upstream(self) -> UpstreamConfig:
         settings = self._settings

@@ -17,6 +17,8 @@ from app.jobs import breakers, held, rescue, resync, sharing, timekeeping
 from app.jobs import tables as t
 from app.jobs.breaker import Rules
 from app.jobs.dead.announce import announce_ends
+from app.jobs.hopeless import expire_hopeless
+from app.jobs.lengths import LengthBook
 from app.jobs.rescue import Rescued
 from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
@@ -48,6 +50,7 @@ class Keeper:
         self._redis_run: str | None = None
         self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
         self._fate = Fate.of(settings)
+        self._lengths = LengthBook(db, clock=clock, timeout_s=settings.database_timeout_s)
         self._failing: set[str] = set()  # rounds
 
     async def run(self, extra: dict[str, tuple[float, Callable[[], Awaitable[int]]]] | None = None) -> None:
@@ -66,7 +69,10 @@ class Keeper:
             "forget": (settings.audit_every_s, self.forget),
             **(extra or {}),
         }
-        await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
+        try:
+            await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
+        finally:
+            await self._lengths.close()
 
     def why_not_ready(self) -> str | None:
         """The rounds that didn't succeed the last time; None where all did."""
@@ -130,9 +136,10 @@ class Keeper:
         return woken
 
     async def expire(self) -> int:
-        """End waiting jobs whose deadline has passed."""
+        """End waiting jobs whose deadline has passed, or can't be met any more."""
         async with self._db.begin() as conn:
             ended = await timekeeping.expire_queued(conn)
+            ended += await expire_hopeless(conn, self._lengths.of)
         for job_id, gen, pool in ended:
             await self._queue(pool).ack([(job_id, gen)])
         await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])

@@ -1,0 +1,229 @@
+"""May this job come in now? Asked before its tokens are counted, answered from memory: which refusal, and when it is worth asking again."""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.clock import Clock
+from app.errors import DeadlineUnreachable, Overloaded, PenstockError, ShareExceeded
+from app.jobs.lengths import LengthBook
+from app.jobs.loads import Hold, LoadBoard, PoolFigures
+from app.jobs.models import Model
+from app.jobs.request import JobRequest
+from app.quotas.bookings import IDLE_PART, Bookings
+from app.quotas.pressure import (
+    POOL_PARTS,
+    Ask,
+    Ceilings,
+    Refusal,
+    drain_of_tenant,
+    judge,
+    longest_wait_s,
+    predicted_wait_s,
+)
+from app.settings import Settings
+
+MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
+CHARS_PER_TOKEN = 4  # of usual text: an estimate is enough to refuse by
+_UNKNOWN_RETRY_S = 30.0  # where no rate says when there is room again
+_QUEUED_UP = {"tier_wait", "share", "booked"}  # who is refused for these gets a place of its own to come back at
+_JITTER = 0.1  # of what is left to wait
+# Who comes back at its time was promised room: a prediction that was off by so little doesn't send it away again.
+_TOLERANCE = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """Who asks, for what. `digest` is the same when the same request comes again."""
+
+    tenant_id: str
+    request: JobRequest
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A model that can't take the job, and why."""
+
+    applicant: Applicant
+    model: Model
+    figures: PoolFigures
+    ask: Ask
+    line: str  # those who share one drain: pool, tier, tenant
+    refusal: Refusal
+
+
+def digest_of(tenant_id: str, key: str | None, body: bytes) -> bytes:
+    """What a request is recognised by when it comes again: its Idempotency-Key, or its body."""
+    said = b"key " + key.encode() if key is not None else b"body " + body
+    return hashlib.blake2b(tenant_id.encode() + b"\x00" + said, digest_size=16).digest()
+
+
+def size_of(request: JobRequest, settings: Settings) -> int:
+    """About how many tokens the job may need: prompt, by its characters, + n x max_tokens."""
+    if request.messages is not None:
+        prompt = sum(len(each.content) for each in request.messages) // CHARS_PER_TOKEN
+    elif isinstance(request.prompt, str):
+        prompt = len(request.prompt) // CHARS_PER_TOKEN
+    else:
+        prompt = len(request.prompt or ())
+    return 1 + prompt + request.n * (request.max_tokens or settings.default_max_tokens)
+
+
+def ceilings_of(tier: str, settings: Settings) -> Ceilings:
+    """The tier's, as they are configured."""
+    wait_s = {
+        "interactive": settings.max_wait_interactive_s,
+        "standard": settings.max_wait_standard_s,
+        "batch": settings.max_wait_batch_s,
+    }[tier]
+    tokens = {
+        "interactive": settings.max_queued_tokens_interactive,
+        "standard": settings.max_queued_tokens_standard,
+        "batch": settings.max_queued_tokens_batch,
+    }[tier]
+    return Ceilings(wait_s, tokens, int(settings.max_queued_tokens * POOL_PARTS[tier]))
+
+
+def objectives_of(settings: Settings) -> dict[str, float]:
+    """Seconds within which each tier's jobs should start."""
+    return {
+        "interactive": settings.objective_interactive_s,
+        "standard": settings.objective_standard_s,
+        "batch": settings.objective_batch_s,
+    }
+
+
+class Admission:
+    """The gate of one API process. It keeps no promise and takes none back: a job that was accepted isn't its matter any more."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loads: LoadBoard,
+        lengths: LengthBook,
+        *,
+        clock: Clock,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._loads = loads
+        self._lengths = lengths
+        self._clock = clock
+        self._draw = draw
+        self._bookings = Bookings()
+        self._forgot_at = clock.monotonic()
+
+    def look(self, applicant: Applicant, model: Model) -> Verdict | None:
+        """Why this model can't take the job now; None where it can. Waits for nothing."""
+        figures = self._loads.figures(model.pool)
+        if figures is None:
+            return None  # nothing is known yet: to refuse everybody would be a lie, too
+        now = self._clock.monotonic()
+        self._forget(now)
+        ask = self._ask(applicant, model, figures)
+        line = f"{model.pool} {ask.tier} {applicant.tenant_id}"
+        refusal = self._judge(figures, ask, ceilings_of(ask.tier, self._settings), line, applicant.digest, now)
+        if refusal is None:
+            self._bookings.leave(applicant.digest)
+            return None
+        return Verdict(applicant, model, figures, ask, line, refusal)
+
+    def refuse(self, verdict: Verdict) -> PenstockError:
+        """The answer for a job that none of its models can take: this gives it the place that it is told."""
+        refusal, rate = verdict.refusal, drain_of_tenant(verdict.figures.load, verdict.ask)
+        after_s = _UNKNOWN_RETRY_S if math.isinf(refusal.over_s) else refusal.over_s
+        if rate is not None and refusal.reason in _QUEUED_UP:
+            now, tokens = self._clock.monotonic(), verdict.ask.tokens
+            digest = verdict.applicant.digest
+            after_s = self._bookings.book(digest, verdict.line, now, over_s=after_s, tokens=tokens, rate=rate)
+        return self._error(verdict, after_s)
+
+    def hold(self, applicant: Applicant, model: Model) -> Hold:
+        """Count the job in from here on; see `LoadBoard.take`."""
+        size = size_of(applicant.request, self._settings)
+        return self._loads.take(model.pool, applicant.request.tier, applicant.tenant_id, size)
+
+    def _ask(self, applicant: Applicant, model: Model, figures: PoolFigures) -> Ask:
+        request, tenant = applicant.request, applicant.tenant_id
+        lengths = self._lengths.of(tenant, model.name)
+        max_tokens = request.max_tokens or self._settings.default_max_tokens
+        # Without evidence nobody is refused for what it might write.
+        whole_s = max_tokens * (figures.load.seconds_per_token or 0.0)
+        service_s = whole_s * lengths.usual if lengths.is_known else 0.0
+        return Ask(
+            request.tier,
+            size_of(request, self._settings),
+            self._loads.own_tokens(model.pool, request.tier, tenant),
+            request.deadline_s,
+            service_s,
+            whole_s * lengths.most,
+        )
+
+    def _judge(
+        self, figures: PoolFigures, ask: Ask, ceilings: Ceilings, line: str, digest: bytes, now: float
+    ) -> Refusal | None:
+        """The pool's own word, and that requests which were refused before come first."""
+        refusal, wait_s = judge(figures.load, ask, ceilings), predicted_wait_s(figures.load, ask)
+        is_due = self._bookings.is_due(digest, now)
+        if refusal is not None:
+            is_by_wait = refusal.reason in _QUEUED_UP and wait_s is not None
+            if is_due and is_by_wait and (wait_s or 0.0) <= longest_wait_s(ask, ceilings) * _TOLERANCE:
+                return None
+            return refusal
+        if is_due or wait_s is None:
+            return None
+        if wait_s <= longest_wait_s(ask, ceilings) * IDLE_PART:
+            return None
+        if self._bookings.others_first(line, now):
+            return Refusal("booked", 0.0, wait_s, ceilings.wait_s)
+        return None
+
+    def _error(self, verdict: Verdict, after_s: float) -> PenstockError:
+        refusal, ask, model, figures = verdict.refusal, verdict.ask, verdict.model, verdict.figures
+        retry_after_s = max(1, min(MAX_RETRY_AFTER_S, math.ceil(after_s * (1 + _JITTER * self._draw()))))
+        about = {
+            "reason": refusal.reason,
+            "model": model.name,
+            "tier": ask.tier,
+            "limit": refusal.limit,
+            "predicted_s": None if refusal.wait_s is None else round(refusal.wait_s, 3),
+            "figures": figures.source,
+            "retry_after_s": retry_after_s,
+        }
+        again = f"Come back in {retry_after_s} s{_age(figures)}. Nothing was written"
+        if refusal.reason == "deadline":
+            return DeadlineUnreachable(
+                f"deadline_s: the job would probably end after {refusal.wait_s:.1f} s, later than its deadline of "
+                f"{refusal.limit:g} s; a later deadline, fewer max_tokens or a higher tier may do. {again}",
+                param="deadline_s", **about,
+            )  # fmt: skip
+        if refusal.is_own:
+            return ShareExceeded(
+                f"tier: your own work that waits in {ask.tier} for {model.name!r} takes up more than your share "
+                f"({_limit(refusal)}). {again}",
+                param="tier", **about,
+            )  # fmt: skip
+        return Overloaded(
+            f"tier: {model.name!r} has no room for more {ask.tier} jobs ({_limit(refusal)}); another tier, or "
+            f"fallback_model, may have. {again}",
+            param="tier", **about,
+        )  # fmt: skip
+
+    def _forget(self, now: float) -> None:
+        if now - self._forgot_at >= 1.0:
+            self._bookings.forget(now)
+            self._forgot_at = now
+
+
+def _limit(refusal: Refusal) -> str:
+    if refusal.reason in {"tier_tokens", "pool_tokens"} or refusal.wait_s is None:
+        return f"at most {refusal.limit:,.0f} tokens may wait"
+    places = "; what falls free goes to requests that were refused before" if refusal.reason == "booked" else ""
+    return f"a wait of about {refusal.wait_s:.1f} s is predicted, at most {refusal.limit:g} s is promised{places}"
+
+
+def _age(figures: PoolFigures) -> str:
+    return "" if figures.source == "redis" else " (Redis doesn't answer: the queue was counted a while ago)"

@@ -1,0 +1,301 @@
+"""How loaded is each pool? Redis' depth and the workers' leases, read in the background: no answer waits for either."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.jobs.states import TIERS
+from app.queue.places import TIER_WEIGHTS, place_again
+from app.queue.streams import JobQueue
+from app.quotas.pressure import Backlog, PoolLoad
+from app.racing import at_most
+from app.redis import RedisError
+from app.telemetry import emit
+
+log = logging.getLogger(__name__)
+
+Source = Literal["redis", "postgres", "last", "none"]
+
+READ_EVERY_S = 0.5
+READ_TIMEOUT_S = 1.0
+COUNT_EVERY_S = 5.0  # while Redis is away: counting the queue in Postgres is dear
+COUNT_TIMEOUT_S = 3.0
+BUSY_S = 600.0  # how long a tier that had work is believed to get some again: so long it keeps its share in predictions
+_ASKED_S = 10.0  # how long the queue of a tenant that has asked is looked at
+_MAX_ASKED = 1000
+
+# Figures of workers that ended within the hour serve where the living ones have none yet.
+_WORKERS = text("""
+    SELECT m.pool,
+        count(w.incarnation) FILTER (WHERE live AND w.state = 'ready') AS ready,
+        count(drain) FILTER (WHERE live AND w.state = 'ready') AS measured,
+        coalesce(sum(drain) FILTER (WHERE live AND w.state = 'ready'), 0) AS drain,
+        coalesce(avg(drain) FILTER (WHERE live), avg(drain)) AS mean_drain,
+        coalesce(avg(served) FILTER (WHERE live), 0) * count(*) FILTER (WHERE live) AS served,
+        coalesce(avg(pace) FILTER (WHERE live), avg(pace)) AS pace,
+        coalesce(min(pace) FILTER (WHERE live), min(pace)) AS best_pace,
+        coalesce(max(load_s) FILTER (WHERE live), max(load_s)) AS load_s,
+        coalesce(sum(at_hand) FILTER (WHERE live), 0)::int AS running
+    FROM (SELECT DISTINCT pool FROM models) m
+    LEFT JOIN LATERAL (
+        SELECT incarnation, state, ended_at IS NULL AND expires_at > statement_timestamp() AS live,
+            CAST(stats->>'drain_tokens_per_s' AS float8) AS drain,
+            CAST(stats->>'served_tokens_per_s' AS float8) / CAST(stats->>'token_yield' AS float8) AS served,
+            CAST(stats->>'seconds_per_token' AS float8) AS pace, CAST(stats->>'load_s' AS float8) AS load_s,
+            CAST(stats->>'jobs' AS float8) AS at_hand
+        FROM workers
+        WHERE workers.pool = m.pool
+          AND (ended_at IS NULL OR ended_at > statement_timestamp() - interval '1 hour')) w ON true
+    GROUP BY m.pool
+""")
+_QUEUED = text("""
+    SELECT pool, tier, count(*) AS jobs, sum(prompt_tokens + n * max_tokens)::bigint AS tokens,
+           count(DISTINCT tenant_id) AS tenants
+    FROM jobs WHERE status = 'queued' AND not_before IS NULL AND held_by IS NULL GROUP BY pool, tier
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """What was read of a pool. `source` says where its backlog comes from: `last` is what was known before Redis went away."""
+
+    load: PoolLoad
+    source: Source
+    read_at: float  # monotonic
+    served_per_s: float = 0.0  # now, in the queue's tokens
+    per_worker: float | None = None  # mean drain of one worker
+    best_pace: float | None = None  # least seconds a token of a job
+    load_s: float | None = None  # how long a worker takes to load the model
+    running: int = 0
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What this process has accepted of a tenant: on its way, or enqueued since the last read began."""
+
+    at: float | None  # when it was enqueued; None: on its way
+    pool: str
+    tier: str
+    tenant: str
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Reading:
+    own: dict[tuple[str, str, str], int] = field(default_factory=dict)  # pool, tier, tenant -> jobs
+
+
+class LoadBoard:
+    """The pools as one API process knows them. Every figure is of the last round, at most about a second old while both servers answer.
+
+    What this process has accepted since is added, so that a second of a flood doesn't pass unseen.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, queue_of: Callable[[str], JobQueue], *, clock: Clock, timeout_s: float
+    ) -> None:
+        self._engine = engine
+        self._queue_of = queue_of
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._figures: dict[str, PoolFigures] = {}
+        self._reading = _Reading()
+        self._asked: dict[tuple[str, str, str], float] = {}
+        self._taken: deque[_Taken] = deque()
+        self.on_its_way: dict[int, _Taken] = {}
+        self._counted_at: float | None = None
+        self._busy_at: dict[tuple[str, str], float] = {}  # pool, tier -> when it last had work
+        self._is_blind = False
+        self._round = asyncio.Lock()
+        self._is_closed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read again and again until `close`."""
+        while not self._is_closed.is_set():
+            try:
+                await self.refresh()
+            except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
+                if not self._is_blind:
+                    emit(log, logging.WARNING, "loads_not_read", error=error)
+                self._is_blind = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_EVERY_S):
+                    await self._is_closed.wait()
+
+    def close(self) -> None:
+        """Let `run` end after its round: a connection that is being opened isn't to be cut."""
+        self._is_closed.set()
+
+    async def refresh(self) -> None:
+        """One round.
+
+        Raises:
+            SQLAlchemyError, TimeoutError: Postgres doesn't say which pools and workers there are; what was known stays.
+        """
+        async with self._round:
+            now = self._clock.monotonic()
+            rows = await at_most(self._timeout_s, self._workers())
+            backlogs, source = await self._backlogs([row.pool for row in rows], now)
+            for row in rows:
+                known = self._figures.get(row.pool)
+                tiers = backlogs.get(row.pool) if backlogs is not None else (known.load.tiers if known else {})
+                self._figures[row.pool] = _figures(row, tiers or {}, source, now)
+                self._busy_at |= {(row.pool, tier): now for tier, each in (tiers or {}).items() if each.tokens > 0}
+            if self._is_blind:
+                self._is_blind = False
+                emit(log, logging.INFO, "loads_read_again")
+
+    def figures(self, pool: str) -> PoolFigures | None:
+        """The pool now, with what this process has accepted since the last round; None where nothing was ever read."""
+        known = self._figures.get(pool)
+        if known is None:
+            return None
+        tiers = dict(known.load.tiers)
+        since = [each for each in self._since() if each.pool == pool]
+        for tier in {each.tier for each in since}:
+            before, new = tiers.get(tier, Backlog()), [each for each in since if each.tier == tier]
+            tenants = max(before.tenants, len({each.tenant for each in new}))
+            tokens = before.tokens + sum(each.tokens for each in new)
+            tiers[tier] = Backlog(before.jobs + len(new), tokens, tenants)
+        recent = self._clock.monotonic() - BUSY_S
+        busy = frozenset(tier for tier in TIERS if self._busy_at.get((pool, tier), recent) > recent)
+        return replace(known, load=replace(known.load, tiers=tiers, busy=busy))
+
+    def age_s(self, pool: str) -> float | None:
+        """Of the pool's figures."""
+        known = self._figures.get(pool)
+        return None if known is None else self._clock.monotonic() - known.read_at
+
+    def pools(self) -> list[str]:
+        """Every pool that is known, by name."""
+        return sorted(self._figures)
+
+    def own_tokens(self, pool: str, tier: str, tenant: str) -> int:
+        """What the tenant has waiting in the tier, about: its jobs, at the mean size of the tier's; 0 until the next round has looked."""
+        if len(self._asked) < _MAX_ASKED or (pool, tier, tenant) in self._asked:
+            self._asked[pool, tier, tenant] = self._clock.monotonic()
+        known = self._figures.get(pool)
+        mean = known.load.tier(tier).mean_tokens if known else 0.0
+        waiting = self._reading.own.get((pool, tier, tenant), 0) * mean
+        since = sum(
+            each.tokens for each in self._since() if (each.pool, each.tier, each.tenant) == (pool, tier, tenant)
+        )
+        return int(waiting) + since
+
+    def take(self, pool: str, tier: str, tenant: str, tokens: int) -> "Hold":
+        """Count a job in from the decision on; leave the context when it is enqueued, or wasn't accepted."""
+        return Hold(self, _Taken(None, pool, tier, tenant, tokens))
+
+    def note(self, taken: _Taken) -> None:
+        """A job of ours is in the queue now."""
+        taken.at = self._clock.monotonic()
+        self._taken.append(taken)
+
+    def _since(self) -> list[_Taken]:
+        return [*self.on_its_way.values(), *self._taken]
+
+    async def _workers(self) -> Any:
+        async with self._engine.connect() as conn:
+            return (await conn.execute(_WORKERS)).all()
+
+    async def _backlogs(self, pools: list[str], now: float) -> tuple[dict[str, dict[str, Backlog]] | None, Source]:
+        for key, at in list(self._asked.items()):
+            if now - at > _ASKED_S:
+                del self._asked[key]
+        try:
+            found = await at_most(READ_TIMEOUT_S, self._read_redis(pools))
+        except (RedisError, OSError):
+            return await self._count(now)
+        self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
+        self._counted_at = None
+        return found, "redis"
+
+    async def _read_redis(self, pools: list[str]) -> dict[str, dict[str, Backlog]]:
+        """Every pool's depth, its tenants with work, and the queues of tenants that have asked lately."""
+        asked = [key for key in self._asked if key[0] in pools]
+        own: dict[tuple[str, str, str], int] = {}
+        found: dict[str, dict[str, Backlog]] = {}
+        for pool in pools:
+            queue = self._queue_of(pool)
+            async with queue.redis.pipeline(transaction=False) as pipe:
+                pipe.hgetall(queue.keys.depth)
+                for tier in TIERS:
+                    pipe.zcard(queue.keys.active(tier))
+                mine = [key for key in asked if key[0] == pool]
+                for _, tier, tenant in mine:
+                    pipe.xlen(queue.keys.stream(tier, tenant))
+                depth, *counts = await pipe.execute()
+            found[pool] = {
+                tier: Backlog(_depth(depth, tier, "jobs"), _depth(depth, tier, "tokens"), int(count))
+                for tier, count in zip(TIERS, counts, strict=False)
+            }
+            own.update(zip(mine, (int(count) for count in counts[len(TIERS) :]), strict=True))
+        self._reading = _Reading(own)
+        return found
+
+    async def _count(self, now: float) -> tuple[dict[str, dict[str, Backlog]] | None, Source]:
+        """What waits by Postgres' rows; now and then, since that reads all of them."""
+        if self._counted_at is not None and now - self._counted_at < COUNT_EVERY_S:
+            return None, self._last_source()
+        self._counted_at = now
+        try:
+            rows = await at_most(COUNT_TIMEOUT_S, self._queued())
+        except (SQLAlchemyError, OSError):
+            return None, "last"
+        self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
+        found: dict[str, dict[str, Backlog]] = {}
+        for row in rows:
+            found.setdefault(row.pool, {})[row.tier] = Backlog(row.jobs, row.tokens, row.tenants)
+        return found, "postgres"
+
+    def _last_source(self) -> Source:
+        return "postgres" if any(each.source == "postgres" for each in self._figures.values()) else "last"
+
+    async def _queued(self) -> Any:
+        async with self._engine.connect() as conn:
+            return (await conn.execute(_QUEUED)).all()
+
+
+class Hold:
+    """A job between the decision to take it and the queue: counted all the while."""
+
+    def __init__(self, board: LoadBoard, taken: _Taken) -> None:
+        self._board = board
+        self._taken = taken
+        self._is_kept = False
+
+    def __enter__(self) -> Self:
+        self._board.on_its_way[id(self)] = self._taken
+        return self
+
+    def keep(self, tokens: int) -> None:
+        """It was accepted: it counts on, with all its tokens, until a round has seen it in the queue."""
+        self._taken.tokens = tokens
+        self._is_kept = True
+
+    def __exit__(self, *_: object) -> None:
+        taken = self._board.on_its_way.pop(id(self))
+        if self._is_kept:
+            self._board.note(taken)
+
+
+def _depth(raw: dict[Any, Any], tier: str, unit: str) -> int:
+    return max(0, sum(int(raw.get(f"{place}:{unit}".encode(), 0)) for place in (tier, place_again(tier))))
+
+
+def _figures(row: Any, tiers: Any, source: Source, now: float) -> PoolFigures:
+    unmeasured = (row.ready - row.measured) * (row.mean_drain or 0.0)
+    drain = row.drain + unmeasured
+    load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace)
+    return PoolFigures(
+        load, source, now, row.served, row.mean_drain, row.best_pace, row.load_s, row.running
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""Would we be lying if we said yes? How long a job would wait, by what is queued and how fast it drains. Pure arithmetic."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal["tier_wait", "tier_tokens", "pool_tokens", "share", "deadline", "booked"]
+REASONS: tuple[Reason, ...] = ("tier_wait", "tier_tokens", "pool_tokens", "share", "deadline", "booked")
+
+_LEAST_RATE = 1e-6  # tokens a second; less is no measurement
+# How far a wait may pass its prediction: rates are means of the last seconds, and other tenants' later jobs may come first.
+SPREAD = 1.5
+# Of the pool's ceiling, how much each tier may use: the lowest is shed first.
+POOL_PARTS = {"interactive": 1.0, "standard": 0.9, "batch": 0.8}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in one tier of a pool. `tokens` as the queue counts them: prompt + n x max_tokens."""
+
+    jobs: int = 0
+    tokens: int = 0
+    tenants: int = 0  # those who have something waiting
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a waiting job; 0 where none waits."""
+        return self.tokens / self.jobs if self.jobs else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """A pool as it was a moment ago."""
+
+    tiers: Mapping[str, Backlog]
+    weights: Mapping[str, float]  # what the tiers that have work share by
+    num_workers: int = 0  # that take jobs
+    drain_per_s: float | None = (
+        None  # tokens of backlog that all of them take in a second at full load; None: not measured yet
+    )
+    seconds_per_token: float | None = None  # how long a running job takes for each token of its longest choice
+    busy: frozenset[str] = frozenset()  # tiers that had work lately, though they may have none just now
+
+    @property
+    def tokens(self) -> int:
+        """Of all tiers."""
+        return sum(each.tokens for each in self.tiers.values())
+
+    def tier(self, name: str) -> Backlog:
+        """What waits in the tier."""
+        return self.tiers.get(name, Backlog())
+
+    def rate_of(self, tier: str) -> float | None:
+        """Tokens a second that the tier gets while all tiers that have work, or had some lately, keep having some; None: unknown.
+
+        That is its weight's share among them: the claim serves the tier with the least weighted service (16:4:1).
+        """
+        if self.num_workers == 0 or self.drain_per_s is None or self.drain_per_s < _LEAST_RATE:
+            return None
+        busy = sum(
+            weight
+            for name, weight in self.weights.items()
+            if name == tier or name in self.busy or self.tier(name).tokens > 0
+        )
+        return self.drain_per_s * self.weights[tier] / busy
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A job that wants in. `own_tokens` is what its tenant has waiting in the same tier already."""
+
+    tier: str
+    tokens: int
+    own_tokens: int = 0
+    deadline_s: float | None = None
+    service_s: float = 0.0  # how long it will probably run
+    longest_s: float = 0.0  # and how long in 19 of 20 cases
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """How much may wait before a tier takes nothing more."""
+
+    wait_s: float  # from the submission to the end; of a job that runs for long, half of it to the start
+    tokens: int
+    pool_tokens: int  # of all tiers together
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why not, and after how many seconds the reason is gone if what waits drains as it does now."""
+
+    reason: Reason
+    over_s: float
+    wait_s: float | None  # as it was predicted; None where it isn't known
+    limit: float
+    is_own: bool = False  # the tenant's own queued work is the reason
+
+
+def tokens_ahead(load: PoolLoad, ask: Ask) -> float:
+    """Tokens of its tier that are claimed before the job.
+
+    Tenants are served in turn, so behind its own work the job waits for as much of each other tenant's, and never for more than waits
+    in the tier.
+    """
+    backlog = load.tier(ask.tier)
+    return float(min(backlog.tokens, ask.own_tokens * max(1, backlog.tenants)))
+
+
+def predicted_wait_s(load: PoolLoad, ask: Ask) -> float | None:
+    """Seconds until the job would start, if the tiers that have work keep having some; None where no rate is known."""
+    rate = load.rate_of(ask.tier)
+    return None if rate is None else tokens_ahead(load, ask) / rate
+
+
+def soonest_wait_s(load: PoolLoad, ask: Ask) -> float | None:
+    """Seconds until the job would start if nothing more came: tiers that run dry leave their share to the others.
+
+    Fluid model of weighted sharing (Parekh and Gallager, "A Generalized Processor Sharing Approach to Flow Control in
+    Integrated Services Networks", 1993).
+    """
+    rate = load.rate_of(ask.tier)
+    if rate is None or load.drain_per_s is None:
+        return None
+    ahead = tokens_ahead(load, ask)
+    others = {name: float(each.tokens) for name, each in load.tiers.items() if name != ask.tier and each.tokens > 0}
+    passed_s = 0.0
+    while ahead > 0:
+        busy = load.weights[ask.tier] + sum(load.weights[name] for name in others)
+        per_weight = load.drain_per_s / busy
+        until_mine = ahead / (per_weight * load.weights[ask.tier])
+        first = min(others, key=lambda name: others[name] / load.weights[name], default=None)
+        if first is None or others[first] / (per_weight * load.weights[first]) >= until_mine:
+            return passed_s + until_mine
+        step_s = others[first] / (per_weight * load.weights[first])
+        passed_s += step_s
+        ahead -= step_s * per_weight * load.weights[ask.tier]
+        others = {
+            name: tokens - step_s * per_weight * load.weights[name] for name, tokens in others.items() if name != first
+        }
+    return passed_s
+
+
+def drain_of_tenant(load: PoolLoad, ask: Ask) -> float | None:
+    """Tokens a second at which this tenant's own waiting work gets less; None: unknown."""
+    rate, ahead = load.rate_of(ask.tier), tokens_ahead(load, ask)
+    if rate is None:
+        return None
+    return rate * ask.own_tokens / ahead if ahead > 0 else rate / max(1, load.tier(ask.tier).tenants)
+
+
+def judge(load: PoolLoad, ask: Ask, ceilings: Ceilings) -> Refusal | None:
+    """None where the job may come in.
+
+    Without a rate (no worker, or none that was ever full) only tokens are limited: nobody can say how long it takes. A job that finds its tier
+    empty isn't refused for its own size.
+    """
+    backlog = load.tier(ask.tier)
+    rate, wait_s = load.rate_of(ask.tier), predicted_wait_s(load, ask)
+    if backlog.tokens > 0:
+        excess = load.tokens + ask.tokens - ceilings.pool_tokens
+        if excess > 0:
+            over_s = excess / load.drain_per_s if rate and load.drain_per_s else math.inf
+            return Refusal("pool_tokens", over_s, wait_s, ceilings.pool_tokens)
+        excess = backlog.tokens + ask.tokens - ceilings.tokens
+        if excess > 0:
+            is_own = asks_too_much(load, ask)
+            reason: Reason = "share" if is_own else "tier_tokens"
+            return Refusal(reason, excess / rate if rate else math.inf, wait_s, ceilings.tokens, is_own)
+    if wait_s is None:
+        return None
+    most_s = longest_wait_s(ask, ceilings)
+    if wait_s > most_s:
+        is_own = asks_too_much(load, ask)
+        over_s = wait_s - most_s
+        return Refusal("share" if is_own else "tier_wait", over_s, wait_s, ceilings.wait_s, is_own)
+    if ask.deadline_s is not None:
+        finish_s = (soonest_wait_s(load, ask) or 0.0) + ask.service_s
+        if finish_s > ask.deadline_s:
+            over_s = min(finish_s - ask.deadline_s, wait_s) if ask.service_s <= ask.deadline_s else math.inf
+            return Refusal("deadline", over_s, finish_s, ask.deadline_s)
+    return None
+
+
+def longest_wait_s(ask: Ask, ceilings: Ceilings) -> float:
+    """The longest predicted wait with which the job is let in: it leaves time to run, and a third for what no prediction knows."""
+    return (ceilings.wait_s - min(ask.longest_s, ceilings.wait_s / 2)) / SPREAD
+
+
+def asks_too_much(load: PoolLoad, ask: Ask) -> bool:
+    """Whether the tenant has more than an equal part of the tier's backlog waiting, beside others."""
+    backlog = load.tier(ask.tier)
+    return backlog.tenants > 1 and ask.own_tokens * backlog.tenants > backlog.tokens

@@ -1,0 +1,111 @@
+"""What does a process know of a pool's load: what both servers say, what it has accepted since, and the last figures where they are silent?"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import SystemClock
+from app.jobs import leases
+from app.jobs.loads import LoadBoard
+from app.queue.streams import JobQueue
+from app.redis import Redis, RedisError
+from app.settings import Settings
+from tests.support.jobs import POOL, open_lease, seed, submit_and_nominate
+
+COST = 24  # of a job: 16 + 8 tokens
+
+
+@pytest.fixture
+async def queue(engine: AsyncEngine, redis: Redis) -> JobQueue:
+    await seed(engine, "acme", "rival")
+    queue = JobQueue(redis, POOL)
+    await queue.open_epoch("test")
+    return queue
+
+
+@pytest.fixture
+async def board(engine: AsyncEngine, queue: JobQueue) -> AsyncIterator[LoadBoard]:
+    return LoadBoard(engine, lambda _: queue, clock=SystemClock(), timeout_s=5)
+
+
+async def worker_says(engine: AsyncEngine, *, ttl_s: float = 600, state: str = "ready", **stats: object) -> None:
+    async with engine.begin() as conn:
+        worker = await open_lease(conn, ttl_s=600)
+        await leases.renew(conn, worker, ttl_s=ttl_s, state=state, stats=stats)
+
+
+async def drain_of(board: LoadBoard) -> tuple[int, float | None]:
+    await board.refresh()
+    figures = board.figures(POOL)
+    assert figures is not None
+    return figures.load.num_workers, figures.load.drain_per_s
+
+
+async def test_workers_that_take_jobs_add_up_and_new_ones_count_as_the_mean(
+    engine: AsyncEngine, board: LoadBoard
+) -> None:
+    assert await drain_of(board) == (0, None)
+    await worker_says(engine)
+    assert await drain_of(board) == (1, None)
+    await worker_says(engine, drain_tokens_per_s=100.0)
+    await worker_says(engine, drain_tokens_per_s=300.0, seconds_per_token=0.5, load_s=7.0)
+    assert await drain_of(board) == (3, 600.0)
+    await worker_says(engine, drain_tokens_per_s=200.0, state="draining")
+    await worker_says(engine, drain_tokens_per_s=5000.0, ttl_s=-1)  # its lease ran out
+    assert await drain_of(board) == (3, 600.0)
+    figures = board.figures(POOL)
+    assert figures is not None
+    assert (figures.load.seconds_per_token, figures.load_s, figures.per_worker) == (0.5, 7.0, 200.0)
+
+
+async def test_a_new_worker_counts_as_the_one_that_ended_before(engine: AsyncEngine, board: LoadBoard) -> None:
+    await worker_says(engine, drain_tokens_per_s=100.0)
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE workers SET ended_at = now(), state = 'ended'"))
+    await worker_says(engine)
+    assert await drain_of(board) == (1, 100.0)
+
+
+async def test_what_was_accepted_counts_until_a_round_has_seen_it(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue, settings: Settings
+) -> None:
+    await submit_and_nominate(engine, settings, queue, 3)
+    assert board.own_tokens(POOL, "standard", "acme") == 0  # looked for from the next round on
+    await board.refresh()
+    assert board.own_tokens(POOL, "standard", "acme") == 3 * COST
+    with board.take(POOL, "standard", "acme", 100) as hold:
+        assert board.own_tokens(POOL, "standard", "acme") == 3 * COST + 100
+        hold.keep(50)
+    with board.take(POOL, "standard", "acme", 100):
+        pass  # refused in the end
+    figures = board.figures(POOL)
+    assert figures is not None
+    assert (figures.load.tier("standard").jobs, figures.load.tier("standard").tokens) == (4, 3 * COST + 50)
+    await board.refresh()
+    assert board.own_tokens(POOL, "standard", "acme") == 3 * COST
+
+
+async def test_without_redis_postgres_is_counted_and_without_both_the_last_figures_stand(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> None:
+        raise RedisError
+
+    async def down() -> None:
+        raise OperationalError("SELECT", {}, Exception("down"))
+
+    await submit_and_nominate(engine, settings, queue, 3)
+    await board.refresh()
+    await submit_and_nominate(engine, settings, queue, 2)
+    monkeypatch.setattr(board, "_read_redis", away)
+    await board.refresh()
+    figures = board.figures(POOL)
+    assert figures is not None
+    assert (figures.source, figures.load.tier("standard").jobs) == ("postgres", 5)
+    monkeypatch.setattr(board, "_workers", down)
+    with pytest.raises(OperationalError):
+        await board.refresh()
+    assert board.figures(POOL) == figures
