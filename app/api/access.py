@@ -8,7 +8,7 @@ from app.clock import Clock
 from app.telemetry import emit
 
 log = logging.getLogger("penstock.api.access")
-PROBES = {"/healthz", "/readyz"}
+PROBES = {"/healthz", "/readyz", "/metrics"}
 
 
 class AccessLog:

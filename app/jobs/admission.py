@@ -27,6 +27,8 @@ from app.settings import Settings
 
 MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
 CHARS_PER_TOKEN = 4  # of usual text: an estimate is enough to refuse by
+_ENOUGH_BYTES = 64 * 2**10  # of each end of a body, to recognise it by
+_MAX_AGE_S = 60.0  # older figures say nothing: better a promise too many than a gate that nobody opens any more
 _UNKNOWN_RETRY_S = 30.0  # where no rate says when there is room again
 _QUEUED_UP = {"tier_wait", "share", "booked"}  # who is refused for these gets a place of its own to come back at
 _JITTER = 0.1  # of what is left to wait
@@ -57,7 +59,8 @@ class Verdict:
 
 def digest_of(tenant_id: str, key: str | None, body: bytes) -> bytes:
     """What a request is recognised by when it comes again: its Idempotency-Key, or its body."""
-    said = b"key " + key.encode() if key is not None else b"body " + body
+    ends = body if len(body) <= 2 * _ENOUGH_BYTES else body[:_ENOUGH_BYTES] + body[-_ENOUGH_BYTES:]
+    said = b"key " + key.encode() if key is not None else b"body %d " % len(body) + ends
     return hashlib.blake2b(tenant_id.encode() + b"\x00" + said, digest_size=16).digest()
 
 
@@ -119,8 +122,8 @@ class Admission:
     def look(self, applicant: Applicant, model: Model) -> Verdict | None:
         """Why this model can't take the job now; None where it can. Waits for nothing."""
         figures = self._loads.figures(model.pool)
-        if figures is None:
-            return None  # nothing is known yet: to refuse everybody would be a lie, too
+        if figures is None or (self._loads.age_s(model.pool) or 0.0) > _MAX_AGE_S:
+            return None  # nothing is known: to refuse everybody would be a lie, too
         now = self._clock.monotonic()
         self._forget(now)
         ask = self._ask(applicant, model, figures)

@@ -15,9 +15,9 @@ BEST_PACE = 0.5
 _HORIZON_S = 3600.0  # what has longer than this is looked at later, and by the worker that starts it
 
 # Tokens that the job writes for certain: all where it ignores the end, else `min_tokens`. Of the row `jobs`.
-CERTAIN_SQL = """(
+CERTAIN_SQL = """coalesce((
     SELECT CASE WHEN (i.sampling->>'ignore_eos')::bool THEN jobs.max_tokens ELSE (i.sampling->>'min_tokens')::int END
-    FROM job_inputs i WHERE i.job_id = jobs.id)"""
+    FROM job_inputs i WHERE i.job_id = jobs.id), 0)"""
 _CANDIDATES = text(f"""
     WITH pools AS (
         SELECT pool, min(CAST(stats->>'seconds_per_token' AS float8)) AS pace FROM workers
@@ -42,7 +42,7 @@ async def expire_hopeless(
     rows = (await conn.execute(_CANDIDATES, {"horizon": _HORIZON_S, "most": most})).all()
     ended = []
     for row in rows:
-        tokens = max(row.certain or 0, lengths_of(row.tenant_id, row.model).least * row.max_tokens)
+        tokens = max(row.certain, lengths_of(row.tenant_id, row.model).least * row.max_tokens)
         needed_s = tokens * row.pace * BEST_PACE
         if needed_s > row.left_s:
             error: dict[str, Any] = {

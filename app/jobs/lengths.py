@@ -13,6 +13,7 @@ from app.clock import Clock
 TTL_S = 30.0
 _MOST = 2000
 _CLOSE_S = 2.0
+_AT_ONCE = 2  # reads: the other connections are for those who wait
 _ENOUGH = 10  # jobs; with fewer a job is believed to write all that it may
 
 # The tenant's last rows by its index, then those of the model.
@@ -64,6 +65,7 @@ class LengthBook:
         self._ttl_s = ttl_s
         self._known: OrderedDict[tuple[str, str], tuple[Lengths, float]] = OrderedDict()
         self._reads: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._reading = asyncio.Semaphore(_AT_ONCE)
 
     def of(self, tenant_id: str, model: str) -> Lengths:
         """What is known now."""
@@ -89,7 +91,7 @@ class LengthBook:
     async def _read(self, key: tuple[str, str]) -> None:
         lengths = self._known.get(key, (UNKNOWN, 0.0))[0]
         try:
-            async with asyncio.timeout(self._timeout_s), self._engine.connect() as conn:
+            async with self._reading, asyncio.timeout(self._timeout_s), self._engine.connect() as conn:
                 lengths = await read_lengths(conn, *key)
         except (SQLAlchemyError, OSError):
             pass  # what was known stays; it is asked for again

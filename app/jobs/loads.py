@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -146,10 +146,11 @@ class LoadBoard:
             rows = await at_most(self._timeout_s, self._workers())
             backlogs, source = await self._backlogs([row.pool for row in rows], now)
             for row in rows:
-                known = self._figures.get(row.pool)
-                tiers = backlogs.get(row.pool) if backlogs is not None else (known.load.tiers if known else {})
-                self._figures[row.pool] = _figures(row, tiers or {}, source, now)
-                self._busy_at |= {(row.pool, tier): now for tier, each in (tiers or {}).items() if each.tokens > 0}
+                tiers = backlogs.get(row.pool, {}) if backlogs is not None else self._last(row.pool)
+                self._figures[row.pool] = _figures(row, tiers, source, now)
+                self._busy_at |= {(row.pool, tier): now for tier, each in tiers.items() if each.tokens > 0}
+            # What a round has seen, or added to the last figures, isn't to be added again.
+            self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
             if self._is_blind:
                 self._is_blind = False
                 emit(log, logging.INFO, "loads_read_again")
@@ -159,13 +160,7 @@ class LoadBoard:
         known = self._figures.get(pool)
         if known is None:
             return None
-        tiers = dict(known.load.tiers)
-        since = [each for each in self._since() if each.pool == pool]
-        for tier in {each.tier for each in since}:
-            before, new = tiers.get(tier, Backlog()), [each for each in since if each.tier == tier]
-            tenants = max(before.tenants, len({each.tenant for each in new}))
-            tokens = before.tokens + sum(each.tokens for each in new)
-            tiers[tier] = Backlog(before.jobs + len(new), tokens, tenants)
+        tiers = _with(known.load.tiers, [each for each in self._since() if each.pool == pool])
         recent = self._clock.monotonic() - BUSY_S
         busy = frozenset(tier for tier in TIERS if self._busy_at.get((pool, tier), recent) > recent)
         return replace(known, load=replace(known.load, tiers=tiers, busy=busy))
@@ -200,6 +195,11 @@ class LoadBoard:
         taken.at = self._clock.monotonic()
         self._taken.append(taken)
 
+    def _last(self, pool: str) -> Mapping[str, Backlog]:
+        """The backlog as it was known last, and what was enqueued since."""
+        known = self._figures.get(pool)
+        return _with(known.load.tiers if known else {}, [each for each in self._taken if each.pool == pool])
+
     def _since(self) -> list[_Taken]:
         return [*self.on_its_way.values(), *self._taken]
 
@@ -215,7 +215,6 @@ class LoadBoard:
             found = await at_most(READ_TIMEOUT_S, self._read_redis(pools))
         except (RedisError, OSError):
             return await self._count(now)
-        self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
         self._counted_at = None
         return found, "redis"
 
@@ -251,7 +250,6 @@ class LoadBoard:
             rows = await at_most(COUNT_TIMEOUT_S, self._queued())
         except (SQLAlchemyError, OSError):
             return None, "last"
-        self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
         found: dict[str, dict[str, Backlog]] = {}
         for row in rows:
             found.setdefault(row.pool, {})[row.tier] = Backlog(row.jobs, row.tokens, row.tenants)
@@ -288,11 +286,20 @@ class Hold:
             self._board.note(taken)
 
 
+def _with(before: Mapping[str, Backlog], taken: list[_Taken]) -> dict[str, Backlog]:
+    tiers = dict(before)
+    for tier in {each.tier for each in taken}:
+        seen, new = tiers.get(tier, Backlog()), [each for each in taken if each.tier == tier]
+        tenants = max(seen.tenants, len({each.tenant for each in new}))
+        tiers[tier] = Backlog(seen.jobs + len(new), seen.tokens + sum(each.tokens for each in new), tenants)
+    return tiers
+
+
 def _depth(raw: dict[Any, Any], tier: str, unit: str) -> int:
     return max(0, sum(int(raw.get(f"{place}:{unit}".encode(), 0)) for place in (tier, place_again(tier))))
 
 
-def _figures(row: Any, tiers: Any, source: Source, now: float) -> PoolFigures:
+def _figures(row: Any, tiers: Mapping[str, Backlog], source: Source, now: float) -> PoolFigures:
     unmeasured = (row.ready - row.measured) * (row.mean_drain or 0.0)
     drain = row.drain + unmeasured
     load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace)

@@ -229,3 +229,20 @@ async def test_every_reason_is_counted_from_the_start(
     await runtime.loads.refresh()
     await submit()
     assert counted(await client.get("/metrics")) == before | {("accepted", "no_worker"): 1}
+
+
+async def test_a_forecasts_error_is_counted_when_the_start_is_seen(
+    client: httpx.AsyncClient,
+    runtime: Runtime,
+    engine: AsyncEngine,
+    epoch: JobQueue,
+    submit: Submit,
+    worker: HandWorker,
+) -> None:
+    await worker_with(engine)
+    await runtime.loads.refresh()
+    job = await submit(**BODY)
+    await worker.start(job)
+    for _ in range(2):
+        assert (await client.get(job["urls"]["self"])).json()["status"] == "running"
+    assert 'penstock_forecast_error_seconds_count{tier="standard"} 1.0' in (await client.get("/metrics")).text

@@ -9,7 +9,21 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import breakers, leases, read, rescue, resync, sharing, store, timekeeping
+from app.jobs import (
+    breakers,
+    forecast,
+    hopeless,
+    leases,
+    lengths,
+    loads,
+    read,
+    rescue,
+    resync,
+    sharing,
+    store,
+    timekeeping,
+    why,
+)
 from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
@@ -59,7 +73,7 @@ FILL_LETTERS = text("""
     INSERT INTO dead_letters (job_id, reservation, attempt, pool, tenant_id, reason, signature, fingerprint, evidence)
     SELECT id, 1, 1, pool, tenant_id, 'engine_crashes', '', 'x', '{}' FROM jobs LIMIT 30000
 """)
-SMALL = {"workers", "models", "budgets", "breakers"}  # so few rows that reading them all is right
+SMALL = {"workers", "models", "budgets", "breakers", "tenants"}  # so few rows that reading them all is right
 
 
 class Recorder:
@@ -130,8 +144,15 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     )
     queued = (await recorder._conn.execute(text("SELECT id, gen FROM jobs WHERE status = 'queued' LIMIT 8"))).all()
     await recorder.execute(
-        store._START, {"ids": [r.id for r in queued], "gens": [r.gen for r in queued], "incarnation": incarnation}
+        store._START,
+        {"ids": [r.id for r in queued], "gens": [r.gen for r in queued], "incarnation": incarnation, "pace": 0.1},
     )
+    await hopeless.expire_hopeless(recorder, lambda *_: lengths.UNKNOWN)
+    await lengths.read_lengths(recorder, "t7", "tiny")
+    await forecast.ahead_of(recorder, queued[-1].id, own_tokens=0)
+    await why.read_facts(recorder, "t7", queued[-1].id)
+    await recorder.execute(loads._WORKERS)
+    await recorder.execute(loads._QUEUED)
     await store.load(recorder, incarnation, [r.id for r in queued])
     await store.lock_attempts(recorder, [(r.id, 1) for r in queued])
     await store.lock_incarnations(recorder, [incarnation])
