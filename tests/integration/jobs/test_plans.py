@@ -1,7 +1,9 @@
 """Does each query that runs in a loop use its index? Shown by EXPLAIN on a table with many ended jobs and few live ones."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -9,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import breakers, leases, read, rescue, resync, store, timekeeping
+from app.jobs import breakers, held, leases, read, rescue, resync, store, timekeeping
 from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
@@ -101,6 +103,26 @@ async def recorder(engine: AsyncEngine) -> Any:
         yield Recorder(conn)
 
 
+async def hold_some(conn: AsyncConnection) -> UUID:
+    """20 jobs of one tenant that wait for a budget, and there is room."""
+    budget_id = new_id()
+    await conn.execute(
+        text(
+            "INSERT INTO budgets (id, tenant_id, metric, period, hard_limit) VALUES (:id, 't7', 'requests', 'day', 1)"
+        ),
+        {"id": budget_id},
+    )
+    await conn.execute(
+        text("""
+            UPDATE jobs SET held_by = :id, reservation = 0, tenant_id = 't7', not_before = now() + interval '1 day'
+            WHERE id IN (SELECT id FROM jobs WHERE status = 'queued' AND not_before IS NULL LIMIT 20)
+        """),
+        {"id": budget_id},
+    )
+    await conn.execute(text("ANALYZE jobs"))
+    return budget_id
+
+
 async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) -> None:
     fate = store.Fate(3, 10, 3, 1, 300)
     incarnation = await open_lease(recorder._conn)
@@ -110,6 +132,10 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await leases.bury_expired(recorder, ttl_s=15)
     await rescue.reap_orphans(recorder, fate=fate, random=Random(1))
     await timekeeping.wake_due(recorder)
+    line = await hold_some(recorder._conn)
+    assert await held.ready_budgets(recorder) == [line]
+    assert len((await recorder.execute(held._LINE, {"budget": line, "most": 500})).all()) == 20
+    await recorder.execute(held._POSTPONE, {"budget": line, "until": datetime(2099, 1, 1, tzinfo=UTC)})
     await timekeeping.expire_queued(recorder)
     await timekeeping.forget_keys(recorder, ttl_s=60)
     await recorder.execute(
