@@ -69,7 +69,7 @@ _POSTPONE = text("""
 
 async def ready_budgets(conn: AsyncConnection) -> list[UUID]:
     """The budgets in whose lines something is to be done: the first could have its turn, or its date has come."""
-    return list(await conn.scalars(_READY))
+    return [row.budget_id for row in await conn.execute(_READY)]
 
 
 async def wake_line(conn: AsyncConnection, budget_id: UUID, *, most: int = 500) -> dict[str, list[Nomination]]:

@@ -61,7 +61,7 @@ FILL_LETTERS = text("""
     INSERT INTO dead_letters (job_id, reservation, attempt, pool, tenant_id, reason, signature, fingerprint, evidence)
     SELECT id, 1, 1, pool, tenant_id, 'engine_crashes', '', 'x', '{}' FROM jobs LIMIT 30000
 """)
-SMALL = {"workers", "models", "budgets", "breakers"}  # so few rows that reading them all is right
+SMALL = {"workers", "models", "budgets", "budget_windows", "breakers"}  # so few rows that reading them all is right
 
 
 class Recorder:
