@@ -19,7 +19,10 @@ _READY = text("""
         (SELECT held_by FROM jobs WHERE held_by IS NOT NULL ORDER BY held_by LIMIT 1)
         UNION ALL
         SELECT (SELECT held_by FROM jobs WHERE held_by > held.budget_id ORDER BY held_by LIMIT 1)
-        FROM held WHERE held.budget_id IS NOT NULL)
+        FROM held WHERE held.budget_id IS NOT NULL),
+    due AS (
+        SELECT DISTINCT held_by FROM jobs
+        WHERE status = 'queued' AND not_before <= statement_timestamp() AND held_by IS NOT NULL)
     SELECT held.budget_id
     FROM held
     CROSS JOIN LATERAL (
@@ -28,7 +31,7 @@ _READY = text("""
     LEFT JOIN budgets b ON b.id = held.budget_id
     LEFT JOIN budget_windows w ON w.budget_id = b.id
         AND w.window_start = CASE b.period WHEN 'total' THEN 'epoch'::timestamptz ELSE date_trunc(b.period, now()) END
-    WHERE b.id IS NULL OR b.retired_at IS NOT NULL OR head.not_before <= now()
+    WHERE b.id IS NULL OR b.retired_at IS NOT NULL OR held.budget_id IN (SELECT held_by FROM due)
        OR coalesce(w.used + w.reserved, 0) + CASE b.metric
             WHEN 'input_tokens' THEN head.prompt_tokens
             WHEN 'output_tokens' THEN head.n * head.max_tokens
@@ -66,7 +69,7 @@ _POSTPONE = text("""
 
 async def ready_budgets(conn: AsyncConnection) -> list[UUID]:
     """The budgets in whose lines something is to be done: the first could have its turn, or its date has come."""
-    return list(await conn.scalars(_READY))
+    return [row.budget_id for row in await conn.execute(_READY)]
 
 
 async def wake_line(conn: AsyncConnection, budget_id: UUID, *, most: int = 500) -> dict[str, list[Nomination]]:

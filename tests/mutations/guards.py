@@ -121,6 +121,14 @@ GUARDS = (
         ),
     ),
     Guard(
+        "reserve-before-start",
+        "a job that waits for a budget can't start, whoever nominates it",
+        (Patch("app/jobs/store.py", "      AND jobs.reservation > 0\n", ""),),
+        (
+            "tests/integration/jobs/test_spending.py::test_a_nomination_of_a_held_job_starts_nothing_though_its_time_has_come",
+        ),
+    ),
+    Guard(
         "lease-recheck-start",
         "nothing starts under a lease that has ended",
         (

@@ -1,7 +1,9 @@
 """Does each query that runs in a loop use its index? Shown by EXPLAIN on a table with many ended jobs and few live ones."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -12,6 +14,7 @@ from app.ids import new_id
 from app.jobs import (
     breakers,
     forecast,
+    held,
     hopeless,
     leases,
     lengths,
@@ -73,7 +76,14 @@ FILL_LETTERS = text("""
     INSERT INTO dead_letters (job_id, reservation, attempt, pool, tenant_id, reason, signature, fingerprint, evidence)
     SELECT id, 1, 1, pool, tenant_id, 'engine_crashes', '', 'x', '{}' FROM jobs LIMIT 30000
 """)
-SMALL = {"workers", "models", "budgets", "breakers", "tenants"}  # so few rows that reading them all is right
+SMALL = {
+    "workers",
+    "models",
+    "budgets",
+    "budget_windows",
+    "breakers",
+    "tenants",
+}  # so few rows that reading them all is right
 
 
 class Recorder:
@@ -115,6 +125,26 @@ async def recorder(engine: AsyncEngine) -> Any:
         yield Recorder(conn)
 
 
+async def hold_some(conn: AsyncConnection) -> UUID:
+    """20 jobs of one tenant that wait for a budget, and there is room."""
+    budget_id = new_id()
+    await conn.execute(
+        text(
+            "INSERT INTO budgets (id, tenant_id, metric, period, hard_limit) VALUES (:id, 't7', 'requests', 'day', 1)"
+        ),
+        {"id": budget_id},
+    )
+    await conn.execute(
+        text("""
+            UPDATE jobs SET held_by = :id, reservation = 0, tenant_id = 't7', not_before = now() + interval '1 day'
+            WHERE id IN (SELECT id FROM jobs WHERE status = 'queued' AND not_before IS NULL LIMIT 20)
+        """),
+        {"id": budget_id},
+    )
+    await conn.execute(text("ANALYZE jobs"))
+    return budget_id
+
+
 async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) -> None:
     fate = store.Fate(3, 10, 3, 1, 300)
     incarnation = await open_lease(recorder._conn)
@@ -124,6 +154,10 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await leases.bury_expired(recorder, ttl_s=15)
     await rescue.reap_orphans(recorder, fate=fate, random=Random(1))
     await timekeeping.wake_due(recorder)
+    line = await hold_some(recorder._conn)
+    assert await held.ready_budgets(recorder) == [line]
+    assert len((await recorder.execute(held._LINE, {"budget": line, "most": 500})).all()) == 20
+    await recorder.execute(held._POSTPONE, {"budget": line, "until": datetime(2099, 1, 1, tzinfo=UTC)})
     await timekeeping.expire_queued(recorder)
     await sharing.hand_on(recorder)
     shared = {
