@@ -68,8 +68,8 @@ class Charge:
 class RateLimiter:
     """The rate limits as one API process holds its callers to them.
 
-    While Redis is away the process decides by itself, for `local_share` of each limit, and no request waits for Redis. What it lets in
-    meanwhile it tells Redis when that is back, before it asks for anything else.
+    While Redis is away the process decides by itself, for `local_share` of each limit, and no request waits for Redis. When that is back
+    it is told the levels that are known here, which hold what was let in meanwhile, before it is asked for anything else.
     """
 
     def __init__(
@@ -199,6 +199,7 @@ class RateLimiter:
         self._looked_at = self._clock.monotonic()
         if not self._is_away:
             self._is_away = True
+            self._memory.doubt()
             emit(log, logging.WARNING, "rates.local", error=error)
 
     def _look_for_redis(self) -> None:
@@ -208,7 +209,7 @@ class RateLimiter:
             self._look = asyncio.create_task(self._return())
 
     async def _return(self) -> None:
-        """Tell Redis what was let in without it. What is let in while that is told goes along with its bucket's next request."""
+        """Tell Redis what it may not know. What is let in while that is told goes along with its bucket's next request."""
         self._looked_at = self._clock.monotonic()
         try:
             await at_most(TIMEOUT_S, self._ping())
