@@ -4,13 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, grammars, overload, quantization, rebuild
+from benchmarks import chaos, claims, engine, fairness, grammars, overload, quantization, rebuild
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
     "chaos": chaos,
     "claims": claims,
     "engine": engine,
+    "fairness": fairness,
     "grammars": grammars,
     "overload": overload,
     "quantization": quantization,
