@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import dead_letters, health, jobs, models, openapi, problems
+from app.api import budgets, dead_letters, health, jobs, keys, models, openapi, prices, problems, tenants
 from app.api.access import AccessLog
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
@@ -45,7 +45,10 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    routers = (jobs.router, dead_letters.router, models.router, health.router, problems.router)
+    routers = (
+        jobs.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router, models.router,
+        health.router, problems.router,
+    )  # fmt: skip
     for router in routers:
         app.include_router(router)
     app.state.all_routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]

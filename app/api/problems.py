@@ -22,6 +22,7 @@ from app.errors import (
     ModelUnavailable,
     NotFound,
     PenstockError,
+    QueueLimitReached,
     Unauthenticated,
     Unavailable,
 )
@@ -100,7 +101,7 @@ def _standing_headers(error: PenstockError) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, ModelUnavailable):
         return {"Retry-After": str(error.extra["retry_after_s"])}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | QueueLimitReached):
         # Spread, so that those who were refused together don't come back together.
         return {"Retry-After": str(random.randint(1, 4))}  # noqa: S311
     return {}

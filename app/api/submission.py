@@ -21,6 +21,7 @@ from app.jobs.submit import (
     prepare_fallback,
 )
 from app.killpoints import kill_point
+from app.quotas.rights import check_rights, check_size
 from app.webhooks.address import check_url
 
 NOMINATE_TIMEOUT_S = 1.0  # a Redis that hangs holds up no answer for longer; the sweeper finds what this loses
@@ -50,6 +51,7 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     Raises:
         InvalidRequest: a rule is broken (or PromptTooLong, UnknownModel).
         IdempotencyMismatch: the key came with another body before.
+        TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached: its tenant may not.
         BudgetExhausted: a budget can't hold it.
         ModelUnavailable: the model's breaker is open, and so is the fallback's, if there is one.
         Unavailable: Postgres doesn't answer, or too much is being prepared.
@@ -60,11 +62,14 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     replay = await _replay(runtime, submission)
     if replay is not None:
         return replay
+    check_rights(submission.caller.rights, tier=request.tier)
     models = await _models(runtime, request)
     refusing = await _refusing(runtime, models)
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
     candidates = await _prepare(runtime, submission, models)
+    for each in candidates:
+        _check_size(submission, each)
     names = {each.model for each in refusing}
     for prepared in candidates:
         if prepared.model.name in names:
@@ -74,6 +79,16 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
         except _NoProbeLeft as refused:
             refusing.append(refused.standing)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+
+
+def _check_size(submission: Submission, prepared: PreparedJob) -> None:
+    check_size(
+        submission.caller.rights,
+        prompt_tokens=len(prepared.prompt_ids),
+        n=prepared.request.n,
+        max_tokens=prepared.max_tokens,
+        prompt_field="messages" if prepared.request.messages is not None else "prompt",
+    )
 
 
 class _NoProbeLeft(Exception):

@@ -53,7 +53,7 @@ _APPLYING = text("""
     SELECT id, metric, hard_limit,
            CASE period WHEN 'total' THEN 'epoch'::timestamptz ELSE date_trunc(period, now()) END AS window_start
     FROM budgets
-    WHERE tenant_id = :tenant AND (api_key_id IS NULL OR api_key_id = :key)
+    WHERE tenant_id = :tenant AND (api_key_id IS NULL OR api_key_id = :key) AND retired_at IS NULL
     ORDER BY id
 """)
 _RESERVE = text("""
