@@ -132,22 +132,29 @@ async def test_schemathesis_finds_nothing(
         url = await api.url()
         async with httpx.AsyncClient(base_url=url, headers=tenant.auth) as client:
             ended = (await client.post("/v1/jobs", json={"prompt": "Once"})).json()
+            made = "/v1/admin/tenants/made"
+            assert (await client.post("/v1/admin/tenants", json={"id": "made"})).status_code == 201
+            key = (await client.post(f"{made}/keys", json={})).json()
+            budget = {"metric": "requests", "period": "day", "limit": 9}
+            budget = (await client.post(f"{made}/budgets", json=budget)).json()
         await kill(engine, [job_id_of(ended)], pool=model.pool)
+        real = {"/tenants/": "made", "/budgets/": budget["id"], "/keys/": key["prefix"], "/models/": model.name}
         schema = schemathesis.openapi.from_dict(document)
         schema.config.update(base_url=url)
         schema.config.generation.update(with_security_parameters=False)  # the key is always sent
         for result in schema.get_all_operations():
             operation = result.ok()
             with subtests.test(operation.label):
-                await asyncio.to_thread(attack, operation, mode, tenant, ended["id"])
+                found = next((name for part, name in real.items() if part in operation.path), ended["id"])
+                await asyncio.to_thread(attack, operation, mode, tenant, found)
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/readyz")).json()["status"] == "ready"
         crashes = [line for line in api.events() if line["level"] == "error"]
         assert crashes == []
 
 
-def attack(operation: Any, mode: GenerationMode, tenant: Tenant, job: str) -> None:
-    """Send what Schemathesis makes up, with a good key; every second time to a job that exists."""
+def attack(operation: Any, mode: GenerationMode, tenant: Tenant, real: str) -> None:
+    """Send what Schemathesis makes up, with a good key; every second time to something that exists."""
     turn = itertools.count()
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -160,8 +167,9 @@ def attack(operation: Any, mode: GenerationMode, tenant: Tenant, job: str) -> No
         suppress_health_check=list(HealthCheck),
     )
     def send(case: schemathesis.Case) -> None:
-        if mode is GenerationMode.POSITIVE and "id" in case.path_parameters and next(turn) % 2:
-            case.path_parameters["id"] = job
+        (name,) = set(case.path_parameters) & {"id", "prefix", "name"} or {None}
+        if mode is GenerationMode.POSITIVE and name is not None and next(turn) % 2:
+            case.path_parameters[name] = real
         case.call_and_validate(headers=tenant.auth, checks=CHECKS)
 
     try:
