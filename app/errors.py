@@ -57,6 +57,13 @@ class PromptTooLong(InvalidRequest):
     code = "prompt_too_long"
 
 
+class OverTenantLimit(InvalidRequest):
+    """This one request passes what its tenant may ask for at once; `param` names the field, `limit` what is allowed."""
+
+    code = "over_tenant_limit"
+    status = 400
+
+
 class UnknownModel(InvalidRequest):
     """No worker has ever registered this model."""
 
@@ -78,6 +85,18 @@ class Forbidden(PenstockError):
     code = "forbidden"
     status = 403
     retryable = False
+
+
+class TierNotAllowed(Forbidden):
+    """The tenant has no right to this tier; `allowed` names those that it has."""
+
+    code = "tier_not_allowed"
+
+
+class TenantSuspended(Forbidden):
+    """An operator has suspended the tenant: no new jobs are taken. Those that were accepted run on, and can be read and cancelled."""
+
+    code = "tenant_suspended"
 
 
 class NotFound(PenstockError):
@@ -104,6 +123,30 @@ class NotCancellable(PenstockError):
     retryable = False
 
 
+class AlreadyExists(PenstockError):
+    """There is such a thing already; `param` names what it is known by."""
+
+    code = "already_exists"
+    status = 409
+    retryable = False
+
+
+class KeyEnded(PenstockError):
+    """The API key can't be rotated: it was revoked, has expired, or was rotated before."""
+
+    code = "key_ended"
+    status = 409
+    retryable = False
+
+
+class BudgetRetired(PenstockError):
+    """The budget was retired: it can't be changed any more."""
+
+    code = "budget_retired"
+    status = 409
+    retryable = False
+
+
 class AlreadyResolved(PenstockError):
     """The dead letter was requeued or discarded before; `resolution`, `resolved_by` and `resolved_at` say how, by whom and when."""
 
@@ -126,6 +169,14 @@ class BudgetExhausted(PenstockError):
     code = "budget_exhausted"
     status = 429
     retryable = False
+
+
+class QueueLimitReached(PenstockError):
+    """As much of the tenant's work waits as may wait at a time. `reason` names the cap, `limit` and `queued` say how much."""
+
+    code = "queue_limit_reached"
+    status = 429
+    retryable = True
 
 
 class Unavailable(PenstockError):

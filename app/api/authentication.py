@@ -52,7 +52,7 @@ def caller_with(scope: str) -> Callable[..., Awaitable[Caller]]:
 
     async def caller(request: Request, credentials: Credentials) -> Caller:
         key = await _key_with(scope, request, credentials)
-        return Caller(key.tenant_id, key.id, key.limits)
+        return Caller(key.tenant_id, key.id, key.limits, key.rights)
 
     return caller
 

@@ -9,7 +9,22 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import autoscale, dead_letters, health, jobs, metrics, models, openapi, problems, quotes, why
+from app.api import (
+    autoscale,
+    budgets,
+    dead_letters,
+    health,
+    jobs,
+    keys,
+    metrics,
+    models,
+    openapi,
+    prices,
+    problems,
+    quotes,
+    tenants,
+    why,
+)
 from app.api.access import AccessLog
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
@@ -46,8 +61,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, quotes.router, why.router, dead_letters.router, models.router, autoscale.router, health.router, metrics.router,
-        problems.router,
+        jobs.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
+        models.router, autoscale.router, health.router, metrics.router, problems.router,
     )  # fmt: skip
     for router in routers:
         app.include_router(router)

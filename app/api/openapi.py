@@ -7,22 +7,26 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.documents import JobObject, Problem
-from app.api.letter_documents import DESCRIBED
+from app.api.letter_documents import DESCRIBED as LETTERS
+from app.api.quota_documents import DESCRIBED as QUOTAS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
+from app.jobs.prices import ModelChange
 from app.jobs.request import JobRequest
+from app.quotas.wanted import Because, BudgetChange, BudgetWanted, KeyRotation, KeyWanted, TenantChange, TenantWanted
 
 PROBLEM = "application/problem+json"
 _REF = "#/components/schemas/{model}"
 _REASONS = {
-    400: "The body isn't JSON, or not UTF-8.",
+    400: "The body isn't JSON, or not UTF-8; or one request passes its tenant's limits.",
     401: "No API key, or one that isn't valid.",
-    403: "The key lacks the scope.",
+    403: "The key lacks the scope, or the tenant may not: it is suspended, or has no right to the tier.",
     404: "There is no such thing, or it is another tenant's.",
-    409: "The job has ended otherwise, or its dead letter was resolved before.",
+    409: "It has ended otherwise, was resolved before, or there is such a thing already.",
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",
-    429: "A rate limit is reached (come back after `Retry-After` seconds), or a budget can't hold this job.",
+    429: "A rate limit is reached (come back after `Retry-After` seconds), a budget can't hold this job, or as much of the "
+    "tenant's work waits as may.",
     503: "A server that this request needs doesn't answer now, or the model fails too often; come back after `Retry-After` seconds.",
 }
 
@@ -85,7 +89,11 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}}
 
 
-BODIES: tuple[type[BaseModel], ...] = (JobRequest, RequeueRequest, DiscardRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
+    BudgetChange, ModelChange,
+)  # fmt: skip
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS)
 JOB_BODY = body_of(JobRequest)
 
 
@@ -127,7 +135,7 @@ def install(app: FastAPI) -> None:
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             # FastAPI drops nulls from examples: what has some is described anew.
-            described_anew: tuple[type[BaseModel], ...] = (*BODIES, JobObject, Problem, *DESCRIBED)
+            described_anew: tuple[type[BaseModel], ...] = (*BODIES, *DESCRIBED)
             for model in described_anew:
                 described = model.model_json_schema(ref_template=_REF)
                 schemas.update(described.pop("$defs", {}))

@@ -24,6 +24,7 @@ from app.errors import (
     NotFound,
     Overloaded,
     PenstockError,
+    QueueLimitReached,
     ShareExceeded,
     Unauthenticated,
     Unavailable,
@@ -106,7 +107,7 @@ def _standing_headers(error: PenstockError) -> dict[str, str]:
         return {"x-should-retry": "false"}  # the openai client would try a 429 again
     if isinstance(error, ModelUnavailable | Overloaded | ShareExceeded):
         return {"Retry-After": str(error.extra["retry_after_s"])}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | QueueLimitReached):
         # Spread, so that those who were refused together don't come back together.
         return {"Retry-After": str(random.randint(1, 4))}  # noqa: S311
     return {}

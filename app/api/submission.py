@@ -24,6 +24,7 @@ from app.jobs.submit import (
 )
 from app.killpoints import kill_point
 from app.quotas.rates import RateLimited
+from app.quotas.rights import check_rights, check_size
 from app.webhooks.address import check_url
 
 NOMINATE_TIMEOUT_S = 1.0  # a Redis that hangs holds up no answer for longer; the sweeper finds what this loses
@@ -89,6 +90,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
         InvalidRequest: a rule is broken (or PromptTooLong, UnknownModel).
         IdempotencyMismatch: the key came with another body before.
         RateLimited: key or tenant submit too fast (or ExceedsBurst).
+        TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached: its tenant may not.
         BudgetExhausted: a budget can't hold it.
         ModelUnavailable: the model's breaker is open, and so is the fallback's, if there is one.
         Overloaded: too much waits before it, or ShareExceeded: too much of its tenant's own. With a fallback: there, too.
@@ -101,6 +103,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
     replay = await _replay(runtime, submission)
     if replay is not None:
         return replay
+    check_rights(submission.caller.rights, tier=request.tier)
     models = await models_of(runtime, request)
     refusing = await _refusing(runtime, models)
     if len(refusing) == len(models):
@@ -109,7 +112,10 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
     with_room = _with_room(runtime, applicant, [each for each in models if each.name not in _names(refusing)])
     exhausted: BudgetExhausted | None = None
     with runtime.admission.hold(applicant, with_room[0]) as hold:
-        for prepared in await prepare_all(runtime, submission, models):
+        candidates = await prepare_all(runtime, submission, models)
+        for each in candidates:
+            _check_size(submission, each)
+        for prepared in candidates:
             if prepared.model not in with_room:
                 continue
             try:
@@ -141,6 +147,16 @@ def _with_room(runtime: Runtime, applicant: Applicant, models: list[Model]) -> l
     if not found and verdicts[0][1] is not None:
         raise runtime.admission.refuse(verdicts[0][1])
     return found
+
+
+def _check_size(submission: Submission, prepared: PreparedJob) -> None:
+    check_size(
+        submission.caller.rights,
+        prompt_tokens=len(prepared.prompt_ids),
+        n=prepared.request.n,
+        max_tokens=prepared.max_tokens,
+        prompt_field="messages" if prepared.request.messages is not None else "prompt",
+    )
 
 
 class _NoProbeLeft(Exception):

@@ -1,46 +1,43 @@
 """`penstock keys ...`: who may enter. Directly on the database: whoever can reach that is the operator."""
 
-import asyncio
 import sys
-from collections.abc import Sequence
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
-from app.db import create_engine
-from app.quotas import keys
+from app.cli.operating import document, in_transaction, print_rows, when, whole
+from app.errors import NotFound
+from app.quotas import key_acts, keys
+from app.quotas.wanted import KeyRotation, KeyWanted, checked
 from app.settings import Settings
 
-
-def create(settings: Settings, tenant: str, *, name: str, scopes: Sequence[str], expires_days: float | None) -> None:
-    """Make a key and print its token, the only time, on standard output."""
-    asyncio.run(_create(settings, tenant, name, scopes, expires_days))
+_PAGE = 500
+_COLUMNS = ("prefix", "tenant", "name", "scopes", "created", "expires", "state", "old secret")
 
 
-async def _create(
-    settings: Settings, tenant: str, name: str, scopes: Sequence[str], expires_days: float | None
-) -> None:
-    db = create_engine(settings, application_name="penstock-cli")
-    try:
-        async with db.begin() as conn:
-            is_new = await keys.ensure_tenant(conn, tenant)
-            _, token = await keys.create_key(
-                conn,
-                tenant,
-                pepper=settings.key_pepper.get_secret_value(),
-                name=name,
-                scopes=scopes,
-                expires_in_s=None if expires_days is None else expires_days * 86_400,
-                actor=actor(),
-            )
-    finally:
-        await db.dispose()
+def create(settings: Settings, tenant: str, options: dict[str, Any], *, expires_days: float | None) -> None:
+    """Make a key and print its token, the only time, on standard output; the tenant, too, if it is new.
+
+    Raises:
+        InvalidRequest: an option is out of its bounds.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("requests_per_minute", "request_burst", "tokens_per_minute", "token_burst"):
+        if name in given:
+            given[name] = whole(f"--{name.replace('_', '-')}", given[name])
+    if expires_days is not None:
+        given["expires_in_s"] = round(expires_days * 86_400)
+    wanted = checked(KeyWanted, given)
+    pepper = settings.key_pepper.get_secret_value()
+
+    async def act(conn: Any) -> tuple[bool, key_acts.FreshKey]:
+        is_new = await keys.ensure_tenant(conn, tenant, actor=actor())
+        return is_new, await key_acts.make_key(conn, tenant, wanted, pepper=pepper, actor=actor())
+
+    is_new, fresh = in_transaction(settings, act)
     if is_new:
         print(f"tenant {tenant} was new: it is made", file=sys.stderr)
-    print("keep it, it isn't shown again:", file=sys.stderr, flush=True)
-    print(token)
+    _hand_over(fresh)
 
 
 def webhook_secret(settings: Settings, tenant: str) -> None:
@@ -49,70 +46,79 @@ def webhook_secret(settings: Settings, tenant: str) -> None:
     Raises:
         NotFound: there is no such tenant.
     """
-    print(asyncio.run(_webhook_secret(settings, tenant)))
+    print(in_transaction(settings, lambda conn: keys.webhook_secret(conn, tenant, actor=actor())))
 
 
-async def _webhook_secret(settings: Settings, tenant: str) -> str:
-    db = create_engine(settings, application_name="penstock-cli")
-    try:
-        async with db.begin() as conn:
-            return await keys.webhook_secret(conn, tenant, actor=actor())
-    finally:
-        await db.dispose()
-
-
-def show(settings: Settings, tenant: str | None) -> None:
+def show(settings: Settings, tenant: str | None, *, as_json: bool = False) -> None:
     """Print the keys, oldest first, without their secrets."""
-    found = asyncio.run(_list(settings, tenant))
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("prefix", "tenant", "name", "scopes", "created", "expires", "state"):
-        table.add_column(column, no_wrap=True)
-    for each in found:
-        state = "revoked" if each.revoked_at else "valid"
-        expires = f"{each.expires_at:%Y-%m-%d %H:%M}" if each.expires_at else "never"
-        cells = (
-            each.prefix,
-            each.tenant_id,
-            each.name,
-            ",".join(each.scopes),
-            f"{each.created_at:%Y-%m-%d %H:%M}",
-            expires,
-            state,
+
+    async def act(conn: Any) -> list[key_acts.KeyView]:
+        found: list[key_acts.KeyView] = []
+        while page := await key_acts.list_keys(conn, tenant, limit=_PAGE, after=found[-1].id if found else None):
+            found += page
+        return found
+
+    found = in_transaction(settings, act)
+    if as_json:
+        for each in found:
+            print(document(each))
+        return
+    rows = [
+        (
+            each.prefix, each.tenant_id, each.name, ",".join(each.scopes), when(each.created_at, "-"),
+            when(each.expires_at, "never"), each.state,
+            f"{each.old_prefix} until {when(each.old_until, '-')}" if each.old_prefix else "-",
         )
-        table.add_row(*cells)
-        if not console.is_terminal:
-            print("\t".join(cells))
-    if console.is_terminal:
-        console.print(table if found else "no keys: `penstock keys create TENANT` makes one", highlight=False)
+        for each in found
+    ]  # fmt: skip
+    print_rows(_COLUMNS, rows, nothing="no keys: `penstock keys create TENANT` makes one")
 
 
-async def _list(settings: Settings, tenant: str | None) -> list[keys.ApiKey]:
-    db = create_engine(settings, application_name="penstock-cli")
+def rotate(settings: Settings, prefix: str, *, overlap_hours: float | None, expires_days: float | None) -> None:
+    """Give a key a new secret and print its token, the only time. The whole token is taken for its prefix.
+
+    Raises:
+        CommandFailed: there is no such key.
+        KeyEnded: it isn't valid, or was rotated before.
+        InvalidRequest: an option is out of its bounds.
+    """
+    given = {} if overlap_hours is None else {"overlap_s": round(overlap_hours * 3600)}
+    given |= {} if expires_days is None else {"expires_in_s": round(expires_days * 86_400)}
+    rotation = checked(KeyRotation, given)
+    pepper = settings.key_pepper.get_secret_value()
     try:
-        async with db.connect() as conn:
-            return await keys.list_keys(conn, tenant)
-    finally:
-        await db.dispose()
+        fresh = in_transaction(
+            settings, lambda conn: key_acts.rotate_key(conn, _prefix(prefix), rotation, pepper=pepper, actor=actor())
+        )
+    except NotFound:
+        raise _no_such(prefix) from None
+    until = f"valid until {when(fresh.key.old_until, '-')}" if fresh.key.old_until else "void"
+    print(f"the secret before is {until}", file=sys.stderr)
+    _hand_over(fresh)
 
 
 def revoke(settings: Settings, prefix: str) -> None:
     """Make a key invalid at once. The whole token is taken for its prefix.
 
     Raises:
-        CommandFailed: there is no such key that is valid.
+        CommandFailed: there is no such key.
     """
-    parts = prefix.split("_")
-    prefix = parts[1] if len(parts) > 1 and parts[0] == "pk" else prefix
-    if not asyncio.run(_revoke(settings, prefix)):
-        raise CommandFailed(f"there is no valid key with the prefix {prefix}: `penstock keys list` shows all")
-    print(f"{prefix} is revoked")
-
-
-async def _revoke(settings: Settings, prefix: str) -> bool:
-    db = create_engine(settings, application_name="penstock-cli")
     try:
-        async with db.begin() as conn:
-            return await keys.revoke_key(conn, prefix, actor=actor())
-    finally:
-        await db.dispose()
+        key = in_transaction(settings, lambda conn: key_acts.revoke_key(conn, _prefix(prefix), actor=actor()))
+    except NotFound:
+        raise _no_such(prefix) from None
+    print(f"{key.prefix} is revoked")
+
+
+def _hand_over(fresh: key_acts.FreshKey) -> None:
+    print("keep it, it isn't shown again:", file=sys.stderr, flush=True)
+    print(fresh.token)
+
+
+def _prefix(given: str) -> str:
+    parts = given.split("_")
+    return parts[1] if len(parts) > 1 and parts[0] == "pk" else given
+
+
+def _no_such(given: str) -> CommandFailed:
+    return CommandFailed(f"there is no key with the prefix {_prefix(given)}: `penstock keys list` shows all")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.cli.quota_commands import commands_of
+
 if TYPE_CHECKING:
     from app.cli.http import Target
     from app.settings import Settings
@@ -21,13 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 jobs_app = typer.Typer(help="List, show, cancel and watch jobs, over HTTP.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make, list and revoke API keys, directly on the database.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, list, rotate and revoke API keys, directly on the database.", no_args_is_help=True)
 dlq_app = typer.Typer(
     help="List, show, requeue and discard jobs that were given up, directly on the database.", no_args_is_help=True
 )
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
-models_app = typer.Typer(help="See and set models' circuit breakers, directly on the database.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="See and set models' circuit breakers and prices, directly on the database.", no_args_is_help=True
+)
 app.add_typer(models_app, name="models")
 app.add_typer(dlq_app, name="dlq")
 
@@ -67,6 +71,7 @@ Key = Annotated[
     typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out."),
 ]
 Pool = Annotated[str | None, typer.Option("--pool", help="Only this pool's: it bears the name of its model.")]
+ExpiresDays = Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")]
 OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
 OfReason = Annotated[
     str | None, typer.Option("--of-reason", help="Only those that died of this, such as engine_crashes.")
@@ -341,24 +346,52 @@ def create_key(
     scope: Annotated[
         list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")
     ] = None,
-    expires_days: Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")] = None,
+    expires_days: ExpiresDays = None,
+    requests_per_minute: Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")] = None,
+    request_burst: Annotated[str | None, typer.Option("--request-burst", help="So many at once.")] = None,
+    tokens_per_minute: Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")] = None,
+    token_burst: Annotated[str | None, typer.Option("--token-burst", help="So many at once.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it, the only time."""
     from app.cli import keys
 
-    scopes = [each.value for each in scope or [Scope.READ, Scope.WRITE]]
-    keys.create(_settings(data_dir), tenant, name=name, scopes=scopes, expires_days=expires_days)
+    options = {
+        "name": name, "scopes": [each.value for each in scope or [Scope.READ, Scope.WRITE]],
+        "requests_per_minute": requests_per_minute, "request_burst": request_burst,
+        "tokens_per_minute": tokens_per_minute, "token_burst": token_burst,
+    }  # fmt: skip
+    keys.create(_settings(data_dir), tenant, options, expires_days=expires_days)
 
 
 @keys_app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None, data_dir: DataDir = None
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+    data_dir: DataDir = None,
 ) -> None:
     """List keys, without their secrets."""
     from app.cli import keys
 
-    keys.show(_settings(data_dir), tenant)
+    keys.show(_settings(data_dir), tenant, as_json=as_json)
+
+
+@keys_app.command("rotate")
+def rotate_key(
+    prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")],
+    overlap_hours: Annotated[
+        float | None,
+        typer.Option("--overlap-hours", min=0, help="How long the secret before stays valid.  [default: 24]"),
+    ] = None,
+    expires_days: Annotated[
+        float | None, typer.Option("--expires-days", min=0, help="From now on; as before, if left out.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a key a new secret and print it, the only time; budgets, rates and scopes stay."""
+    from app.cli import keys
+
+    keys.rotate(_settings(data_dir), prefix, overlap_hours=overlap_hours, expires_days=expires_days)
 
 
 @keys_app.command("webhook-secret")
@@ -402,6 +435,25 @@ def breaker(
     from app.cli import models
 
     models.breaker(_settings(data_dir), model, mode.value if mode else None)
+
+
+@models_app.command("price")
+def price(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    input_price: Annotated[
+        int | None, typer.Option("--input", min=0, help="Millionths of the currency for a million tokens of prompt.")
+    ] = None,
+    output_price: Annotated[int | None, typer.Option("--output", min=0, help="The same, of output.")] = None,
+    fallback: Annotated[
+        str | None, typer.Option("--fallback", metavar="NAME|none", help="Stands in for jobs that name no fallback.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a model's prices and fallback, or change them; a job pays the price of its submission."""
+    from app.cli import models
+
+    options = {"input_price": input_price, "output_price": output_price, "fallback": fallback}
+    models.price(_settings(data_dir), model, {name: each for name, each in options.items() if each is not None})
 
 
 @dlq_app.command("list")
@@ -580,6 +632,10 @@ def _become(module: str, **options: object) -> None:
     _ = config.sqlalchemy_url, config.required_redis_url  # said here in one line, rather than in a log
     environment = process_environment(config)
     os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606
+
+
+for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
+    app.add_typer(_commands, name=_name)
 
 
 if __name__ == "__main__":

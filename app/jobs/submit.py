@@ -13,7 +13,14 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import IdempotencyMismatch, InvalidRequest, PromptTooLong, Unavailable
+from app.errors import (
+    IdempotencyMismatch,
+    InvalidRequest,
+    PromptTooLong,
+    QueueLimitReached,
+    TenantSuspended,
+    Unavailable,
+)
 from app.ids import new_id
 from app.jobs import tables as t
 from app.jobs.models import Model
@@ -23,7 +30,9 @@ from app.jobs.spending import Answer, Ask, let_in, prices_of
 from app.jobs.tokenizing import PromptEncoder
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Prices
+from app.quotas.caps import hold_to_caps
 from app.quotas.limits import NO_LIMITS, Limits
+from app.quotas.rights import ALL_RIGHTS, Rights
 from app.redis import RedisError
 from app.settings import Settings
 
@@ -37,6 +46,7 @@ class Caller:
     tenant_id: str
     api_key_id: UUID | None
     limits: Limits = NO_LIMITS
+    rights: Rights = ALL_RIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +161,20 @@ async def accept(
     With `idempotency_key`, `prepared` is one job, and a key that was used before gives the first job.
 
     Raises:
+        TenantSuspended: the tenant may submit nothing now.
+        QueueLimitReached: its caps have no room for them (or OverTenantLimit: they never will).
         BudgetExhausted: a budget can't hold them; roll back.
         IdempotencyMismatch: the key came with another body before.
     """
     assert idempotency_key is None or len(prepared) == 1
+    try:
+        await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=sum(each.cost for each in prepared))
+    except (QueueLimitReached, TenantSuspended):
+        # What the same key has made a moment ago is a promise, full or not: that request held the lock before us.
+        first = await find_replay(conn, caller, idempotency_key, prepared[0].request) if idempotency_key else None
+        if first is None:
+            raise
+        return [first]
     prices = await prices_of(conn, {each.model.name for each in prepared})
     await _insert_jobs(conn, caller, prepared, prices)
     if idempotency_key is not None:

@@ -156,6 +156,8 @@ jobs = Table(
     Index(
         "ix_jobs_queued", "pool", "eligible_at", "id", postgresql_where=text("status = 'queued' AND not_before IS NULL")
     ),
+    # The caps: how much of a tenant's work waits.
+    Index("ix_jobs_waiting", "tenant_id", postgresql_where=text("status = 'queued'")),
     # The timekeeper: retries that are due, deadlines that passed.
     Index("ix_jobs_due", "not_before", postgresql_where=text("status = 'queued' AND not_before IS NOT NULL")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("status = 'queued' AND deadline_at IS NOT NULL")),

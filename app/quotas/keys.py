@@ -4,12 +4,12 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import and_, case, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,9 +17,10 @@ from app.errors import InvalidRequest, NotFound, Unauthenticated
 from app.ids import new_id
 from app.quotas.acts import record_act
 from app.quotas.limits import LIMIT_COLUMNS, NO_LIMITS, Limits, read_limits
+from app.quotas.rights import ALL_RIGHTS, RIGHT_COLUMNS, Rights, read_rights
 from app.quotas.tables import api_keys, tenants
+from app.quotas.wanted import SCOPES
 
-SCOPES = ("jobs:read", "jobs:write", "admin")
 _PREFIX_HEX = 12
 
 
@@ -36,14 +37,31 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     limits: Limits = NO_LIMITS  # what `authenticate` has read with it; lists don't
+    rights: Rights = ALL_RIGHTS  # of its tenant: what `authenticate` has read with it
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A fresh secret: what is stored of it, and the token, which is shown once and stored nowhere."""
+
+    prefix: str
+    hash: bytes
+    token: str
+
+
+def new_secret(pepper: str) -> Secret:
+    """A token of 256 random bits behind a prefix for the look-up."""
+    prefix = secrets.token_hex(_PREFIX_HEX // 2)
+    token = f"pk_{prefix}_{secrets.token_urlsafe(32)}"
+    return Secret(prefix, _digest(token, pepper), token)
 
 
 def _digest(token: str, pepper: str) -> bytes:
     return hmac.new(pepper.encode(), token.encode(), hashlib.sha256).digest()
 
 
-async def ensure_tenant(conn: AsyncConnection, tenant_id: str) -> bool:
-    """Make the tenant if there is none of this id; return whether it is new.
+async def ensure_tenant(conn: AsyncConnection, tenant_id: str, *, actor: str | None = None) -> bool:
+    """Make the tenant if there is none of this id; return whether it is new. Where there is an actor, the act is written down.
 
     Raises:
         InvalidRequest: the id is no slug.
@@ -58,6 +76,8 @@ async def ensure_tenant(conn: AsyncConnection, tenant_id: str) -> bool:
         .on_conflict_do_nothing()
         .returning(tenants.c.id)
     )
+    if made is not None and actor is not None:
+        await record_act(conn, actor, "tenant.create", tenant_id, {"id": tenant_id})
     return made is not None
 
 
@@ -69,9 +89,10 @@ async def create_key(
     name: str = "",
     scopes: Sequence[str] = ("jobs:read", "jobs:write"),
     expires_in_s: float | None = None,
+    rates: Mapping[str, int | None] | None = None,
     actor: str,
 ) -> tuple[UUID, str]:
-    """Make a key for the tenant; return its id and the token, which can't be read again.
+    """Make a key for the tenant; return its id and the token, which can't be read again. `rates`: columns of `api_keys`.
 
     Raises:
         InvalidRequest: an unknown scope.
@@ -79,8 +100,7 @@ async def create_key(
     for scope in scopes:
         if scope not in SCOPES:
             raise InvalidRequest(f"scopes: {scope!r} is unknown; there are {', '.join(SCOPES)}", param="scopes")
-    prefix = secrets.token_hex(_PREFIX_HEX // 2)
-    token = f"pk_{prefix}_{secrets.token_urlsafe(32)}"
+    secret = new_secret(pepper)
     key_id = new_id()
     expiry = text("statement_timestamp() + make_interval(secs => :seconds)").bindparams(seconds=expires_in_s)
     await conn.execute(
@@ -88,14 +108,17 @@ async def create_key(
             id=key_id,
             tenant_id=tenant_id,
             name=name,
-            prefix=prefix,
-            hash=_digest(token, pepper),
+            prefix=secret.prefix,
+            hash=secret.hash,
             scopes=list(scopes),
             expires_at=None if expires_in_s is None else expiry,
+            **(rates or {}),
         )
     )
-    await record_act(conn, actor, "key.create", f"{tenant_id}/{prefix}", {"scopes": list(scopes), "name": name})
-    return key_id, token
+    limits = {name: value for name, value in (rates or {}).items() if value is not None}
+    detail = {"scopes": list(scopes), "name": name, "expires_in_s": expires_in_s} | limits
+    await record_act(conn, actor, "key.create", f"{tenant_id}/{secret.prefix}", detail)
+    return key_id, secret.token
 
 
 async def webhook_secret(conn: AsyncConnection, tenant_id: str, *, actor: str) -> str:
@@ -111,27 +134,6 @@ async def webhook_secret(conn: AsyncConnection, tenant_id: str, *, actor: str) -
     return str(secret)
 
 
-async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> bool:
-    """Make the key with this prefix invalid from now on; False where there is none, or it is revoked already."""
-    revoked = await conn.scalar(
-        update(api_keys)
-        .where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=text("statement_timestamp()"))
-        .returning(api_keys.c.tenant_id)
-    )
-    if revoked is not None:
-        await record_act(conn, actor, "key.revoke", f"{revoked}/{prefix}", {})
-    return revoked is not None
-
-
-async def list_keys(conn: AsyncConnection, tenant_id: str | None = None) -> list[ApiKey]:
-    """All keys, or those of one tenant, oldest first."""
-    query = select(*_COLUMNS).order_by(api_keys.c.id)
-    if tenant_id is not None:
-        query = query.where(api_keys.c.tenant_id == tenant_id)
-    return [_key(row) for row in await conn.execute(query)]
-
-
 async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> ApiKey:
     """The key behind a token, with the limits of key and tenant.
 
@@ -142,23 +144,26 @@ async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> Api
     refused = Unauthenticated("the API key isn't valid: check it, or have a new one made")
     if len(parts) != 3 or parts[0] != "pk" or len(parts[1]) != _PREFIX_HEX or not token.isascii():
         raise refused
-    row = (
-        await conn.execute(
-            select(
-                *_COLUMNS,
-                api_keys.c.hash,
-                (api_keys.c.expires_at <= text("statement_timestamp()")).label("expired"),
-                *LIMIT_COLUMNS,
-            )
-            .join_from(api_keys, tenants)
-            .where(api_keys.c.prefix == parts[1])
+    digest, prefix = _digest(token, pepper), api_keys.c.prefix == parts[1]
+    # The secret before the last rotation counts until its time is over.
+    old_prefix = and_(api_keys.c.old_prefix == parts[1], api_keys.c.old_until > text("statement_timestamp()"))
+    found = await conn.execute(
+        select(
+            *_COLUMNS,
+            case((prefix, api_keys.c.hash), else_=api_keys.c.old_hash).label("hash"),
+            (api_keys.c.expires_at <= text("statement_timestamp()")).label("expired"),
+            *LIMIT_COLUMNS,
+            *RIGHT_COLUMNS,
         )
-    ).one_or_none()
-    if row is None or not hmac.compare_digest(row.hash, _digest(token, pepper)) or row.revoked_at is not None:
+        .join_from(api_keys, tenants)
+        .where(or_(prefix, old_prefix))
+    )
+    row = next((each for each in found if hmac.compare_digest(each.hash, digest)), None)
+    if row is None or row.revoked_at is not None:
         raise refused
     if row.expired:
         raise Unauthenticated("the API key has expired: have a new one made")
-    return replace(_key(row[: len(_COLUMNS)]), limits=read_limits(row))
+    return replace(_key(row[: len(_COLUMNS)]), limits=read_limits(row), rights=read_rights(row))
 
 
 _COLUMNS = [

@@ -31,6 +31,12 @@ RATES = "tests/integration/quotas/test_rates.py"
 
 GUARDS = (
     Guard(
+        "caps-lock",
+        "submitters at once don't fill the same last place",
+        (Patch("app/quotas/caps.py", "    FOR NO KEY UPDATE\n", ""),),
+        ("tests/integration/quotas/test_caps.py::test_a_cap_is_used_up_to_the_last_job_and_token",),
+    ),
+    Guard(
         "fence-finish",
         "an attempt that is over ends nothing",
         (

@@ -16,10 +16,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.documents import JobObject, Problem
-from app.api.letter_documents import DESCRIBED
 from app.api.main import create_app
-from app.api.openapi import BODIES
+from app.api.openapi import BODIES, DESCRIBED
 from app.jobs.models import Model
 from app.jobs.request import JobRequest
 from app.settings import Settings
@@ -52,6 +50,23 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "GET /v1/admin/dead-letters/{id}": "getDeadLetter",
         "POST /v1/admin/dead-letters/requeue": "requeueDeadLetters",
         "POST /v1/admin/dead-letters/discard": "discardDeadLetters",
+        "GET /v1/admin/tenants": "listTenants",
+        "POST /v1/admin/tenants": "createTenant",
+        "GET /v1/admin/tenants/{id}": "getTenant",
+        "PATCH /v1/admin/tenants/{id}": "changeTenant",
+        "POST /v1/admin/tenants/{id}/suspend": "suspendTenant",
+        "POST /v1/admin/tenants/{id}/resume": "resumeTenant",
+        "GET /v1/admin/tenants/{id}/keys": "listKeys",
+        "POST /v1/admin/tenants/{id}/keys": "createKey",
+        "POST /v1/admin/keys/{prefix}/rotate": "rotateKey",
+        "POST /v1/admin/keys/{prefix}/revoke": "revokeKey",
+        "GET /v1/admin/tenants/{id}/budgets": "listBudgets",
+        "POST /v1/admin/tenants/{id}/budgets": "createBudget",
+        "GET /v1/admin/budgets/{id}": "getBudget",
+        "PATCH /v1/admin/budgets/{id}": "changeBudget",
+        "POST /v1/admin/budgets/{id}/retire": "retireBudget",
+        "GET /v1/admin/models/{name}": "getModelPrice",
+        "PATCH /v1/admin/models/{name}": "changeModelPrice",
         "GET /v1/models": "listModels",
         "POST /v1/jobs/quote": "quoteJob",
         "GET /v1/autoscale": "autoscale",
@@ -80,7 +95,7 @@ def test_the_body_is_the_request_itself(document: dict[str, Any]) -> None:
 
 def test_the_examples_are_valid(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for model in (*BODIES, JobObject, Problem, *DESCRIBED):
+    for model in (*BODIES, *DESCRIBED):
         assert schemas[model.__name__]["examples"]
         for example in schemas[model.__name__]["examples"]:
             model.model_validate(example)
@@ -120,22 +135,29 @@ async def test_schemathesis_finds_nothing(
         url = await api.url()
         async with httpx.AsyncClient(base_url=url, headers=tenant.auth) as client:
             ended = (await client.post("/v1/jobs", json={"prompt": "Once"})).json()
+            made = "/v1/admin/tenants/made"
+            assert (await client.post("/v1/admin/tenants", json={"id": "made"})).status_code == 201
+            key = (await client.post(f"{made}/keys", json={})).json()
+            budget = {"metric": "requests", "period": "day", "limit": 9}
+            budget = (await client.post(f"{made}/budgets", json=budget)).json()
         await kill(engine, [job_id_of(ended)], pool=model.pool)
+        real = {"/tenants/": "made", "/budgets/": budget["id"], "/keys/": key["prefix"], "/models/": model.name}
         schema = schemathesis.openapi.from_dict(document)
         schema.config.update(base_url=url)
         schema.config.generation.update(with_security_parameters=False)  # the key is always sent
         for result in schema.get_all_operations():
             operation = result.ok()
             with subtests.test(operation.label):
-                await asyncio.to_thread(attack, operation, mode, tenant, ended["id"])
+                found = next((name for part, name in real.items() if part in operation.path), ended["id"])
+                await asyncio.to_thread(attack, operation, mode, tenant, found)
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/readyz")).json()["status"] == "ready"
         crashes = [line for line in api.events() if line["level"] == "error"]
         assert crashes == []
 
 
-def attack(operation: Any, mode: GenerationMode, tenant: Tenant, job: str) -> None:
-    """Send what Schemathesis makes up, with a good key; every second time to a job that exists."""
+def attack(operation: Any, mode: GenerationMode, tenant: Tenant, real: str) -> None:
+    """Send what Schemathesis makes up, with a good key; every second time to something that exists."""
     turn = itertools.count()
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -148,8 +170,9 @@ def attack(operation: Any, mode: GenerationMode, tenant: Tenant, job: str) -> No
         suppress_health_check=list(HealthCheck),
     )
     def send(case: schemathesis.Case) -> None:
-        if mode is GenerationMode.POSITIVE and "id" in case.path_parameters and next(turn) % 2:
-            case.path_parameters["id"] = job
+        (name,) = set(case.path_parameters) & {"id", "prefix", "name"} or {None}
+        if mode is GenerationMode.POSITIVE and name is not None and next(turn) % 2:
+            case.path_parameters[name] = real
         case.call_and_validate(headers=tenant.auth, checks=CHECKS)
 
     try:

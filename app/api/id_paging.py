@@ -1,0 +1,84 @@
+"""Which page of a list that is ordered by id? The queries of the lists of tenants, keys and budgets, parsed strictly."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from app.api.paging import MAX_LIMIT, limit_of, one_of, wrong
+
+_MAX_ID_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class IdPage:
+    """What an operator wants to see: `limit` things whose ids come after `after`, and what filters were given."""
+
+    limit: int
+    after: str | None
+    chosen: Mapping[str, str]
+
+
+def parse_id_page(
+    query: QueryParams, *, default_limit: int, id_pattern: str, choices: Mapping[str, tuple[str, ...]]
+) -> IdPage:
+    """The page that a query string asks for. `id_pattern` is what a cursor may hold; `choices` are filters and their values.
+
+    Raises:
+        InvalidRequest: an unknown, repeated or malformed parameter.
+    """
+    names = ("cursor", "limit", *choices)
+    given: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if name not in names:
+            raise wrong(name.replace("\x00", "�")[:64], f"isn't a known parameter; there are {', '.join(names)}")
+        if name in given:
+            raise wrong(name, "is given twice")
+        given[name] = value
+    chosen = {name: given[name] for name, known in choices.items() if one_of(given, name, known) is not None}
+    return IdPage(limit_of(given, default_limit), _after(given, id_pattern), chosen)
+
+
+def id_cursor(last_id: str) -> str:
+    """The cursor of the page that begins after this id."""
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+
+
+def _after(given: dict[str, str], id_pattern: str) -> str | None:
+    value = given.get("cursor")
+    if value is None:
+        return None
+    try:
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,88}", value, re.ASCII):
+            found = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode()
+            if len(found) <= _MAX_ID_CHARS and re.fullmatch(id_pattern, found, re.ASCII) and id_cursor(found) == value:
+                return found
+    except (ValueError, binascii.Error):
+        pass
+    raise wrong("cursor", "isn't a cursor that a page has given")
+
+
+def query_of(choices: Mapping[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+    """The query as the OpenAPI document describes it."""
+    return [
+        {
+            "name": "cursor",
+            "in": "query",
+            "description": "`next_cursor` of the page before.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,88}$"},
+        },
+        {
+            "name": "limit",
+            "in": "query",
+            "description": "Most things of the page.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+        },
+        *(
+            {"name": name, "in": "query", "schema": {"type": "string", "enum": list(known)}}
+            for name, known in choices.items()
+        ),
+    ]

@@ -1,0 +1,58 @@
+"""How much of a tenant's work may wait at a time? Counted under a lock on its row, in the submission's own transaction."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import OverTenantLimit, QueueLimitReached
+from app.quotas.rights import suspended
+
+# One statement for all: a tenant that may wait without end isn't locked, and gives no row. NO KEY UPDATE leaves the foreign
+# keys of other inserts alone. It is the transaction's first lock: before idempotency keys and budgets.
+_LOCK = text("""
+    SELECT suspended_at, max_queued_jobs, max_queued_tokens FROM tenants
+    WHERE id = :tenant AND num_nonnulls(suspended_at, max_queued_jobs, max_queued_tokens) > 0
+    FOR NO KEY UPDATE
+""")
+# A statement of its own: its snapshot is taken when the lock is held, so it sees whatever was accepted before.
+_WAITING = text("""
+    SELECT count(*) AS jobs, coalesce(sum(prompt_tokens + CAST(n AS bigint) * max_tokens), 0)::bigint AS tokens
+    FROM jobs WHERE tenant_id = :tenant AND status = 'queued'
+""")
+
+
+async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, tokens: int) -> None:
+    """Refuse `jobs` more jobs of `tokens` in all, if the tenant's caps have no room for them, or it is suspended.
+
+    In the submission's transaction, before its rows are written. Submissions of a tenant that has caps come one after the
+    other from here to their commit, so what they accept never passes a cap, however many there are.
+
+    Raises:
+        TenantSuspended: no new jobs are taken.
+        OverTenantLimit: this wouldn't fit into an empty queue.
+        QueueLimitReached: there is no room now.
+    """
+    caps = (await conn.execute(_LOCK, {"tenant": tenant_id})).one_or_none()
+    if caps is None:
+        return
+    if caps.suspended_at is not None:
+        raise suspended()
+    if caps.max_queued_tokens is not None and tokens > caps.max_queued_tokens:
+        raise OverTenantLimit(
+            f"max_tokens: prompt + n x max_tokens is {tokens}, and this tenant may have at most {caps.max_queued_tokens} "
+            "tokens waiting: ask for less",
+            param="max_tokens",
+            limit=caps.max_queued_tokens,
+        )
+    waiting = (await conn.execute(_WAITING, {"tenant": tenant_id})).one()
+    for cap, unit, limit, now, more in (
+        ("max_queued_jobs", "jobs", caps.max_queued_jobs, waiting.jobs, jobs),
+        ("max_queued_tokens", "tokens", caps.max_queued_tokens, waiting.tokens, tokens),
+    ):
+        if limit is not None and now + more > limit:
+            raise QueueLimitReached(
+                f"{now} {unit} of this tenant wait, {more} more would pass the {limit} that may ({cap}): "
+                "come back when some have started, or have it raised",
+                reason=cap,
+                limit=limit,
+                queued=now,
+            )
