@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, grammars, quantization, rebuild
+from benchmarks import chaos, claims, engine, grammars, quantization, rebuild, simulate
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "grammars": grammars,
     "quantization": quantization,
     "rebuild": rebuild,
+    "simulate": simulate,
 }
 
 
