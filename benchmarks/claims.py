@@ -60,6 +60,7 @@ async def _measure(url: str, args: argparse.Namespace, result: Result) -> None:
         result.figures["streams"] = streams
         result.figures["bytes a job"] = (await _used_memory(redis) - empty) / args.queued
         result.figures["resident MiB"] = (await redis.info("memory"))["used_memory_rss"] / 2**20
+        rewriting = await _is_rewriting(redis)
         claimed = 0
         claims: list[float] = []
         acks: list[float] = []
@@ -79,6 +80,7 @@ async def _measure(url: str, args: argparse.Namespace, result: Result) -> None:
             result.figures[f"{name} p99 ms"] = statistics.quantiles(times, n=100)[98]
             result.figures[f"{name} worst ms"] = max(times)
         result.figures["claim and ack us in Redis, a job"] = await _script_us(redis) / claimed
+        result.figures["its file was rewritten meanwhile"] = rewriting or await _is_rewriting(redis)
         result.figures["claims timed"] = len(claims)
         result.figures["jobs claimed"] = claimed
         result.figures["empty claim us in Redis"] = await _empty_claim_us(redis)
@@ -108,6 +110,11 @@ async def _script_us(redis: Redis) -> float:
     stats = await redis.info("commandstats")
     await redis.config_resetstat()
     return float(stats.get("cmdstat_evalsha", {}).get("usec", 0))
+
+
+async def _is_rewriting(redis: Redis) -> bool:
+    """Whether a child of Redis rewrites the append-only file, which takes processor and disk from it."""
+    return bool((await redis.info("persistence"))["aof_rewrite_in_progress"])
 
 
 async def _empty_claim_us(redis: Redis) -> float:
