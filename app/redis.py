@@ -36,13 +36,20 @@ def create_redis(settings: Settings) -> Redis:
 
 
 class Scripts:
-    """Lua scripts of one package, by name. NOSCRIPT is handled by loading again (redis-py does it once a call)."""
+    """Lua scripts of one package, by name; `common.lua`, where there is one, stands before each of them.
+
+    NOSCRIPT is handled by loading again (redis-py does it once a call).
+    """
 
     def __init__(self, redis: Redis, package: str) -> None:
-        self._scripts: dict[str, AsyncScript] = {
-            path.name.removesuffix(".lua"): redis.register_script(path.read_text(encoding="utf-8"))
+        texts = {
+            path.name.removesuffix(".lua"): path.read_text(encoding="utf-8")
             for path in files(package).iterdir()
             if path.name.endswith(".lua")
+        }
+        common = texts.pop("common", "")
+        self._scripts: dict[str, AsyncScript] = {
+            name: redis.register_script(common + text) for name, text in texts.items()
         }
 
     async def run(self, name: str, keys: list[str], args: list[Any]) -> Any:

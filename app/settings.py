@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         30.0, description="A nomination that was claimed and not decided for so long is put back."
     )
 
+    # Fairness
+    aging_s: Seconds = Field(
+        60.0, description="A tier with waiting work that had no turn for so long gets one, out of turn."
+    )
+
     # Circuit breakers
     breaker_window_s: Seconds = Field(300.0, description="How far back a model's attempts count for its error rate.")
     breaker_min_attempts: int = Field(

@@ -29,7 +29,7 @@ CLAIMS = {
     "queue_stale": "each nomination is of a job that waits in Postgres",
     "queue_entry": "each nomination's entry is in its stream",
     "queue_depth": "the depth is the sum of the nominations",
-    "queue_active": "a tenant is in act while its stream holds what wasn't handed out, and not without a stream",
+    "queue_active": "a tenant is in act, or passed over in full, while its stream holds what wasn't handed out; never without a stream",
     "queue_claims": "no claim is undecided for longer than the time to put it back and the bound",
 }
 _PLACES = ("solo", "bisect", "interactiveagain", "interactive", "standardagain", "standard", "batchagain", "batch")
@@ -235,22 +235,27 @@ async def _look_at_streams(
     for place in _PLACES:
         tenants: Any = await redis.zrange(keys.active(place), 0, -1)
         active |= {(place, tenant.decode()) for tenant in tenants}
+    passed_over: Any = await redis.hgetall(keys.parked)
+    parked = {(place.decode(), tenant.decode()) for tenant, places in passed_over.items() for place in places.split()}
     for place, tenant in sorted(streams | active):
-        await _look_at_stream(redis, keys.stream(place, tenant), (place, tenant) in active, claim_s, look)
+        is_active, is_parked = (place, tenant) in active, (place, tenant) in parked
+        await _look_at_stream(redis, keys.stream(place, tenant), claim_s, look, active=is_active, parked=is_parked)
 
 
-async def _look_at_stream(redis: Redis, stream: str, is_active: bool, claim_s: float, look: _Look) -> None:
+async def _look_at_stream(
+    redis: Redis, stream: str, claim_s: float, look: _Look, *, active: bool, parked: bool
+) -> None:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.xinfo_groups(stream)
         pipe.xrevrange(stream, count=1)
         pipe.xpending_range(stream, "workers", "-", "+", 10, idle=int(claim_s * 1000))
         groups, newest, old = await pipe.execute(raise_on_error=False)
     if isinstance(groups, ResponseError):  # no such stream
-        if is_active:
+        if active:
             look.suspect("queue_active", stream, "a stream, as its tenant is in act", "none")
         return
     delivered = next((group["last-delivered-id"] for group in groups if group["name"] == b"workers"), b"0-0")
-    if newest and _place(newest[0][0]) > _place(delivered) and not is_active:
+    if newest and _place(newest[0][0]) > _place(delivered) and not active and not parked:
         look.suspect("queue_active", stream, "its tenant in act", f"not there, and {newest[0][0].decode()} waits")
     for claim in [] if isinstance(old, ResponseError) else old:
         seconds = claim["time_since_delivered"] / 1000

@@ -27,8 +27,33 @@ class PoolKeys:
 
     @property
     def tiers(self) -> str:
-        """Hash: tier -> weighted tokens served, for the deficit between tiers."""
+        """Hash: tier -> work charged / the tier's weight; `<tier>:at`: its last turn; `:now`: where the last claim stood."""
         return f"tiers:{self.prefix}"
+
+    @property
+    def terms(self) -> str:
+        """Hash: tenant -> `weight:cap`, of those that have either; `:version` says which state of Postgres it is."""
+        return f"ten:{self.prefix}"
+
+    @property
+    def running(self) -> str:
+        """Hash: job that was claimed or runs -> tenant:tier:tier's weight:tenant's weight:charged:cost."""
+        return f"run:{self.prefix}"
+
+    @property
+    def busy(self) -> str:
+        """Hash: tenant -> how many of its jobs stand in `running`."""
+        return f"busy:{self.prefix}"
+
+    @property
+    def parked(self) -> str:
+        """Hash: tenant at its cap -> the places in which claims pass it over."""
+        return f"full:{self.prefix}"
+
+    @property
+    def mean(self) -> str:
+        """Hash: tenant (`:all`: everyone) -> real work / cost, a moving mean: what a claim expects."""
+        return f"mean:{self.prefix}"
 
     @property
     def bell(self) -> str:
@@ -59,7 +84,7 @@ class PoolKeys:
         return f"act:{self.prefix}:{place}"
 
     def remembered(self, place: str) -> str:
-        """Hash: idle tenants -> the counter that they had."""
+        """Hash: idle and parked tenants -> the counter that they had; `:now`: where the last claim stood."""
         return f"vtc:{self.prefix}:{place}"
 
 

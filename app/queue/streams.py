@@ -1,10 +1,12 @@
 """How do nominations travel? Enqueue, claim, ack: each one Lua script, each harmless when repeated."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from app.queue.fairness import AGING_S, Terms
 from app.queue.keys import PoolKeys
 from app.queue.places import LANES, MAX_SOLO_SUSPECTS, PLACES, TIER_WEIGHTS, place_again
 from app.redis import Redis, Scripts
@@ -29,13 +31,33 @@ class Depth:
     tokens: int
 
 
-class JobQueue:
-    """One pool's queue in Redis. It nominates; only Postgres turns a nomination into work."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a worker can take in of one tier and those above it, at the cost of those below it."""
 
-    def __init__(self, redis: Redis, pool: str) -> None:
+    tokens: int
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job that has ended has really cost: `app.queue.fairness.work_of`."""
+
+    job_id: UUID
+    tokens: float
+
+
+class JobQueue:
+    """One pool's queue in Redis. It nominates; only Postgres turns a nomination into work.
+
+    `now`: Unix time in seconds, where it isn't Redis' own (a virtual clock).
+    """
+
+    def __init__(self, redis: Redis, pool: str, *, now: Callable[[], float] | None = None) -> None:
         self.redis = redis
         self.keys = PoolKeys(pool)
         self._scripts = Scripts(redis, "app.queue.lua")
+        self._now = now
 
     async def enqueue(self, nominations: Iterable[Nomination], *, force: bool = False) -> int | None:
         """Nominate each (job, gen) once; an older gen of the same job is taken out.
@@ -45,23 +67,42 @@ class JobQueue:
             `force`, will bring the jobs in their order.
         """
         keys = self.keys
-        args: list[str | int] = [keys.prefix, int(force)]
+        args: list[str | int] = [keys.prefix, int(force), self._time()]
         for each in nominations:
             args += [each.job_id.hex, each.gen, each.place, each.tenant, each.cost]
-        if len(args) == 2:
+        if len(args) == 3:
             return 0
         added = await self._scripts.run("enqueue", [keys.idx, keys.depth, keys.bell, keys.epoch, keys.tiers], args)
         return None if added < 0 else int(added)
 
-    async def claim(self, consumer: str, *, max_jobs: int, room: int) -> list[Nomination]:
+    async def claim(
+        self,
+        consumer: str,
+        *,
+        max_jobs: int,
+        room: int | Mapping[str, Room],
+        lead: int = 0,
+        aging_s: float = AGING_S,
+    ) -> list[Nomination]:
         """Take nominations worth up to `room` tokens (the last may pass it) and at most `max_jobs`.
 
         While suspects wait, they are all that is handed out: one, or one group of them. They run without company.
+
+        Args:
+            consumer: who claims.
+            max_jobs: most jobs.
+            room: tokens for all tiers together; or what each tier may take, where higher ones may take it from lower ones.
+            lead: tokens that a tier may run ahead of its share where the tier whose turn it is has no room.
+            aging_s: a tier that had no turn for so long gets one, out of turn.
         """
         keys = self.keys
-        args: list[str | int] = [keys.prefix, consumer, max_jobs, room, MAX_SOLO_SUSPECTS]
+        most = room if isinstance(room, int) else max((each.tokens for each in room.values()), default=0)
+        args: list[str | int | float] = [
+            keys.prefix, consumer, max_jobs, most, MAX_SOLO_SUSPECTS, lead, aging_s, self._time(),
+        ]  # fmt: skip
         for tier, weight in TIER_WEIGHTS.items():
-            args += [tier, weight]
+            own = Room(room, max_jobs) if isinstance(room, int) else room[tier]
+            args += [tier, weight, own.tokens, own.jobs]
         flat: list[bytes] = await self._scripts.run("claim", [keys.idx, keys.tiers, keys.pend, keys.depth], args)
         return [
             Nomination(UUID(hex=job.decode()), int(gen), place.decode(), tenant.decode(), int(cost))
@@ -76,6 +117,68 @@ class JobQueue:
         if len(args) == 1:
             return 0
         return int(await self._scripts.run("ack", [self.keys.idx, self.keys.depth], args))
+
+    async def put_back(self, refused: Iterable[tuple[UUID, int]]) -> int:
+        """Nominate claimed (job, gen) again, at the end of their stream: their tenant is at its cap, and is passed over for now."""
+        args: list[str | int] = [self.keys.prefix]
+        for job_id, gen in refused:
+            args += [job_id.hex, gen]
+        return int(await self._scripts.run("put_back", [self.keys.idx], args)) if len(args) > 1 else 0
+
+    async def true_up(self, ended: Iterable[Work]) -> int:
+        """Charge tenants and tiers what these jobs have really cost, instead of what their claims expected.
+
+        Returns:
+            How many were known to run. Repeating it changes nothing; what is lost leaves the expectation charged.
+        """
+        return await self._end_runs((each.job_id, each.tokens) for each in ended)
+
+    async def release(self, never_ran: Iterable[UUID]) -> int:
+        """These claimed jobs don't run, or run again later: take back what their claims charged. Return how many were known."""
+        return await self._end_runs((job_id, "-") for job_id in never_ran)
+
+    async def forget_running(self, ended: Iterable[UUID]) -> int:
+        """These jobs have ended, nobody knows how: what was expected of them stays charged. Return how many were known."""
+        return await self._end_runs((job_id, "?") for job_id in ended)
+
+    async def _end_runs(self, ends: Iterable[tuple[UUID, float | str]]) -> int:
+        args: list[str | float] = [self.keys.prefix]
+        for job_id, work in ends:
+            args += [job_id.hex, work]
+        return int(await self._scripts.run("true_up", [], args)) if len(args) > 1 else 0
+
+    async def share(self, terms: Mapping[str, Terms]) -> bool:
+        """Make these tenants' terms hold in this pool; others have weight 1 and no cap.
+
+        Returns:
+            Whether anything had to be put right besides: counts, tenants that were passed over for no reason.
+        """
+        pairs = sorted(
+            (tenant, f"{each.weight}:{'' if each.cap is None else each.cap}") for tenant, each in terms.items()
+        )
+        flat = [text for pair in pairs for text in pair]
+        version = hashlib.sha256("\n".join(flat).encode()).hexdigest()[:16]
+        if await self.redis.hget(self.keys.terms, ":version") == version.encode():
+            version, flat = "", []
+        return bool(await self._scripts.run("share", [], [self.keys.prefix, version, *flat]))
+
+    async def running(self, page: int = 1000) -> AsyncIterator[dict[UUID, str]]:
+        """Every job that is known to be claimed or to run, with its tenant, in pages of about this size."""
+        cursor = 0
+        while True:
+            reply: Any = await self.redis.hscan(self.keys.running, cursor, count=page)
+            cursor, found = reply
+            if found:
+                yield {UUID(hex=job.decode()): value.partition(b":")[0].decode() for job, value in found.items()}
+            if cursor == 0:
+                return
+
+    async def adopt(self, running: Mapping[UUID, str]) -> int:
+        """Count these jobs (job -> tenant) as running: a Redis that lost its memory didn't know. Return how many it didn't."""
+        args: list[str] = [self.keys.prefix]
+        for job_id, tenant in running.items():
+            args += [job_id.hex, tenant]
+        return int(await self._scripts.run("adopt", [], args)) if len(args) > 1 else 0
 
     async def renominate(self, *, idle_s: float, most: int = 200) -> int:
         """Put back what was claimed and not decided for `idle_s`; return how many."""
@@ -139,6 +242,9 @@ class JobQueue:
     async def has_epoch(self) -> bool:
         """Whether this Redis remembers the pool. False after a loss: rebuild."""
         return bool(await self.redis.exists(self.keys.epoch))
+
+    def _time(self) -> str:
+        return "" if self._now is None else repr(self._now())
 
     async def open_epoch(self, name: str) -> None:
         """Say that this Redis now knows all that waits."""

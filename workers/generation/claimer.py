@@ -11,11 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PenstockError
 from app.jobs import store
-from app.jobs.states import tier_rank
+from app.jobs.caps import within_caps
+from app.jobs.states import TIERS, tier_rank
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
 from app.queue.checkpoints import read_checkpoint
 from app.queue.events import JobEvent, Publication
+from app.queue.streams import Room
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.engine.protocol import Grammar, Request, SamplingParams
@@ -32,20 +34,27 @@ _CHECKPOINT_TIMEOUT_S = 2.0
 _RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
 
 
-def room(worker: WorkerContext) -> tuple[int, int]:
-    """(jobs, tokens) that may be claimed now. A full batch keeps a few jobs at hand, so that no step waits for a claim."""
+def room(worker: WorkerContext) -> dict[str, Room]:
+    """What may be claimed now of each tier: what the engine can take in, at the cost of lower tiers where it must be.
+
+    A full batch keeps a few jobs at hand, so that no step waits for a claim.
+    """
     stats, info = worker.stats, worker.engine.info
     spare = max(1, info.max_num_seqs // 8)
-    jobs = info.max_num_seqs + spare - worker.num_sequences
-    if stats.kv_blocks_total == 0:
-        tokens = info.num_blocks * info.block_size  # no step yet
-    else:
-        tokens = stats.token_room
-    # What was handed over but hasn't brought a token yet isn't in the engine's figures for sure.
-    tokens -= sum(job.cost for job in worker.hand.values() if not job.has_output)
-    if not worker.hand:
-        tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
-    return max(0, min(jobs, _MAX_CLAIM)), max(0, tokens)
+    rooms = {}
+    for rank, tier in enumerate(TIERS):
+        above = [job for job in worker.hand.values() if tier_rank(job.started.tier) <= rank]
+        if stats.kv_blocks_total == 0:
+            tokens = info.num_blocks * info.block_size  # no step yet
+        else:
+            tokens = stats.room_for(rank)
+        # What was handed over but hasn't brought a token yet isn't in the engine's figures for sure.
+        tokens -= sum(job.cost for job in above if not job.has_output)
+        if not worker.hand:
+            tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
+        jobs = info.max_num_seqs + spare - sum(job.num_unfinished for job in above)
+        rooms[tier] = Room(max(0, tokens), max(0, min(jobs, _MAX_CLAIM)))
+    return rooms
 
 
 async def claim_forever(worker: WorkerContext, finisher: Finisher) -> None:
@@ -54,14 +63,55 @@ async def claim_forever(worker: WorkerContext, finisher: Finisher) -> None:
     Raises:
         LeaseLost: Postgres says that this incarnation is dead.
     """
-    while not worker.is_draining:
-        try:
-            await _claim_once(worker, finisher)
-        except (RedisError, SQLAlchemyError, OSError) as error:
-            # Nothing is lost: an undecided nomination is put back by the sweeper, a start whose commit is unknown is
-            # found at the next lease renewal.
-            emit(log, logging.WARNING, "claim_failed", error=error)
-            await _until_postgres_answers(worker)
+    bell = _Bell(worker)
+    try:
+        while not worker.is_draining:
+            try:
+                await _claim_once(worker, finisher, bell)
+            except (RedisError, SQLAlchemyError, OSError) as error:
+                # Nothing is lost: an undecided nomination is put back by the sweeper, a start whose commit is unknown is
+                # found at the next lease renewal.
+                emit(log, logging.WARNING, "claim_failed", error=error)
+                await _until_postgres_answers(worker)
+    finally:
+        bell.close()
+
+
+class _Bell:
+    """Waits for the queue's bell and for room at once. A wait for the bell goes on across claims: it holds a connection."""
+
+    def __init__(self, worker: WorkerContext) -> None:
+        self._worker = worker
+        self._ringing: asyncio.Task[bool] | None = None
+
+    async def wait(self, rooms: dict[str, Room]) -> None:
+        """Until the bell rang or its time is over, or a tier that had no room has some. Raises RedisError."""
+        full = [tier for tier, each in rooms.items() if not _can_take(each)]
+        if self._ringing is None:
+            self._ringing = asyncio.create_task(self._worker.queue.wait_for_bell(_BELL_WAIT_S))
+        while not self._ringing.done():
+            change = asyncio.create_task(self._worker.wait_for_change(_BELL_WAIT_S))
+            try:
+                await asyncio.wait({self._ringing, change}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
+            if self._worker.is_draining:
+                return
+            if full and not self._ringing.done():
+                now = room(self._worker)
+                if any(_can_take(now[tier]) for tier in full):
+                    return
+        ringing, self._ringing = self._ringing, None
+        await ringing
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._ringing is not None and not self._ringing.cancel() and not self._ringing.cancelled():
+            self._ringing.exception()  # seen: whoever asks Redis next is told the same
+
+
+def _can_take(each: Room) -> bool:
+    return each.tokens > 0 and each.jobs > 0
 
 
 async def _until_postgres_answers(worker: WorkerContext) -> None:
@@ -76,26 +126,38 @@ async def _until_postgres_answers(worker: WorkerContext) -> None:
         return
 
 
-async def _claim_once(worker: WorkerContext, finisher: Finisher) -> None:
+async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) -> None:
     await worker.is_fit.wait()
-    jobs, tokens = room(worker)
-    if jobs <= 0 or tokens <= 0:
+    rooms = room(worker)
+    jobs = max((each.jobs for each in rooms.values() if _can_take(each)), default=0)
+    if jobs == 0:
         await worker.wait_for_change(_BELL_WAIT_S)
         return
-    nominated = await worker.queue.claim(worker.incarnation.hex, max_jobs=jobs, room=tokens)
+    nominated = await worker.queue.claim(
+        worker.incarnation.hex,
+        max_jobs=jobs,
+        room=rooms,
+        lead=worker.stats.token_capacity,
+        aging_s=worker.settings.aging_s,
+    )
     if not nominated:
-        await worker.queue.wait_for_bell(_BELL_WAIT_S)
+        await bell.wait(rooms)
         return
     kill_point("worker.after_claim")
     async with worker.db.begin() as conn:
-        started = await store.start(conn, worker.incarnation, nominated)
+        admitted = await within_caps(conn, nominated)
+        started = await store.start(conn, worker.incarnation, admitted)
     kill_point("worker.after_start")
     # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
     requests = take_in(worker, finisher, started)
     worker.alone |= {request_id_of(each) for each in started if each.lane != "normal"}
     try:
         # From the commit on the lease protects the job; what wasn't started is stale. Both leave Redis.
-        await worker.queue.ack([(each.job_id, each.gen) for each in nominated])
+        await worker.queue.ack([(each.job_id, each.gen) for each in admitted])
+        running = {each.job_id for each in started}
+        await worker.queue.release([each.job_id for each in admitted if each.job_id not in running])
+        let_in = {each.job_id for each in admitted}
+        await worker.queue.put_back([(each.job_id, each.gen) for each in nominated if each.job_id not in let_in])
     except RedisError as error:
         emit(log, logging.WARNING, "ack_failed", error=error)
     if worker.alone:

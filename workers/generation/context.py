@@ -60,11 +60,7 @@ class WorkerContext:
     @property
     def num_sequences(self) -> int:
         """Sequences that the engine was given and that haven't ended."""
-        return sum(
-            sum(choice.finish_reason is None for choice in job.choices)
-            for job in self.hand.values()
-            if not job.is_ending
-        )
+        return sum(job.num_unfinished for job in self.hand.values())
 
     def find(self, job_id: UUID) -> RunningJob | None:
         """The job in the hand."""

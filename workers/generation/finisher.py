@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,11 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db import has_lost_connection, is_outage
 from app.jobs.dead.announce import announce_ends
 from app.jobs.finish import Ending, finish, has_finished
+from app.jobs.notices import Used
 from app.jobs.rescue import Rescued, give_back, retire
 from app.jobs.states import EndStatus, Lane
 from app.jobs.store import Cause, GivenBack
 from app.killpoints import kill_point
 from app.queue.events import JobEvent, Publication
+from app.queue.fairness import work_of
+from app.queue.streams import Work
 from app.racing import race
 from app.redis import RedisError
 from app.telemetry import emit
@@ -96,7 +100,10 @@ class Finisher:
             GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane)
             for job in jobs
         ]
-        await self._rescue(lambda conn: give_back(conn, given, self._worker.fate, self._worker.random))
+        await self._rescue(
+            lambda conn: give_back(conn, given, self._worker.fate, self._worker.random),
+            [job.started.job_id for job in jobs],
+        )
         for job in jobs:
             self._worker.drop(job.request_id)
 
@@ -111,7 +118,9 @@ class Finisher:
         worker = self._worker
         await self._rescue(lambda conn: retire(conn, worker.incarnation, fate=worker.fate, random=worker.random))
 
-    async def _rescue(self, work: Callable[[AsyncConnection], Awaitable[Rescued]]) -> None:
+    async def _rescue(
+        self, work: Callable[[AsyncConnection], Awaitable[Rescued]], given_back: Sequence[UUID] = ()
+    ) -> None:
         while True:
             try:
                 async with self._worker.db.begin() as conn:
@@ -122,7 +131,7 @@ class Finisher:
                     raise
                 emit(log, logging.WARNING, "give_back_failed", error=error)
                 await asyncio.sleep(_RETRY_S)
-        await self._spread(rescued)
+        await self._spread(rescued, given_back)
 
     async def _write(self, batch: list[tuple[RunningJob, Ending]]) -> None:
         """Write until it is written. After an unknown COMMIT the repetition finds the rows ended and changes nothing."""
@@ -185,13 +194,19 @@ class Finisher:
             await self._worker.events.publish(publications)
             ends = [(ending.job_id, ending.status) for _, ending in ended]
             await announce_ends(self._worker.db, self._worker.queue.redis, ends)
+            await self._worker.queue.true_up([Work(ending.job_id, _work_of(ending.used)) for _, ending in ended])
         except RedisError as error:
             emit(log, logging.WARNING, "publish_failed", error=error)
 
-    async def _spread(self, rescued: Rescued) -> None:
+    async def _spread(self, rescued: Rescued, given_back: Sequence[UUID]) -> None:
         try:
+            await self._worker.queue.release(given_back)  # before the next claim can charge them again
             for nominations in rescued.nominations.values():
                 await self._worker.queue.enqueue(nominations)
             await announce_ends(self._worker.db, self._worker.queue.redis, rescued.ended)
         except RedisError as error:
             emit(log, logging.WARNING, "enqueue_failed", error=error)  # the sweeper brings them
+
+
+def _work_of(used: Used) -> float:
+    return work_of(used.prompt_tokens, used.cached_tokens, used.completion_tokens)

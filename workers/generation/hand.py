@@ -131,6 +131,11 @@ class RunningJob:
         return sum(len(choice.token_ids) for choice in self.choices)
 
     @property
+    def num_unfinished(self) -> int:
+        """Choices that hold a place in the engine."""
+        return 0 if self.is_ending else sum(choice.finish_reason is None for choice in self.choices)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)

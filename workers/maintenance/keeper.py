@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.db import has_lost_connection
 from app.ids import new_id
-from app.jobs import breakers, rescue, resync, timekeeping
+from app.jobs import breakers, caps, rescue, resync, timekeeping
 from app.jobs import tables as t
 from app.jobs.breaker import Rules
 from app.jobs.dead.announce import announce_ends
@@ -57,6 +57,7 @@ class Keeper:
             "rebuild": (settings.sweep_every_s / 2, self.rebuild),
             "sweep": (settings.sweep_every_s, self.sweep),
             "renominate": (settings.sweep_every_s, self.renominate),
+            "share": (settings.sweep_every_s, self.share),
             "wake": (settings.expire_every_s, self.wake),
             "expire": (settings.expire_every_s, self.expire),
             "breakers": (settings.breaker_every_s, self.breakers),
@@ -84,6 +85,7 @@ class Keeper:
         for queue in await self._pools():
             if await queue.has_epoch():
                 continue
+            await self._share([queue], everyone=True)
             found = await resync.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
             await queue.open_epoch(new_id().hex)
             emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=found)
@@ -107,6 +109,10 @@ class Keeper:
     async def renominate(self) -> int:
         """Put back nominations whose worker died before it decided them."""
         return sum([await queue.renominate(idle_s=self._settings.renominate_after_s) for queue in await self._pools()])
+
+    async def share(self) -> int:
+        """Tell the queues the tenants' weights and caps, and, where there are caps, who really runs."""
+        return await self._share(await self._pools())
 
     async def wake(self) -> int:
         """Nominate retries whose delay is over."""
@@ -145,7 +151,7 @@ class Keeper:
             mended += await resync.sweep(self._db, queue, SweepCursor(), grace_s=grace_s, deep=True)
             mended += await resync.drop_stale(self._db, queue)
             mended += await queue.recount()
-        return mended
+        return mended + await self._share(await self._pools(), everyone=True)
 
     async def forget(self) -> int:
         """Delete Idempotency-Keys that are past their time, and self-tests of machines that aren't there any more."""
@@ -157,6 +163,12 @@ class Keeper:
             total += found
             if found < _PAGE:
                 return total
+
+    async def _share(self, queues: Sequence[JobQueue], *, everyone: bool = False) -> int:
+        async with self._db.connect() as conn:
+            shares = await caps.read_shares(conn, everyone=everyone)
+        recount = everyone or bool(shares.caps)
+        return sum([await caps.keep_shares(self._db, queue, shares, recount=recount) for queue in queues])
 
     async def _repeat(self, name: str, every_s: float, work: Callable[[], Awaitable[int]]) -> None:
         while True:

@@ -3,7 +3,6 @@
 -- ARGV  prefix, then 2 for each job: job gen
 -- Returns the number taken out.
 local idx, depth = KEYS[1], KEYS[2]
-local prefix = ARGV[1]
 if (#ARGV - 1) % 2 ~= 0 then return redis.error_reply('ERR ack wants 2 arguments for each job') end
 local taken = 0
 for i = 2, #ARGV, 2 do
@@ -21,12 +20,7 @@ for i = 2, #ARGV, 2 do
     -- An entry that is pending is still in the stream, so an empty stream has nothing pending.
     if redis.call('XLEN', q) == 0 then
       redis.call('DEL', q)
-      local act = 'act:' .. prefix .. ':' .. place
-      local counter = redis.call('ZSCORE', act, tenant)
-      if counter then
-        redis.call('ZREM', act, tenant)
-        redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
-      end
+      retire(place, tenant)
     end
     taken = taken + 1
   end

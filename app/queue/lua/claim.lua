@@ -1,73 +1,155 @@
 -- claim: hand out nominations for as many tokens as the worker has room for: suspects first and alone, else tier by weight and in it
 -- what ran before, tenant by least served, oldest first.
 -- KEYS  idx tiers pend depth
--- ARGV  prefix, consumer, max_jobs, room (tokens; the last job may pass it), group (least size of a group of suspects), then tier and
---       weight in turn, first the one that wins ties
+-- ARGV  prefix, consumer, max_jobs, room (tokens of all together; the last job may pass it), group (least size of a group of suspects),
+--       lead (tokens), aging (seconds), now (seconds; '' = TIME), then 4 for each tier, first the one that wins ties and may take from
+--       those behind it: tier weight room jobs
 -- Returns a flat list, 5 for each job: job gen place tenant cost
 local idx, tiers, pend, depth = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix, consumer, max_jobs, room, group = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-if not max_jobs or not room or not group then return redis.error_reply('ERR claim: max_jobs, room and group are numbers') end
-local now = redis.call('TIME')[1]
+local consumer, max_jobs, room, group = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local lead, aging = tonumber(ARGV[6]), tonumber(ARGV[7])
+if not (max_jobs and room and group and lead and aging) or (#ARGV - 8) % 4 ~= 0 then
+  return redis.error_reply('ERR claim: max_jobs, room, group, lead and aging are numbers, and each tier has 4 arguments')
+end
+local time = redis.call('TIME')
+local now = tonumber(ARGV[8]) or tonumber(time[1]) + tonumber(time[2]) / 1000000
 local claimed, looks = {}, max_jobs + 1000
 local lane  -- of the suspects that this claim hands out, if it does
 
-local function has_work(place) return redis.call('EXISTS', 'act:' .. prefix .. ':' .. place) == 1 end
+local known_work = {}
+local function has_work(place)
+  if known_work[place] == nil then known_work[place] = redis.call('EXISTS', 'act:' .. prefix .. ':' .. place) == 1 end
+  return known_work[place]
+end
 
--- Where to look now, and for work that wasn't charged yet the tier and weight to charge. Of the tiers the one with work whose weighted
--- service is least: over time they share 16:4:1, and none starves.
+local each_tier, by_name, fields = {}, {}, {}
+for i = 9, #ARGV, 4 do
+  local tier = {name = ARGV[i], weight = tonumber(ARGV[i + 1]), room = tonumber(ARGV[i + 2]), jobs = tonumber(ARGV[i + 3])}
+  tier.rank = #each_tier + 1
+  each_tier[tier.rank], by_name[tier.name] = tier, tier
+  fields[#fields + 1] = tier.name
+  fields[#fields + 1] = tier.name .. ':at'
+end
+local values = redis.call('HMGET', tiers, unpack(fields))
+for rank, tier in ipairs(each_tier) do
+  tier.served, tier.at = tonumber(values[2 * rank - 1] or '0'), tonumber(values[2 * rank] or '0')
+end
+
+-- Of the tiers with work the one whose weighted service is least: over time they share 16:4:1, and none starves. One that had no turn
+-- for too long goes first, once. Where the one whose turn it is has no room, a tier that may take room from it runs ahead of its
+-- share, by `lead` tokens at most: then it waits, until the other has had its turn.
+local function next_tier()
+  local due, best
+  for _, tier in ipairs(each_tier) do
+    if has_work(tier.name) or has_work(tier.name .. 'again') then
+      local has_room = tier.room > 0 and tier.jobs > 0
+      if has_room and now - tier.at >= aging then return tier end
+      if not due or tier.served < due.served then due = tier end
+      if has_room and (not best or tier.served < best.served) then best = tier end
+    end
+  end
+  if best and best ~= due and (best.served - due.served) * best.weight > lead then return nil end
+  return best
+end
+
+-- Where to look now, and the tier to charge.
 local function next_place()
   for _, each in ipairs({'solo', 'bisect'}) do
     if (not lane or lane == each) and has_work(each) then return each end
   end
   if lane then return nil end
-  local best, best_weight, best_served
-  for i = 6, #ARGV, 2 do
-    if has_work(ARGV[i]) or has_work(ARGV[i] .. 'again') then
-      local served = tonumber(redis.call('HGET', tiers, ARGV[i]) or '0')
-      if not best or served < best_served then best, best_weight, best_served = ARGV[i], tonumber(ARGV[i + 1]), served end
+  local tier = next_tier()
+  if not tier then return nil end
+  if has_work(tier.name .. 'again') then return tier.name .. 'again', tier end
+  return tier.name, tier
+end
+
+local terms = {}  -- by tenant, read once a claim
+local function look_up(tenant)
+  if not terms[tenant] then
+    local weight, cap = terms_of(tenant)
+    local mean = redis.call('HGET', 'mean:' .. prefix, tenant) or redis.call('HGET', 'mean:' .. prefix, ':all')
+    terms[tenant] = {weight = weight, cap = cap, mean = tonumber(mean or '1')}
+  end
+  return terms[tenant]
+end
+
+local function is_at_cap(tenant)
+  local cap = look_up(tenant).cap
+  return cap and tonumber(redis.call('HGET', 'busy:' .. prefix, tenant) or '0') >= cap
+end
+
+-- The claim charges what the job is expected to cost: what its tenant's jobs have really cost so far, of what they may cost.
+local function charge(place, tier, tenant, job, cost)
+  local its = look_up(tenant)
+  local work = math.max(1, math.floor(cost * its.mean + 0.5))
+  redis.call('ZINCRBY', 'act:' .. prefix .. ':' .. place, work / its.weight, tenant)
+  if tier and place ~= tier.name then move_counter(tier.name, tenant, work / its.weight) end
+  if tier then
+    tier.served = tonumber(redis.call('HINCRBYFLOAT', tiers, tier.name, work / tier.weight))
+    for rank = tier.rank, #each_tier do
+      each_tier[rank].room, each_tier[rank].jobs = each_tier[rank].room - cost, each_tier[rank].jobs - 1
     end
   end
-  if best and has_work(best .. 'again') then return best .. 'again' end
-  return best, best, best_weight
+  local mark = tier and (tier.name .. ':' .. tier.weight) or (place .. ':0')
+  local value = string.format('%s:%s:%d:%d:%d', tenant, mark, its.weight, work, cost)
+  if redis.call('HSETNX', 'run:' .. prefix, job, value) == 0 then  -- an older claim of it was never decided
+    settle(job, 0)
+    redis.call('HSET', 'run:' .. prefix, job, value)
+  end
+  redis.call('HINCRBY', 'busy:' .. prefix, tenant, 1)
 end
 
-local function retire(act, place, tenant)
-  local counter = redis.call('ZSCORE', act, tenant)
-  redis.call('ZREM', act, tenant)
-  redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
-end
-
+local marks = {}  -- place -> the counter of whom it served last, as it was: where one who returns from idle begins
+local tier_marks = {}
 while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
   looks = looks - 1
-  local place, tier, weight = next_place()
+  local place, tier = next_place()
   if not place then break end
-  local act = 'act:' .. prefix .. ':' .. place
-  local tenant = redis.call('ZRANGE', act, 0, 0)[1]
-  local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
-  local reply = redis.call('EXISTS', q) == 1
-    and redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', 1, 'STREAMS', q, '>')
-  if not reply then
-    retire(act, place, tenant)
+  local least = redis.call('ZRANGE', 'act:' .. prefix .. ':' .. place, 0, 0, 'WITHSCORES')
+  local tenant = least[1]
+  if not tenant then
+    known_work[place] = false
+  elseif is_at_cap(tenant) then
+    park(place, tenant)
+    known_work[place] = nil
   else
-    local entry, fields = reply[1][2][1][1], reply[1][2][1][2]
-    local job, gen, cost = fields[2], fields[4], fields[6]
-    if redis.call('HGET', idx, job) == gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry then
-      redis.call('ZINCRBY', act, cost, tenant)
-      if tier then redis.call('HINCRBYFLOAT', tiers, tier, tonumber(cost) / weight) end
-      redis.call('ZADD', pend, 'NX', now, q)
-      room = room - tonumber(cost)
-      for _, value in ipairs({job, gen, place, tenant, cost}) do claimed[#claimed + 1] = value end
-      if not lane and place == 'solo' then
-        lane, max_jobs = place, 1
-      elseif not lane and place == 'bisect' then
-        local waiting = tonumber(redis.call('HGET', depth, 'bisect:jobs') or '0')
-        lane, max_jobs = place, math.min(max_jobs, math.max(group, math.ceil(waiting / 2)))
-      end
+    local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
+    local reply = redis.call('EXISTS', q) == 1
+      and redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', 1, 'STREAMS', q, '>')
+    if not reply then
+      retire(place, tenant)
+      known_work[place] = nil
     else
-      redis.call('XACK', q, 'workers', entry)
-      redis.call('XDEL', q, entry)
-      if redis.call('XLEN', q) == 0 then redis.call('DEL', q); retire(act, place, tenant) end
+      local entry, item = reply[1][2][1][1], reply[1][2][1][2]
+      local job, gen, cost = item[2], item[4], item[6]
+      if redis.call('HGET', idx, job) == gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry then
+        marks[place] = least[2]
+        if tier then
+          tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'] = now, now, tier.served
+        end
+        charge(place, tier, tenant, job, tonumber(cost))
+        redis.call('ZADD', pend, 'NX', time[1], q)
+        room = room - tonumber(cost)
+        for _, value in ipairs({job, gen, place, tenant, cost}) do claimed[#claimed + 1] = value end
+        if not lane and place == 'solo' then
+          lane, max_jobs = place, 1
+        elseif not lane and place == 'bisect' then
+          local waiting = tonumber(redis.call('HGET', depth, 'bisect:jobs') or '0')
+          lane, max_jobs = place, math.min(max_jobs, math.max(group, math.ceil(waiting / 2)))
+        end
+      else
+        redis.call('XACK', q, 'workers', entry)
+        redis.call('XDEL', q, entry)
+        if redis.call('XLEN', q) == 0 then
+          redis.call('DEL', q)
+          retire(place, tenant)
+          known_work[place] = nil
+        end
+      end
     end
   end
 end
+for place, counter in pairs(marks) do redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, ':now', counter) end
+for field, value in pairs(tier_marks) do redis.call('HSET', tiers, field, string.format('%.17g', value)) end
 return claimed

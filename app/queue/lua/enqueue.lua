@@ -1,42 +1,38 @@
 -- enqueue: nominate jobs, each (job, gen) at most once; an older gen of the same job is taken out.
 -- KEYS  idx depth bell epoch tiers
--- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), then 5 for each job: job gen place tenant cost
+-- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), now (seconds; '' = TIME), then 5 for each job:
+--       job gen place tenant cost
 -- Returns the number of jobs added, or -1 where the epoch is missing: this Redis lost its memory, and the rebuild will bring the
 -- job in its order.
 local idx, depth, bell, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix, force = ARGV[1], ARGV[2]
-if (#ARGV - 2) % 5 ~= 0 then return redis.error_reply('ERR enqueue wants 5 arguments for each job') end
-for i = 3, #ARGV, 5 do
+local force, now = ARGV[2], tonumber(ARGV[3] or '') or tonumber(redis.call('TIME')[1])
+if (#ARGV - 3) % 5 ~= 0 then return redis.error_reply('ERR enqueue wants 5 arguments for each job') end
+for i = 4, #ARGV, 5 do
   if not tonumber(ARGV[i + 1]) or not tonumber(ARGV[i + 4]) then return redis.error_reply('ERR enqueue: gen and cost are numbers') end
 end
 if force ~= '1' and redis.call('EXISTS', epoch) == 0 then return -1 end
 
--- A tier or tenant that returns from idle is lifted to the least counter of the active ones, so that idling saves no credit
--- (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2).
-local function activate(place, tenant)
-  local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
-  if redis.call('ZSCORE', act, tenant) then return end
-  local counter = tonumber(redis.call('HGET', vtc, tenant) or '0')
-  local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')
-  if least[2] then
-    counter = math.max(counter, tonumber(least[2]))
-  elseif place ~= 'solo' and place ~= 'bisect' then
-    local tier = string.match(place, '^(%a+)again$') or place
-    local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
-    for _, other in ipairs({'interactive', 'standard', 'batch'}) do
-      if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other, 'act:' .. prefix .. ':' .. other .. 'again') > 0 then
-        local value = tonumber(redis.call('HGET', tiers, other) or '0')
-        if not floor or value < floor then floor = value end
-      end
+-- A tier that returns from idle is lifted as a tenant is.
+local awake = {solo = true, bisect = true}
+local function wake_tier(place)
+  local tier = tier_of(place)
+  if awake[tier] then return end
+  awake[tier] = true
+  if redis.call('EXISTS', 'act:' .. prefix .. ':' .. tier, 'act:' .. prefix .. ':' .. tier .. 'again') > 0 then return end
+  local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
+  for _, other in ipairs({'interactive', 'standard', 'batch'}) do
+    if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other, 'act:' .. prefix .. ':' .. other .. 'again') > 0 then
+      local value = tonumber(redis.call('HGET', tiers, other) or '0')
+      if not floor or value < floor then floor = value end
     end
-    if floor and floor > own then redis.call('HSET', tiers, tier, tostring(floor)) end
   end
-  redis.call('ZADD', act, tostring(counter), tenant)
-  redis.call('HDEL', vtc, tenant)
+  floor = floor or tonumber(redis.call('HGET', tiers, ':now') or '0')
+  redis.call('HSET', tiers, tier, string.format('%.17g', math.max(own, floor)), tier .. ':at', string.format('%.17g', now))
 end
 
+local any_parked = redis.call('EXISTS', 'full:' .. prefix) == 1
 local added = 0
-for i = 3, #ARGV, 5 do
+for i = 4, #ARGV, 5 do
   local job, gen, place, tenant, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local known = redis.call('HGET', idx, job)
   local old_gen, old_place, old_tenant, old_cost, old_entry
@@ -55,7 +51,9 @@ for i = 3, #ARGV, 5 do
     redis.call('HSET', idx, job, gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry)
     redis.call('HINCRBY', depth, place .. ':jobs', 1)
     redis.call('HINCRBY', depth, place .. ':tokens', tonumber(cost))
-    activate(place, tenant)
+    if tonumber(gen) > 1 then settle(job, 0) end  -- what its last claim charged; the next charges anew
+    wake_tier(place)
+    if not any_parked or not is_parked(place, tenant) then activate(place, tenant) end
     added = added + 1
   end
 end

@@ -3,7 +3,6 @@
 -- ARGV  prefix ("{pool}"), then the jobs, in the order in which lost ones are put back
 -- Returns the number of things that were put right. What is in order is only read, so that repeating it changes nothing.
 local idx, pend, bell = KEYS[1], KEYS[2], KEYS[3]
-local prefix = ARGV[1]
 local now = redis.call('TIME')[1]
 local delivered = {}  -- stream -> the last id that its group handed out; false where there is no stream
 local mended = 0
@@ -33,13 +32,8 @@ local function look_up(q)
 end
 
 -- Whether the tenant had to be put back among those that claims look at.
-local function activate(place, tenant)
-  local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
-  if redis.call('ZSCORE', act, tenant) then return false end
-  local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
-  local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least or '0'))
-  redis.call('ZADD', act, tostring(counter), tenant)
-  redis.call('HDEL', vtc, tenant)
+local function bring_back(place, tenant)
+  if is_parked(place, tenant) or not activate(place, tenant) then return false end
   redis.call('LPUSH', bell, '1')
   return true
 end
@@ -53,7 +47,7 @@ for i = 2, #ARGV do
     look_up(q)
     local is_there = delivered[q] and #redis.call('XRANGE', q, entry, entry) > 0
     if is_there and is_after(entry, delivered[q]) then
-      if activate(place, tenant) then mended = mended + 1 end
+      if bring_back(place, tenant) then mended = mended + 1 end
     elseif is_there and #redis.call('XPENDING', q, 'workers', entry, entry, 1) > 0 then
       mended = mended + redis.call('ZADD', pend, 'NX', now, q)
     else
@@ -62,7 +56,7 @@ for i = 2, #ARGV do
       if not delivered[q] then open_group(q) end
       local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
       redis.call('HSET', idx, job, gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. again)
-      activate(place, tenant)
+      bring_back(place, tenant)
       redis.call('LPUSH', bell, '1')
       mended = mended + 1
     end

@@ -3,7 +3,7 @@
 -- ARGV  prefix, idle_ms, most streams to look at
 -- Returns the number put back. They go to the end of their tenant's stream.
 local idx, pend, bell = KEYS[1], KEYS[2], KEYS[3]
-local prefix, idle_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local idle_ms, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 if not idle_ms or not most then return redis.error_reply('ERR renominate: idle_ms and most are numbers') end
 local now = tonumber(redis.call('TIME')[1])
 local put_back = 0
@@ -19,13 +19,8 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
         if redis.call('HGET', idx, job) == wanted .. entry then
           local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
           redis.call('HSET', idx, job, wanted .. again)
-          local act = 'act:' .. prefix .. ':' .. place
-          if not redis.call('ZSCORE', act, tenant) then
-            local vtc, least = 'vtc:' .. prefix .. ':' .. place, redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]
-            local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least or '0'))
-            redis.call('ZADD', act, tostring(counter), tenant)
-            redis.call('HDEL', vtc, tenant)
-          end
+          settle(job, 0)
+          if not is_parked(place, tenant) then activate(place, tenant) end
           redis.call('LPUSH', bell, '1')
           put_back = put_back + 1
         end
@@ -40,12 +35,7 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
     if redis.call('XLEN', q) == 0 then
       redis.call('DEL', q)
       local place, tenant = string.match(q, '^q:' .. '.-' .. '}:(%a+):([^:]+)$')
-      local act = 'act:' .. prefix .. ':' .. place
-      local counter = redis.call('ZSCORE', act, tenant)
-      if counter then
-        redis.call('ZREM', act, tenant)
-        redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
-      end
+      retire(place, tenant)
     end
   end
   if oldest < 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now - oldest / 1000, q) end

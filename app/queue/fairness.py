@@ -1,0 +1,24 @@
+"""What does a job cost its tenant, and on which terms do tenants share? The unit of the virtual token counters.
+
+Source: Y. Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024. docs/fairness.md says what it guarantees here.
+"""
+
+from dataclasses import dataclass
+
+# A generated token holds the machine for longer than one of a prompt, which is computed beside many others; the paper's weights.
+INPUT_WEIGHT = 1.0
+OUTPUT_WEIGHT = 2.0
+AGING_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a tenant shares in a pool: its weight among tenants, and the most jobs that it may have running there (None: any)."""
+
+    weight: int = 1
+    cap: int | None = None
+
+
+def work_of(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+    """What was computed for a job, in tokens of a prompt: what the prefix cache held wasn't."""
+    return INPUT_WEIGHT * max(0, prompt_tokens - cached_tokens) + OUTPUT_WEIGHT * completion_tokens

@@ -1,0 +1,88 @@
+-- common: what the scripts share; it stands before each of them. ARGV[1] of a script that calls any of this is the prefix ("{pool}").
+-- A tenant with work is in act, with its virtual counter; one without, or at its cap, has its counter in vtc.
+local prefix = ARGV[1]
+
+local function tier_of(place) return string.match(place, '^(%a+)again$') or place end
+
+-- weight, and the most jobs that may run at once (nil: no limit)
+local function terms_of(tenant)
+  local weight, cap = string.match(redis.call('HGET', 'ten:' .. prefix, tenant) or '', '^(%d+):(%d*)$')
+  return tonumber(weight or '1'), tonumber(cap or '')
+end
+
+local function move_counter(place, tenant, amount)
+  local act = 'act:' .. prefix .. ':' .. place
+  if redis.call('ZSCORE', act, tenant) then
+    redis.call('ZINCRBY', act, amount, tenant)
+  else
+    redis.call('HINCRBYFLOAT', 'vtc:' .. prefix .. ':' .. place, tenant, amount)
+  end
+end
+
+-- A tenant that returns from idle is lifted to the least counter of the active ones, or to where the last claim stood, so that
+-- idling saves no credit (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2).
+local function activate(place, tenant)
+  local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
+  if redis.call('ZSCORE', act, tenant) then return false end
+  local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2] or redis.call('HGET', vtc, ':now') or '0'
+  local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least))
+  redis.call('ZADD', act, string.format('%.17g', counter), tenant)
+  redis.call('HDEL', vtc, tenant)
+  return true
+end
+
+local function retire(place, tenant)
+  local act = 'act:' .. prefix .. ':' .. place
+  local counter = redis.call('ZSCORE', act, tenant)
+  if not counter then return end
+  redis.call('ZREM', act, tenant)
+  redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
+end
+
+-- Out of the claims' sight until one of its jobs ends.
+local function park(place, tenant)
+  retire(place, tenant)
+  local full, places = 'full:' .. prefix, ''
+  for each in string.gmatch(redis.call('HGET', full, tenant) or '', '%a+') do
+    if each ~= place then places = places .. each .. ' ' end
+  end
+  redis.call('HSET', full, tenant, places .. place)
+end
+
+local function unpark(tenant)
+  local full = 'full:' .. prefix
+  local places = redis.call('HGET', full, tenant)
+  if not places then return false end
+  redis.call('HDEL', full, tenant)
+  for place in string.gmatch(places, '%a+') do
+    if redis.call('EXISTS', 'q:' .. prefix .. ':' .. place .. ':' .. tenant) == 1 then activate(place, tenant) end
+  end
+  redis.call('LPUSH', 'bell:' .. prefix, '1')
+  redis.call('LTRIM', 'bell:' .. prefix, 0, 63)
+  return true
+end
+
+local function is_parked(place, tenant)
+  for each in string.gmatch(redis.call('HGET', 'full:' .. prefix, tenant) or '', '%a+') do
+    if each == place then return true end
+  end
+  return false
+end
+
+-- Forget that a job runs, and charge its tenant and tier `work` instead of what its claim charged; nil: leave it at that.
+-- Returns its nomination's cost and what was charged, or nil where it isn't known to run.
+local function settle(job, work, tier_now)
+  local known = redis.call('HGET', 'run:' .. prefix, job)
+  if not known then return nil end
+  local tenant, tier, tier_weight, weight, charged, cost = string.match(known, '^([^:]+):(%a+):(%d+):(%d+):(%d+):(%d+)$')
+  redis.call('HDEL', 'run:' .. prefix, job)
+  if not tenant then return nil end
+  if redis.call('HINCRBY', 'busy:' .. prefix, tenant, -1) <= 0 then redis.call('HDEL', 'busy:' .. prefix, tenant) end
+  if work and tonumber(tier_weight) > 0 then
+    local delta = work - tonumber(charged)
+    move_counter(tier, tenant, delta / tonumber(weight))
+    redis.call('HINCRBYFLOAT', 'tiers:' .. prefix, tier, delta / tonumber(tier_weight))
+  end
+  unpark(tenant)
+  return tonumber(cost), tenant
+end

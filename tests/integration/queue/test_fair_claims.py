@@ -1,0 +1,245 @@
+"""Do claims share by weight and by real work, keep caps, respect room by tier, and let no tier starve?"""
+
+from collections import Counter
+
+import pytest
+
+from app.ids import new_id
+from app.queue.fairness import Terms, work_of
+from app.queue.streams import JobQueue, Nomination, Room, Work
+from app.redis import Redis
+
+PLENTY = 10**9
+
+
+def nominate(tenant: str = "acme", tier: str = "standard", gen: int = 1, cost: int = 100) -> Nomination:
+    return Nomination(new_id(), gen, tier, tenant, cost)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def queue(redis: Redis, clock: Clock) -> JobQueue:
+    queue = JobQueue(redis, "tiny", now=clock)
+    await queue.open_epoch("test")
+    return queue
+
+
+async def counters(queue: JobQueue) -> dict[str, float]:
+    """Tenant -> counter in the standard tier, wherever it stands."""
+    idle = await queue.redis.hgetall(queue.keys.remembered("standard"))
+    active = await queue.redis.zrange(queue.keys.active("standard"), 0, -1, withscores=True)
+    found = {tenant.decode(): float(value) for tenant, value in idle.items() if tenant != b":now"}
+    return found | {tenant.decode(): value for tenant, value in active}
+
+
+async def drained(queue: JobQueue) -> list[Nomination]:
+    taken = []
+    while claimed := await queue.claim("w", max_jobs=64, room=PLENTY):
+        taken += claimed
+        await queue.ack([(job.job_id, job.gen) for job in claimed])
+    return taken
+
+
+async def test_tenants_share_by_their_weights(queue: JobQueue) -> None:
+    await queue.share({"two": Terms(2), "four": Terms(4)})
+    await queue.enqueue([nominate(tenant, cost=10) for tenant in ("one", "two", "four") for _ in range(100)])
+    counts = Counter(job.tenant for job in await queue.claim("w", max_jobs=70, room=PLENTY))
+    assert counts["one"] == pytest.approx(10, abs=1)
+    assert counts["two"] == pytest.approx(20, abs=1)
+    assert counts["four"] == pytest.approx(40, abs=1)
+
+
+async def test_terms_that_are_taken_away_hold_no_more(queue: JobQueue) -> None:
+    await queue.share({"one": Terms(1000, 0)})
+    await queue.enqueue([nominate(tenant, cost=10) for tenant in ("one", "two") for _ in range(20)])
+    assert {job.tenant for job in await queue.claim("w", max_jobs=4, room=PLENTY)} == {"two"}
+    await queue.share({})
+    counts = Counter(job.tenant for job in await queue.claim("w", max_jobs=20, room=PLENTY))
+    assert counts["one"] == pytest.approx(10, abs=4)
+
+
+async def test_a_true_up_charges_the_real_work_and_the_next_claim_expects_it(queue: JobQueue) -> None:
+    job, other = nominate(cost=1000), nominate(cost=1000)
+    await queue.enqueue([job, other])
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    assert await counters(queue) == {"acme": 1000}
+    assert await queue.true_up([Work(job.job_id, 250)]) == 1
+    assert await counters(queue) == {"acme": 250}
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    assert await counters(queue) == {"acme": 500}, "a quarter of the cost, as before"
+    assert float(await queue.redis.hget(queue.keys.tiers, "standard")) == 500 / 4
+
+
+async def test_a_true_up_that_is_repeated_or_of_a_stranger_changes_nothing(queue: JobQueue) -> None:
+    job = nominate(cost=1000)
+    await queue.enqueue([job])
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    await queue.true_up([Work(job.job_id, 250)])
+    assert await queue.true_up([Work(job.job_id, 250), Work(new_id(), 9)]) == 0
+    assert await counters(queue) == {"acme": 250}
+
+
+async def test_an_idle_tenant_is_trued_up_too(queue: JobQueue) -> None:
+    job = nominate(cost=1000)
+    await queue.enqueue([job])
+    assert await drained(queue) == [job]
+    await queue.true_up([Work(job.job_id, 300)])
+    assert await counters(queue) == {"acme": 300}
+
+
+async def test_a_weight_that_changes_while_a_job_runs_is_used_for_the_next(queue: JobQueue) -> None:
+    job = nominate(cost=1000)
+    await queue.share({"acme": Terms(2)})
+    await queue.enqueue([job, nominate(cost=1000)])
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    await queue.share({"acme": Terms(10)})
+    await queue.true_up([Work(job.job_id, 0)])
+    assert await counters(queue) == {"acme": 0}
+
+
+async def test_work_that_is_given_back_is_charged_once(queue: JobQueue) -> None:
+    job = nominate(cost=1000)
+    await queue.enqueue([job])
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    await queue.ack([(job.job_id, 1)])
+    await queue.enqueue([Nomination(job.job_id, 2, "standardagain", "acme", 1000)])
+    assert await counters(queue) == {"acme": 0}, "nobody pays for an attempt that was lost"
+    await queue.claim("w", max_jobs=1, room=PLENTY)
+    await queue.true_up([Work(job.job_id, 400)])
+    assert await counters(queue) == {"acme": 400}
+    assert not await queue.redis.exists(queue.keys.running, queue.keys.busy)
+
+
+async def test_who_was_served_for_long_owes_nothing_to_who_comes_new_after_a_lull(queue: JobQueue) -> None:
+    """With nobody active there was nobody to be lifted to: a newcomer began at 0, and ran alone until it had caught up."""
+    await queue.enqueue([nominate("old", cost=100) for _ in range(50)])
+    await drained(queue)
+    await queue.enqueue([nominate("new", cost=100) for _ in range(40)])
+    await queue.enqueue([nominate("old", cost=100) for _ in range(40)])
+    counts = Counter(job.tenant for job in await queue.claim("w", max_jobs=40, room=PLENTY))
+    assert counts["old"] == pytest.approx(20, abs=2)
+
+
+async def test_a_tier_that_was_served_for_long_owes_nothing_to_one_that_comes_new_after_a_lull(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(tier="interactive") for _ in range(500)])
+    await drained(queue)
+    await queue.enqueue([nominate(tier="batch") for _ in range(40)])
+    await queue.enqueue([nominate(tier="interactive") for _ in range(40)])
+    counts = Counter(job.place for job in await queue.claim("w", max_jobs=34, room=PLENTY))
+    assert counts["interactive"] >= 30
+
+
+async def test_a_tenant_at_its_cap_is_passed_over_until_one_of_its_jobs_ends(queue: JobQueue) -> None:
+    await queue.share({"capped": Terms(1, 2)})
+    capped = [nominate("capped") for _ in range(5)]
+    others = [nominate("free") for _ in range(3)]
+    await queue.enqueue([*capped, *others])
+    claimed = await queue.claim("w", max_jobs=64, room=PLENTY)
+    assert {job.job_id for job in claimed} == {job.job_id for job in [*capped[:2], *others]}
+    await queue.ack([(job.job_id, job.gen) for job in claimed])
+    assert await queue.claim("w", max_jobs=64, room=PLENTY) == []
+    await queue.enqueue([nominate("capped")])
+    assert await queue.claim("w", max_jobs=64, room=PLENTY) == [], "work that is new doesn't bring it back"
+    await queue.true_up([Work(capped[0].job_id, 10)])
+    assert await queue.claim("w", max_jobs=64, room=PLENTY) == [capped[2]], "in its order"
+
+
+async def test_a_cap_that_is_raised_lets_its_tenant_in_again(queue: JobQueue) -> None:
+    await queue.share({"capped": Terms(1, 0)})
+    jobs = [nominate("capped") for _ in range(3)]
+    await queue.enqueue(jobs)
+    assert await queue.claim("w", max_jobs=64, room=PLENTY) == []
+    await queue.share({"capped": Terms(1, 2)})
+    assert await queue.claim("w", max_jobs=64, room=PLENTY) == jobs[:2]
+
+
+async def test_what_postgres_refused_is_put_back_with_its_gen_and_its_tenant_waits(queue: JobQueue) -> None:
+    await queue.share({"capped": Terms(1, 8)})
+    jobs = [nominate("capped", gen=3) for _ in range(3)]
+    await queue.enqueue(jobs)
+    assert await queue.claim("w", max_jobs=2, room=PLENTY) == jobs[:2]
+    assert await queue.put_back([(jobs[0].job_id, 3), (jobs[1].job_id, 2)]) == 1
+    assert await queue.claim("w", max_jobs=8, room=PLENTY) == [], "though it isn't at its cap as far as Redis knows"
+    await queue.true_up([Work(jobs[1].job_id, 10)])
+    assert await queue.claim("w", max_jobs=8, room=PLENTY) == [jobs[2], jobs[0]]
+
+
+@pytest.mark.parametrize("key", ["busy", "running", "parked", "terms"])
+async def test_a_lost_key_is_made_good(queue: JobQueue, key: str) -> None:
+    terms = {"capped": Terms(1, 2)}
+    await queue.share(terms)
+    jobs = [nominate("capped") for _ in range(5)]
+    await queue.enqueue(jobs)
+    running = {job.job_id: job.tenant for job in await queue.claim("w", max_jobs=8, room=PLENTY)}
+    await queue.ack([(job_id, 1) for job_id in running])
+    await queue.redis.delete(getattr(queue.keys, key))
+    for _ in range(2):  # a count that was lost is seen when it is compared
+        await queue.adopt(running)
+        await queue.share(terms)
+        await queue.mend([job.job_id for job in jobs[2:]])
+    assert await queue.claim("w", max_jobs=8, room=PLENTY) == []
+    await queue.true_up([Work(jobs[0].job_id, 10)])
+    assert await queue.claim("w", max_jobs=8, room=PLENTY) == [jobs[2]]
+
+
+def rooms(interactive: int, standard: int, batch: int, jobs: int = 64) -> dict[str, Room]:
+    return {"interactive": Room(interactive, jobs), "standard": Room(standard, jobs), "batch": Room(batch, jobs)}
+
+
+async def test_interactive_work_enters_where_there_is_no_room_for_batch(queue: JobQueue) -> None:
+    batch, urgent = nominate(tier="batch"), nominate(tier="interactive")
+    await queue.enqueue([batch, urgent])
+    assert await queue.claim("w", max_jobs=8, room=rooms(500, 0, 0), lead=500) == [urgent]
+    assert await queue.claim("w", max_jobs=8, room=rooms(500, 0, 0), lead=500) == []
+    assert await queue.claim("w", max_jobs=8, room=rooms(500, 500, 500), lead=500) == [batch]
+
+
+async def test_what_a_tier_takes_is_taken_from_the_lower_ones_only(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(tier=tier, cost=100) for tier in ("interactive", "batch") for _ in range(40)])
+    claimed = await queue.claim("w", max_jobs=64, room=rooms(3000, 3000, 1000), lead=PLENTY)
+    assert sum(job.cost for job in claimed) == 3000
+    # Batch had its turn with its first job; interactive jobs then used up what room there was for more of it.
+    assert Counter(job.place for job in claimed) == {"interactive": 29, "batch": 1}
+    assert claimed[1].place == "batch"
+
+
+async def test_a_tier_runs_ahead_of_its_share_by_no_more_than_its_lead(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(tier=tier, cost=100) for tier in ("interactive", "batch") for _ in range(40)])
+    taken = []
+    for _ in range(40):
+        taken += await queue.claim("w", max_jobs=1, room=rooms(1000, 0, 0), lead=600)
+    assert {job.place for job in taken} == {"interactive"}
+    assert 600 <= sum(job.cost for job in taken) <= 700
+    (due,) = await queue.claim("w", max_jobs=1, room=rooms(1000, 1000, 1000), lead=600)
+    assert due.place == "batch"
+
+
+async def test_a_tier_without_a_turn_for_long_gets_one_out_of_turn(queue: JobQueue, clock: Clock) -> None:
+    await queue.enqueue([nominate(tier="interactive", cost=100) for _ in range(600)])
+    await queue.enqueue([nominate(tier="batch", cost=10_000) for _ in range(3)])
+    first = await queue.claim("w", max_jobs=2, room=PLENTY, aging_s=30)
+    assert [job.place for job in first] == ["interactive", "batch"]
+    clock.now += 29
+    assert {job.place for job in await queue.claim("w", max_jobs=8, room=PLENTY, aging_s=30)} == {"interactive"}
+    clock.now += 1
+    late = await queue.claim("w", max_jobs=8, room=PLENTY, aging_s=30)
+    assert [job.place for job in late] == ["batch", *["interactive"] * 7], "one, and the next in its turn"
+    clock.now += 30
+    assert not await queue.claim("w", max_jobs=8, room=rooms(0, 0, 0), aging_s=30), "and only where there is room"
+
+
+def test_work_counts_generated_tokens_twice_and_cached_ones_not_at_all() -> None:
+    assert work_of(100, 30, 50) == 170
+    assert work_of(10, 20, 0) == 0
