@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, grammars, quantization, rebuild, simulate
+from benchmarks import chaos, claims, engine, grammars, lifecycle, quantization, rebuild, simulate
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "claims": claims,
     "engine": engine,
     "grammars": grammars,
+    "lifecycle": lifecycle,
     "quantization": quantization,
     "rebuild": rebuild,
     "simulate": simulate,

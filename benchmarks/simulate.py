@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.embedded import EmbeddedRedis
+from app.queue.fairness import Terms
 from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue
 from app.redis import Redis, create_redis
@@ -20,7 +21,7 @@ from benchmarks.simulation.admission import CEILING_S
 from benchmarks.simulation.day import Day
 from benchmarks.simulation.engine import POOLS
 from benchmarks.simulation.scripts import BlockingScripts
-from benchmarks.simulation.traffic import Plan
+from benchmarks.simulation.traffic import Plan, weight_of
 
 DAYS = ("plain", "lost-zone")
 
@@ -64,8 +65,10 @@ async def _live_through(name: str, plan: Plan, server: EmbeddedRedis, price: flo
     client = BlockingScripts(server.socket_url)
     async with create_redis(Settings(redis_url=server.url)) as redis:
         try:
+            terms = {tenant: Terms(weight_of(tenant)) for tenant in plan.tenants}
             for pool in POOLS:
                 await JobQueue(redis, pool).open_epoch("simulation")
+                await JobQueue(redis, pool).share(terms)
             console.print(
                 f"{name} day: {plan.num_jobs:,} jobs, {plan.num_workers:,} workers, {plan.day_s / 3600:.1f} hours"
             )
@@ -111,11 +114,12 @@ def _figures(day: Day, price: float) -> dict[str, Any]:
         "most that waited": day.most_waiting,
         "last end, hours": day.last_end_s / 3600,
         "fairness": {
-            "widest gap tokens": gap.tokens,
-            "bound tokens": gap.bound,
-            "of bound": gap.tokens / gap.bound if gap.bound else 0.0,
+            "widest gap": gap.work,
+            "bound": gap.bound,
+            "of bound": gap.work / gap.bound if gap.bound else 0.0,
+            "largest jobs": gap.of_jobs,
             "where": "/".join(gap.shelf) if gap.shelf else "",
-            "windows compared": gap.num_windows,
+            "windows compared": day.fairness.num_windows,
         },
         "gpu": {
             "hours": gpu_hours,
@@ -133,7 +137,7 @@ def _figures(day: Day, price: float) -> dict[str, Any]:
         },
         "redis calls": {
             name: {"a day": day.traffic.total(name), "a second, busiest minute": day.traffic.peak_per_s(name)}
-            for name in ("enqueue", "claim", "ack", "empty claim", "poll")
+            for name in ("enqueue", "claim", "ack", "true_up", "empty claim", "poll")
         },
     }
 

@@ -7,15 +7,16 @@ from functools import partial
 from typing import cast
 from uuid import UUID
 
+from app.queue.fairness import OUTPUT_WEIGHT
 from app.queue.places import TIER_WEIGHTS, place_again
-from app.queue.streams import Depth, JobQueue, Nomination
+from app.queue.streams import Depth, JobQueue, Nomination, Work
 from app.redis import Redis
 from benchmarks.simulation.admission import Ask, admit
 from benchmarks.simulation.engine import POOLS, Engine, Spec, work_s
 from benchmarks.simulation.loop import EventLoop
 from benchmarks.simulation.measures import FAIR_WINDOW_S, Fairness, Traffic, Waits
 from benchmarks.simulation.scripts import BlockingScripts
-from benchmarks.simulation.traffic import Job, Plan, jobs_of
+from benchmarks.simulation.traffic import Job, Plan, jobs_of, weight_of
 
 NUM_ZONES = 3
 LOST_AT, LOST_FOR = 14 / 24, 2 / 24  # of the day
@@ -67,7 +68,7 @@ class Pool:
 class Day:
     """One day from its first job to its last; `run` and then read it off.
 
-    No script's clock matters: `renominate` isn't called, and what else asks Redis' TIME only notes it for that.
+    The queue's clock is the day's. What still asks Redis for its own only notes it for `renominate`, which isn't called.
     """
 
     def __init__(self, plan: Plan, client: BlockingScripts, *, loses_zone: bool, say: Callable[[str], None]) -> None:
@@ -76,7 +77,6 @@ class Day:
         self.waits = {tier: Waits() for tier in TIER_WEIGHTS}  # arrival to start
         self.first_tokens = {tier: Waits() for tier in TIER_WEIGHTS}
         self.comebacks = Waits()  # from a worker's loss to the next start
-        self.fairness = Fairness()
         self.traffic = Traffic()
         self.offered: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -86,7 +86,8 @@ class Day:
         self.busy_s = self.over_s = 0.0  # of all workers, in the day's length
         self.provisioned_s = 0.0
         self.pools = {
-            name: Pool(name, kind, JobQueue(cast("Redis", client), name)) for name, (_, kind) in POOLS.items()
+            name: Pool(name, kind, JobQueue(cast("Redis", client), name, now=lambda: self.loop.now))
+            for name, (_, kind) in POOLS.items()
         }
         self._client, self._say = client, say
         self._jobs = jobs_of(plan)
@@ -95,6 +96,12 @@ class Day:
         self._is_open = True  # more will arrive
         for pool, count in workers_of(plan).items():
             self._staff(self.pools[pool], count)
+        self.fairness = Fairness(
+            {
+                pool.name: OUTPUT_WEIGHT * pool.kind.kv_tokens * len(pool.workers)  # more than any prompt
+                for pool in self.pools.values()
+            }
+        )
 
     async def run(self) -> None:
         """The whole day, and what is left of it afterwards."""
@@ -201,8 +208,10 @@ class Day:
         pool.claimed += nomination.cost
         if nomination.gen != job.gen:
             raise AssertionError(f"{nomination} isn't of gen {job.gen}")
+        shelf = (pool.name, job.tier)
+        self.fairness.is_given(shelf, job.tenant, job.work / weight_of(job.tenant))
         if nomination.place == job.tier:
-            self.fairness.is_given((pool.name, job.tier), job.tenant, nomination.cost)
+            self.fairness.waits_no_more(shelf, job.tenant)
         if job.started_s is None:
             job.started_s = now
             self.waits[job.tier].add(now - job.arrives_s)
@@ -232,6 +241,9 @@ class Day:
             self.num_ended += 1
             self.output_tokens += job.output
             self.last_end_s = now
+            self._client.foresee(1)
+            await worker.pool.queue.true_up([Work(job.id, job.work)])
+            self.traffic.call(now, "true_up")
         if ended and not worker.is_listening:
             await self._claim(worker)
         else:
@@ -291,7 +303,10 @@ class Day:
                 if not self._is_of_lost_zone(worker):
                     continue
                 worker.engine.advance(now)
-                lost += worker.engine.lose_all()
+                gone = worker.engine.lose_all()
+                for job in gone:
+                    self.fairness.is_given((pool.name, job.tier), job.tenant, -job.work / weight_of(job.tenant))
+                lost += gone
                 worker.is_alive = False
                 pool.num_alive -= 1
             self.num_lost += len(lost)

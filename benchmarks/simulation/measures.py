@@ -3,6 +3,7 @@
 import math
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FAIR_WINDOW_S = 300.0
@@ -41,44 +42,48 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The widest one that was seen, in tokens by weight, and what it may be."""
+    """How far two tenants of a shelf were apart in a window: work by weight."""
 
-    tokens: float
+    work: float
     bound: float
+    of_jobs: float  # in the largest jobs of the shelf, by weight
     shelf: Shelf | None
-    num_windows: int  # in which at least two tenants had work waiting all the while
 
 
 class Fairness:
-    """In each window: of the tenants that had work waiting all through it, how far apart are the tokens that they were given, by weight?
+    """In each window: of the tenants that had work waiting all through it, how far apart is the work that they were given, by weight?
 
-    Kept from what callers and workers saw, not from the queue's own counters. The bound is twice the largest job (Sheng et al., "Fairness
-    in Serving Large Language Models", OSDI 2024, theorem 4.4, with a job charged whole when it is claimed).
+    Kept from what callers and workers saw, not from the queue's own counters: a job's whole real work counts when it is claimed, and is
+    taken back where its worker is lost. The bound is that of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024:
+    2 max(work of the longest prompt, work of all output that runs at once).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_work: Mapping[str, float]) -> None:
+        self._most_work = most_work  # of what runs at once in a pool
         self._since: dict[Shelf, dict[str, float]] = defaultdict(dict)  # tenant -> since when its queue isn't empty
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._given: dict[Shelf, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._largest: dict[Shelf, float] = defaultdict(float)
         self._begin = 0.0
-        self._widest = Gap(0.0, 0.0, None, 0)
-        self._worst_part = 0.0
-        self.num_windows = 0
+        self.widest = Gap(0.0, 0.0, 0.0, None)  # by its part of the bound
+        self.num_windows = 0  # in which at least two tenants had work waiting all the while
 
     def waits(self, now: float, shelf: Shelf, tenant: str) -> None:
         """A new job stands in the queue."""
         self._counts[*shelf, tenant] += 1
         self._since[shelf].setdefault(tenant, now)
 
-    def is_given(self, shelf: Shelf, tenant: str, cost: int, weight: int = 1) -> None:
-        """A job was claimed."""
-        self._largest[shelf] = max(self._largest[shelf], cost / weight)
-        self._given[shelf][tenant] += cost / weight
+    def waits_no_more(self, shelf: Shelf, tenant: str) -> None:
+        """It was claimed."""
         self._counts[*shelf, tenant] -= 1
         if not self._counts[*shelf, tenant]:
             del self._counts[*shelf, tenant]
             del self._since[shelf][tenant]
+
+    def is_given(self, shelf: Shelf, tenant: str, work: float) -> None:
+        """A worker took a job of so much work by weight; negative: it is gone with its work."""
+        self._largest[shelf] = max(self._largest[shelf], work)
+        self._given[shelf][tenant] += work
 
     def num_waiting(self, shelf: Shelf, tenant: str) -> int:
         """Jobs of this tenant."""
@@ -95,17 +100,11 @@ class Fairness:
             if len(given) < 2:
                 continue
             self.num_windows += 1
-            gap, bound = max(given) - min(given), 2 * self._largest[shelf]
-            if bound and gap / bound > self._worst_part:
-                self._worst_part = gap / bound
-                self._widest = Gap(gap, bound, shelf, 0)
+            gap, bound = max(given) - min(given), 2 * self._most_work[shelf[0]]
+            if gap * self.widest.bound > self.widest.work * bound or self.widest.shelf is None:
+                self.widest = Gap(gap, bound, gap / self._largest[shelf] if self._largest[shelf] else 0.0, shelf)
         self._given.clear()
         self._begin = now
-
-    @property
-    def widest(self) -> Gap:
-        """By its share of the bound."""
-        return Gap(self._widest.tokens, self._widest.bound, self._widest.shelf, self.num_windows)
 
 
 @dataclass(slots=True)

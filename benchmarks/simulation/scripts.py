@@ -4,11 +4,13 @@ Between two calls of a simulation there is nothing to wait for, so an event loop
 client that knows what a day needs and nothing else.
 """
 
+import re
 from collections import Counter, deque
 from typing import Any
 
 from redis import ConnectionPool
 
+_TITLE = re.compile(r"^-- (\w+): ", re.MULTILINE)  # of the script's first line; what is common to all stands before it
 _MOST_OWED = 100  # replies that may wait in the socket
 
 
@@ -29,7 +31,7 @@ class BlockingScripts:
         """Load it."""
         self._connection.send_command("SCRIPT", "LOAD", source)
         digest = self._connection.read_response()
-        return BlockingScript(self, source.removeprefix("-- ").partition(":")[0], digest)
+        return BlockingScript(self, _TITLE.findall(source)[-1], digest)
 
     def foresee(self, reply: Any) -> None:
         """The next call's reply will be this one: it isn't waited for."""

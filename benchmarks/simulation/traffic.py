@@ -9,6 +9,8 @@ from itertools import accumulate
 from random import Random
 from uuid import UUID
 
+from app.queue.fairness import work_of
+
 DAY_S = 86_400.0
 JOBS_A_WORKER = (
     1_000  # in a day of full length; fewer jobs a worker make a shorter day, so that the load stays the same
@@ -60,9 +62,19 @@ class Job:
     first_token_s: float | None = None
 
     @property
+    def work(self) -> float:
+        """What it really costs, as the queue counts it at the end; nothing is found in a prefix cache."""
+        return work_of(self.prompt, 0, self.output)
+
+    @property
     def cost(self) -> int:
         """Tokens by which the queue files it."""
         return self.prompt + self.max_tokens
+
+
+def weight_of(tenant: str) -> int:
+    """A third of the tenants each has weight 1, 2 and 4."""
+    return (1, 2, 4)[int(tenant.rpartition("-")[2]) % 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,11 @@ class Plan:
     pools: dict[str, float]  # share of the jobs
 
     @property
+    def tenants(self) -> list[str]:
+        """First the one that asks most."""
+        return [f"tenant-{i}" for i in range(self.num_tenants)]
+
+    @property
     def day_s(self) -> float:
         """Length of the day."""
         return DAY_S * self.num_jobs / self.num_workers / JOBS_A_WORKER
@@ -86,7 +103,7 @@ def jobs_of(plan: Plan) -> Iterator[Job]:
     random = Random(f"penstock {plan.seed}")
     bursts = _bursts(plan, random)
     times, sources = _times(plan, bursts, random)
-    tenants = [f"tenant-{i}" for i in range(plan.num_tenants)]
+    tenants = plan.tenants
     zipf = list(accumulate((i + 1) ** -_ZIPF for i in range(plan.num_tenants)))
     tiers = list(TIERS)
     of_tiers = list(accumulate(share for share, _ in TIERS.values()))

@@ -13,7 +13,7 @@ from benchmarks.simulation.admission import CEILING_S, Ask, admit
 from benchmarks.simulation.day import workers_of
 from benchmarks.simulation.engine import CHUNK, POOLS, Engine, Spec
 from benchmarks.simulation.loop import EventLoop
-from benchmarks.simulation.measures import Fairness, Traffic, Waits
+from benchmarks.simulation.measures import Fairness, Gap, Traffic, Waits
 from benchmarks.simulation.traffic import Job, Plan, jobs_of
 
 KIND = Spec("any", "any", base_s=0.01, kv_token_s=0.0, prefill_token_s=1e-5, kv_tokens=100_000)
@@ -229,28 +229,37 @@ def test_quantiles_are_values_that_were_seen():
 
 
 def test_the_gap_is_between_those_who_waited_all_the_while():
-    fairness, shelf = Fairness(), ("small", "batch")
+    fairness, shelf = Fairness({"small": 400.0}), ("small", "batch")
     for tenant in ("a", "b", "late"):
         for _ in range(5):
             fairness.waits(0.0 if tenant != "late" else 150.0, shelf, tenant)
-    fairness.is_given(shelf, "a", 100)
-    fairness.is_given(shelf, "a", 60)
-    fairness.is_given(shelf, "b", 30)
+    for tenant, work in (("a", 100.0), ("a", 60.0), ("b", 30.0)):
+        fairness.waits_no_more(shelf, tenant)
+        fairness.is_given(shelf, tenant, work)
     fairness.close_window(300.0)
-    assert (fairness.widest.tokens, fairness.widest.bound, fairness.widest.num_windows) == (130, 200, 1)
+    assert fairness.widest == Gap(130.0, 800.0, 1.3, shelf)
+
+
+def test_work_that_is_lost_with_its_worker_was_not_given():
+    fairness, shelf = Fairness({"small": 400.0}), ("small", "batch")
+    for tenant in ("a", "b"):
+        fairness.waits(0.0, shelf, tenant)
+    for work in (100.0, -100.0):
+        fairness.is_given(shelf, "a", work)
+    fairness.close_window(300.0)
+    assert (fairness.widest.work, fairness.num_windows) == (0.0, 1)
 
 
 def test_an_emptied_queue_ends_the_comparison():
-    fairness, shelf = Fairness(), ("small", "batch")
-    fairness.waits(0.0, shelf, "a")
-    fairness.waits(0.0, shelf, "b")
-    fairness.waits(0.0, shelf, "b")
-    fairness.is_given(shelf, "a", 100)
+    fairness, shelf = Fairness({"small": 400.0}), ("small", "batch")
+    for tenant in ("a", "b"):
+        fairness.waits(0.0, shelf, tenant)
+    fairness.waits_no_more(shelf, "a")
     fairness.waits(10.0, shelf, "a")
     fairness.close_window(300.0)
-    assert fairness.widest.num_windows == 0  # a's queue was empty for a moment
+    assert fairness.num_windows == 0  # a's queue was empty for a moment
     fairness.close_window(600.0)
-    assert fairness.widest.num_windows == 1
+    assert fairness.num_windows == 1
 
 
 def test_the_busiest_minute_is_found():
