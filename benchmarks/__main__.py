@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, fairness, grammars, overload, quantization, rebuild
+from benchmarks import chaos, claims, engine, fairness, grammars, lifecycle, overload, quantization, rebuild, simulate
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
@@ -13,9 +13,11 @@ BENCHMARKS = {
     "engine": engine,
     "fairness": fairness,
     "grammars": grammars,
+    "lifecycle": lifecycle,
     "overload": overload,
     "quantization": quantization,
     "rebuild": rebuild,
+    "simulate": simulate,
 }
 
 

