@@ -3,6 +3,9 @@
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from app.ids import new_id
 from app.queue.fairness import Terms, work_of
@@ -243,3 +246,105 @@ async def test_a_tier_without_a_turn_for_long_gets_one_out_of_turn(queue: JobQue
 def test_work_counts_generated_tokens_twice_and_cached_ones_not_at_all() -> None:
     assert work_of(100, 30, 50) == 170
     assert work_of(10, 20, 0) == 0
+
+
+class Model:
+    """What must be known of four jobs of each of two tenants, after any calls."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
+        self.jobs = [nominate(("one", "two")[i % 2], cost=10 * (i + 1)) for i in range(8)]
+        self.waiting: set[int] = set()
+        self.held: set[int] = set()  # claimed, undecided
+        self.running: set[int] = set()
+        self.caps: dict[str, int | None] = {"one": None, "two": None}
+
+    def gone(self) -> set[int]:
+        return set(range(8)) - self.waiting - self.held - self.running
+
+    def busy(self) -> Counter[str]:
+        return Counter(self.jobs[i].tenant for i in self.held | self.running)
+
+    async def enqueue(self, i: int) -> None:
+        if i in self.gone():
+            old = self.jobs[i]
+            self.jobs[i] = Nomination(new_id(), 1, "standard", old.tenant, old.cost)
+            self.waiting.add(i)
+        await self.queue.enqueue([self.jobs[i]])  # again, where it is known already: nothing happens
+
+    async def claim(self, i: int) -> None:
+        before = self.busy()
+        for claimed in await self.queue.claim("w", max_jobs=1 + i, room=PLENTY):
+            number = self.jobs.index(claimed)
+            self.waiting.remove(number)
+            self.held.add(number)
+        for tenant, cap in self.caps.items():
+            assert cap is None or self.busy()[tenant] <= max(cap, before[tenant])
+
+    async def ack(self, i: int) -> None:
+        if i in self.held:
+            await self.queue.ack([(self.jobs[i].job_id, self.jobs[i].gen)])
+            self.held.remove(i)
+            self.running.add(i)
+
+    async def true_up(self, i: int) -> None:
+        assert await self.queue.true_up([Work(self.jobs[i].job_id, i)]) == (i in self.running | self.held)
+        if i in self.held:
+            await self.queue.ack([(self.jobs[i].job_id, self.jobs[i].gen)])
+        if i not in self.waiting:
+            self.held.discard(i)
+            self.running.discard(i)
+
+    async def give_back(self, i: int) -> None:
+        if i in self.running:
+            old = self.jobs[i]
+            self.jobs[i] = Nomination(old.job_id, old.gen + 1, "standardagain", old.tenant, old.cost)
+            self.running.remove(i)
+            self.waiting.add(i)
+            await self.queue.enqueue([self.jobs[i]])
+
+    async def put_back(self, i: int) -> None:
+        put_back = await self.queue.put_back([(self.jobs[i].job_id, self.jobs[i].gen)])
+        assert put_back == (i in self.held)
+        if put_back:
+            self.held.remove(i)
+            self.waiting.add(i)
+
+    async def renominate(self, i: int) -> None:
+        assert await self.queue.renominate(idle_s=0) == len(self.held)
+        self.waiting |= self.held
+        self.held.clear()
+
+    async def share(self, i: int) -> None:
+        self.caps[("one", "two")[i % 2]] = None if i > 5 else i // 2
+        await self.queue.share({tenant: Terms(1 + i, cap) for tenant, cap in self.caps.items()})
+
+    async def check(self) -> None:
+        redis, keys = self.queue.redis, self.queue.keys
+        counts = {tenant.decode(): int(count) for tenant, count in (await redis.hgetall(keys.busy)).items()}
+        assert counts == self.busy()
+        known = {job_id for page in [page async for page in self.queue.running()] for job_id in page}
+        assert known == {self.jobs[i].job_id for i in self.held | self.running}
+        assert (await self.queue.depth())["standard"].jobs == len(self.waiting | self.held)
+
+
+OPS = ("enqueue", "enqueue", "claim", "claim", "ack", "true_up", "give_back", "put_back", "renominate", "share")
+
+
+@given(ops=st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 7)), max_size=60))
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_sequence_of_calls_passes_a_cap_or_loses_count_or_leaves_work_behind(
+    redis: Redis, ops: list[tuple[str, int]]
+) -> None:
+    await redis.flushdb()
+    queue = JobQueue(redis, "tiny")
+    await queue.open_epoch("test")
+    model = Model(queue)
+    for op, i in ops:
+        await getattr(model, op)(i)
+        await model.check()
+    for i in list(model.running | model.held):
+        await model.true_up(i)
+    await queue.share({})
+    left = await queue.claim("w", max_jobs=64, room=PLENTY)
+    assert {job.job_id for job in left} == {model.jobs[i].job_id for i in model.waiting}
