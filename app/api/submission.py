@@ -247,7 +247,8 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
     standing = await runtime.breakers.standing(prepared.model.name)
     async with runtime.transaction() as conn:
         accepted = (await accept(conn, submission.caller, [prepared], idempotency_key=submission.idempotency_key))[0]
-        if standing is not None and not accepted.replayed:
+        # Who asks no engine, or not now, takes no probe: it would tell nothing.
+        if standing is not None and accepted.nomination is not None:
             refused = await take_probe(conn, prepared.model.name)
             if refused is not None:
                 raise _NoProbeLeft(refused)

@@ -70,8 +70,9 @@ class PreparedJob:
     @property
     def work_key(self) -> bytes | None:
         """What its output follows from; None where chance has a part in it."""
+        model, form = self.model, "prompt" if self.request.messages is None else "messages"
         return work_key(
-            self.model.name, self.model.model_hash, self.prompt_ids, self.request.n, self.sampling,
+            (model.name, model.model_hash, model.tokenizer_hash, form), self.prompt_ids, self.request.n, self.sampling,
             has_own_seed=self.request.seed is not None,
         )  # fmt: skip
 

@@ -94,9 +94,10 @@ async def _reconcile(
         async with worker.db.connect() as conn:
             started = await store.load(conn, worker.incarnation, adopted)
         requests = take_in(worker, finisher, started)
-        # A suspect can't run in company: another claim brings it again.
-        suspects = [worker.hand[name] for each in started if each.lane != "normal" and (name := request_id_of(each))]
-        await finisher.give_back([job for job in suspects if not job.is_ending], "drained")
+        # A suspect can't run in company, and nobody beside a suspect: another claim brings them again.
+        names = [request_id_of(each) for each in started if each.lane != "normal" or worker.alone]
+        apart = [worker.hand[name] for name in names if name in worker.hand]
+        await finisher.give_back([job for job in apart if not job.is_ending], "drained")
         await hand_over(worker, finisher, [request for request in requests if request.id in worker.hand])
     return unknown - strangers
 

@@ -66,7 +66,7 @@ _RESET = ", ".join(f"{counter} = 0" for counter in COUNTERS)
 _REVIVE = text(f"""
     UPDATE jobs SET status = 'queued', gen = gen + 1, reservation = reservation + 1, lane = 'normal', {_RESET},
         input_price = :input_price, output_price = :output_price,
-        error = NULL, finished_at = NULL, not_before = NULL, cancel_requested_at = NULL, eligible_at = statement_timestamp(),
+        work_key = NULL, error = NULL, finished_at = NULL, not_before = NULL, cancel_requested_at = NULL, eligible_at = statement_timestamp(),
         deadline_at = statement_timestamp() + make_interval(secs => CAST(:deadline_s AS float8))
     WHERE id = :id AND status = 'dead' AND reservation = :reservation
     RETURNING id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens, pool, reservation

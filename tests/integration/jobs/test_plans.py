@@ -163,13 +163,13 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     shared = {
         "tenant": "t7",
         "key": b"k",
-        "id": new_id(),
+        "own": [new_id()],
         "tier": "batch",
         "recent": 60,
         "old": new_id(),
         "new": new_id(),
     }
-    await recorder.execute(sharing._LEADER, {name: shared[name] for name in ("tenant", "key", "id", "tier", "recent")})
+    await recorder.execute(sharing._LEADER, {name: shared[name] for name in ("tenant", "key", "own", "tier", "recent")})
     await recorder.execute(sharing._FOLLOW, {name: shared[name] for name in ("old", "new")})
     await timekeeping.forget_keys(recorder, ttl_s=60)
     await recorder.execute(

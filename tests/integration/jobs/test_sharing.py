@@ -15,6 +15,7 @@ from app.jobs.cancel import cancel
 from app.jobs.finish import Ending, finish
 from app.jobs.notices import Used
 from app.jobs.read import JobView, get_job
+from app.jobs.sharing import hand_on, work_key
 from app.jobs.store import Fate, GivenBack, StartedJob
 from app.jobs.submit import Accepted, nominate
 from app.queue.streams import JobQueue
@@ -86,7 +87,9 @@ async def test_work_that_is_under_way_is_joined_and_its_result_shared(
     second = (await submit(engine, settings, **GREEDY))[0]
     assert second.nomination is None
     assert (await view(engine, second.job_id)).shared_from == job.job_id
-    assert await keeper.sweep() + await keeper.audit() + await keeper.wake() == 0, "nobody nominates it"
+    for round_of in (keeper.sweep, keeper.audit, keeper.wake):
+        await round_of()
+    assert await sharing.known_gens([second.job_id]) == [None], "nobody nominates it"
     assert await keeper.hand_on() == 0
     assert await used(engine) == (0, 16)
     await succeed(engine, job)
@@ -244,3 +247,59 @@ async def test_a_leader_that_is_gone_holds_nobody(
         )
     assert await keeper.hand_on() == 1
     assert await sharing.known_gens([only.job_id]) == [1]
+
+
+async def test_jobs_of_one_submission_wait_for_one_leader(
+    engine: AsyncEngine, settings: Settings, sharing: JobQueue
+) -> None:
+    accepted = await submit(engine, settings, count=10, **GREEDY)
+    (leader,) = [each for each in accepted if each.nomination]
+    found = {(await view(engine, each.job_id)).shared_from for each in accepted if each is not leader}
+    assert found == {leader.job_id}
+
+
+async def test_a_leader_that_came_back_to_a_slower_queue_is_not_waited_for(
+    engine: AsyncEngine, redis: Redis, settings: Settings, sharing: JobQueue, keeper: Keeper
+) -> None:
+    (job,) = await start(engine, sharing, await submit(engine, settings, **GREEDY, tier="batch"))
+    urgent = (await submit(engine, settings, **GREEDY, tier="interactive"))[0]
+    equal = (await submit(engine, settings, **GREEDY, tier="batch"))[0]
+    async with engine.begin() as conn:
+        rescued = await rescue.give_back(conn, [GivenBack(job.job_id, job.attempt, "drained")], FATE, Random(1))
+    await sharing.enqueue(rescued.nominations[POOL])
+    assert await keeper.hand_on() == 1
+    assert await sharing.known_gens([urgent.job_id, equal.job_id]) == [1, None]
+    assert (await view(engine, equal.job_id)).shared_from == urgent.job_id, "it follows who is sooner"
+    await assert_audit_clean(engine, redis)
+
+
+async def test_who_follows_poison_bears_its_solo_crashes(
+    engine: AsyncEngine, settings: Settings, sharing: JobQueue, keeper: Keeper
+) -> None:
+    (job,) = await start(engine, sharing, await submit(engine, settings, **GREEDY))
+    follower = (await submit(engine, settings, **GREEDY))[0]
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE jobs SET lane = 'solo', solo_crashes = 1 WHERE id = :id"), {"id": job.job_id})
+        await rescue.give_back(conn, [GivenBack(job.job_id, job.attempt, "engine_crash")], FATE, Random(1))
+    assert (await view(engine, job.job_id)).status == "dead"
+    assert await keeper.hand_on() == 1
+    async with engine.connect() as conn:
+        found = await conn.execute(text("SELECT lane, solo_crashes FROM jobs WHERE id = :id"), {"id": follower.job_id})
+        assert tuple(found.one()) == ("solo", 1)
+
+
+async def test_two_keepers_hand_on_once(engine: AsyncEngine, settings: Settings, sharing: JobQueue) -> None:
+    (job,) = await start(engine, sharing, await submit(engine, settings, **GREEDY))
+    for _ in range(3):
+        await submit(engine, settings, **GREEDY)
+    async with engine.begin() as conn:
+        assert await finish(conn, [Ending(job.job_id, job.attempt, "failed", billed=False)])
+    async with engine.begin() as one, engine.begin() as other:
+        first, second = await hand_on(one), await hand_on(other)
+    assert (len(first.nominations[POOL]), second.nominations) == (1, {})
+
+
+def test_a_text_that_goes_on_and_an_answer_are_different_work() -> None:
+    sampling = {"temperature": 0}
+    keys = {work_key(("m", "v", "t", form), [1, 2], 1, sampling, has_own_seed=False) for form in ("prompt", "messages")}
+    assert len(keys) == 2
