@@ -4,6 +4,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
@@ -22,7 +23,7 @@ def create_redis(settings: Settings) -> Redis:
     Raises:
         Misconfigured: no Redis is configured.
     """
-    return Redis.from_url(
+    client = Redis.from_url(
         settings.required_redis_url,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
@@ -33,6 +34,24 @@ def create_redis(settings: Settings) -> Redis:
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         protocol=2,
     )
+    pool = client.connection_pool
+    pool.connection_class = type("Connection", (_ToldOfItsEnd, pool.connection_class), {})
+    return client
+
+
+class _ToldOfItsEnd(AbstractConnection):
+    """A connection that was reset says so as redis-py's callers expect it: uvloop's transport raises a RuntimeError."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send one command.
+
+        Raises:
+            RedisError: it couldn't be sent.
+        """
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise RedisConnectionError("the connection was closed") from error
 
 
 class Scripts:

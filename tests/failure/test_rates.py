@@ -49,6 +49,7 @@ async def test_a_process_cut_from_redis_keeps_to_its_share_and_tells_redis_of_it
 
             async def submit(client: httpx.AsyncClient) -> tuple[int, str]:
                 answer = await client.post("/v1/jobs", json=BODY)
+                assert answer.status_code in {202, 429}, answer.text
                 if answer.status_code == 202:
                     taken.append(job_id_of(answer.json()))
                 return answer.status_code, answer.headers["x-ratelimit-remaining-requests"]
