@@ -172,7 +172,7 @@ class Admission:
         refusal, wait_s = judge(figures.load, ask, ceilings), predicted_wait_s(figures.load, ask)
         is_due = self._bookings.is_due(digest, now)
         if refusal is not None:
-            is_by_wait = refusal.reason in _QUEUED_UP and wait_s is not None
+            is_by_wait = refusal.reason in _QUEUED_UP and refusal.unit == "s" and wait_s is not None
             if is_due and is_by_wait and (wait_s or 0.0) <= longest_wait_s(ask, ceilings) * _TOLERANCE:
                 return None
             return refusal
@@ -222,7 +222,7 @@ class Admission:
 
 
 def _limit(refusal: Refusal) -> str:
-    if refusal.reason in {"tier_tokens", "pool_tokens"} or refusal.wait_s is None:
+    if refusal.unit == "tokens" or refusal.wait_s is None:
         return f"at most {refusal.limit:,.0f} tokens may wait"
     places = "; what falls free goes to requests that were refused before" if refusal.reason == "booked" else ""
     return f"a wait of about {refusal.wait_s:.1f} s is predicted, at most {refusal.limit:g} s is promised{places}"

@@ -179,8 +179,11 @@ class LoadBoard:
         if len(self._asked) < _MAX_ASKED or (pool, tier, tenant) in self._asked:
             self._asked[pool, tier, tenant] = self._clock.monotonic()
         known = self._figures.get(pool)
-        mean = known.load.tier(tier).mean_tokens if known else 0.0
-        waiting = self._reading.own.get((pool, tier, tenant), 0) * mean
+        backlog = known.load.tier(tier) if known else Backlog()
+        if (pool, tier, tenant) in self._asked:
+            waiting = self._reading.own.get((pool, tier, tenant), 0) * backlog.mean_tokens
+        else:  # more tenants ask than are looked at: an equal part
+            waiting = backlog.tokens / max(1, backlog.tenants)
         since = sum(
             each.tokens for each in self._since() if (each.pool, each.tier, each.tenant) == (pool, tier, tenant)
         )

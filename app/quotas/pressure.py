@@ -96,6 +96,7 @@ class Refusal:
     wait_s: float | None  # as it was predicted; None where it isn't known
     limit: float
     is_own: bool = False  # the tenant's own queued work is the reason
+    unit: Literal["s", "tokens"] = "s"  # of the limit
 
 
 def tokens_ahead(load: PoolLoad, ask: Ask) -> float:
@@ -162,12 +163,13 @@ def judge(load: PoolLoad, ask: Ask, ceilings: Ceilings) -> Refusal | None:
         excess = load.tokens + ask.tokens - ceilings.pool_tokens
         if excess > 0:
             over_s = excess / load.drain_per_s if rate and load.drain_per_s else math.inf
-            return Refusal("pool_tokens", over_s, wait_s, ceilings.pool_tokens)
+            return Refusal("pool_tokens", over_s, wait_s, ceilings.pool_tokens, unit="tokens")
         excess = backlog.tokens + ask.tokens - ceilings.tokens
         if excess > 0:
             is_own = asks_too_much(load, ask)
             reason: Reason = "share" if is_own else "tier_tokens"
-            return Refusal(reason, excess / rate if rate else math.inf, wait_s, ceilings.tokens, is_own)
+            over_s = excess / rate if rate else math.inf
+            return Refusal(reason, over_s, wait_s, ceilings.tokens, is_own, unit="tokens")
     if wait_s is None:
         return None
     most_s = longest_wait_s(ask, ceilings)

@@ -109,3 +109,15 @@ async def test_without_redis_postgres_is_counted_and_without_both_the_last_figur
     with pytest.raises(OperationalError):
         await board.refresh()
     assert board.figures(POOL) == figures
+
+
+async def test_of_more_tenants_than_are_looked_at_each_is_believed_to_have_an_equal_part(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.loads._MAX_ASKED", 1)
+    await submit_and_nominate(engine, settings, queue, 3)
+    board.own_tokens(POOL, "standard", "acme")
+    await board.refresh()
+    assert board.own_tokens(POOL, "standard", "acme") == 3 * COST
+    assert board.own_tokens(POOL, "standard", "rival") == 3 * COST
+    assert board.own_tokens(POOL, "batch", "rival") == 0

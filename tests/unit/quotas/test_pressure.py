@@ -145,7 +145,10 @@ def test_behind_a_flooder_a_quiet_tenant_waits_for_its_own_work_only() -> None:
     assert judge(load, quiet, ceilings) is None
     refusal = judge(load, flooder, ceilings)
     assert refusal is not None
-    assert (refusal.reason, refusal.is_own) == ("share", True)
+    assert (refusal.reason, refusal.is_own, refusal.unit) == ("share", True, "s")
+    by_tokens = judge(load, flooder, Ceilings(10**9, 100_100, 10**9))
+    assert by_tokens is not None
+    assert (by_tokens.reason, by_tokens.is_own, by_tokens.unit, by_tokens.over_s) == ("share", True, "tokens", 1.0)
     assert drain_of_tenant(load, quiet) == 50.0
 
 
