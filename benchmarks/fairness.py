@@ -64,7 +64,7 @@ def quiet_jobs(random: Random, until_s: float) -> list[Job]:
             leaves = now + random.uniform(until_s / 6, until_s / 3)
             while now < min(leaves, until_s * 0.8):
                 jobs += [_job(random, tenant, "standard", now) for _ in range(random.randint(10, 40))]
-                now += random.uniform(3, 8)
+                now += random.uniform(8, 20)
             now += random.uniform(until_s / 12, until_s / 4)
     return jobs
 
