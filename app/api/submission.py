@@ -68,8 +68,6 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
     candidates = await _prepare(runtime, submission, models)
-    for each in candidates:
-        _check_size(submission, each)
     names = {each.model for each in refusing}
     for prepared in candidates:
         if prepared.model.name in names:
@@ -125,6 +123,8 @@ async def _prepare(runtime: Runtime, submission: Submission, models: list[Model]
         prepared.append(
             await runtime.lanes.run(num_bytes, prepare_fallback, request, models[0], fallback, encoder, settings)
         )
+    for each in prepared:
+        _check_size(submission, each)
     return prepared
 
 
