@@ -112,10 +112,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
     with_room = _with_room(runtime, applicant, [each for each in models if each.name not in _names(refusing)])
     exhausted: BudgetExhausted | None = None
     with runtime.admission.hold(applicant, with_room[0]) as hold:
-        candidates = await prepare_all(runtime, submission, models)
-        for each in candidates:
-            _check_size(submission, each)
-        for prepared in candidates:
+        for prepared in await prepare_all(runtime, submission, models):
             if prepared.model not in with_room:
                 continue
             try:
@@ -193,6 +190,8 @@ async def prepare_all(runtime: Runtime, submission: Submission, models: list[Mod
         prepared.append(
             await runtime.lanes.run(num_bytes, prepare_fallback, request, models[0], fallback, encoder, settings)
         )
+    for each in prepared:
+        _check_size(submission, each)
     return prepared
 
 

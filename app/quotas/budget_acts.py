@@ -65,10 +65,12 @@ _PAGE = text(f"""
         AND (CAST(:after AS uuid) IS NULL OR b.id > :after)
     ORDER BY b.id LIMIT :limit
 """)
-# The window's own limit guards what is promised, which a lower limit doesn't take back.
+# The window's own limit guards what is promised, which a lower limit doesn't take back. The row is made where there is none, so
+# that whoever reserves at this moment, be it the window's first, is waited for.
 _NOTE_LIMIT = text(f"""
-    UPDATE budget_windows w SET hard_limit = greatest(b.hard_limit, w.used + w.reserved)
-    FROM budgets b WHERE b.id = :id AND w.budget_id = b.id AND w.window_start = {_START}
+    INSERT INTO budget_windows AS w (budget_id, window_start, hard_limit)
+    SELECT b.id, {_START}, b.hard_limit FROM budgets b WHERE b.id = :id
+    ON CONFLICT (budget_id, window_start) DO UPDATE SET hard_limit = greatest(EXCLUDED.hard_limit, w.used + w.reserved)
 """)  # noqa: S608  constants only
 
 
@@ -170,6 +172,7 @@ async def retire_budget(conn: AsyncConnection, budget_id: UUID, *, actor: str) -
     await conn.execute(
         update(budgets).where(budgets.c.id == budget_id).values(retired_at=text("statement_timestamp()"))
     )
+    await conn.execute(_NOTE_LIMIT, {"id": budget_id})
     detail = {"metric": before.metric, "period": before.period, "limit": before.limit}
     await record_act(conn, actor, "budget.retire", f"{before.tenant_id}/{budget_id}", detail)
     return await read_budget(conn, budget_id)

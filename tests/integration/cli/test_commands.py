@@ -96,8 +96,11 @@ def test_a_key_opens_the_door_until_it_is_revoked(penstock: Run) -> None:
     refused = penstock("submit", "a", PENSTOCK_API_KEY=token)
     assert refused.status == 1
     assert refused.err == "penstock: the API key isn't valid: check it, or have a new one made (unauthenticated)\n"
-    twice = penstock("keys", "revoke", prefix)
-    assert (twice.status, twice.err.count("\n")) == (1, 1)
+    twice = penstock("keys", "revoke", prefix)  # changes nothing
+    assert (twice.status, twice.out) == (0, f"{prefix} is revoked\n")
+    nobody = penstock("keys", "revoke", "0" * 12)
+    assert (nobody.status, nobody.err.count("\n")) == (1, 1)
+    assert "penstock keys list" in nobody.err
 
 
 def test_a_tenants_webhook_secret_is_shown_to_the_operator(penstock: Run) -> None:

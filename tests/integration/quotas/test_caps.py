@@ -45,7 +45,7 @@ async def test_many_submitters_at_once_never_pass_the_caps(
     draws, seen, accepted, refused = Random(seed_of_draws), [], [], []
     own = create_engine(settings.model_copy(update={"database_pool_size": 24}), application_name="penstock-tests")
     bodies = [{"max_tokens": draws.choice([1, 8, 40, 90]), "n": draws.choice([1, 1, 2])} for _ in range(96)]
-    started = asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def submitter(body: dict[str, int]) -> None:
         try:
@@ -55,7 +55,7 @@ async def test_many_submitters_at_once_never_pass_the_caps(
             refused.append(error)
 
     async def watcher() -> None:
-        while True:
+        while not ended.is_set():
             seen.append(await waiting(own))
             await asyncio.sleep(0)
 
@@ -73,10 +73,14 @@ async def test_many_submitters_at_once_never_pass_the_caps(
                 )
             await asyncio.sleep(0)
 
+    async def all_the_others() -> None:
+        try:
+            await asyncio.gather(worker(), *(submitter(body) for body in bodies))
+        finally:
+            ended.set()
+
     try:
-        watching = asyncio.create_task(watcher())
-        await asyncio.gather(worker(), *(submitter(body) for body in bodies))
-        watching.cancel()
+        await asyncio.gather(watcher(), all_the_others())
         assert len(accepted) + len(refused) == len(bodies)
         assert refused, "there were more than fit"
         assert len(seen) > 3
