@@ -409,7 +409,7 @@ def run_machine(settings: Settings, *, examples: int, steps: int) -> None:
 
 
 def test_any_history_of_budgets_is_as_the_model_says(settings: Settings) -> None:
-    run_machine(settings, examples=25, steps=30)
+    run_machine(settings, examples=15, steps=30)
 
 
 @pytest.mark.long
