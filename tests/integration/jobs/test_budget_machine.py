@@ -40,6 +40,9 @@ T = TypeVar("T")
 BEGIN = datetime(2031, 1, 30, 22, 58, 30, tzinfo=UTC)  # hour, day and month end soon
 METRICS = ("input_tokens", "output_tokens", "total_tokens", "requests", "cost")
 PERIODS = ("minute", "hour", "day", "month", "total")
+PRICES = st.tuples(st.integers(0, 3_000_000), st.integers(0, 3_000_000))
+# key, prompt, max_tokens, n, min_tokens
+ASKS = st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(1, 9), st.integers(1, 2), st.integers(0, 3))
 EMPTY = "TRUNCATE jobs, job_inputs, job_results, attempts, dead_letters, budgets, budget_windows, ledger, usage, audit_log, workers CASCADE"
 
 
@@ -169,10 +172,13 @@ class BudgetMachine(RuleBasedStateMachine):
 
     # --- the rules ---------------------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(
+        budgets=st.lists(st.tuples(st.sampled_from(METRICS), st.sampled_from(PERIODS), st.integers(5, 60)), max_size=3),
+        cost=st.integers(5, 60),
+        prices=PRICES,
+    )
+    def begin(self, budgets: list[tuple[str, str, int]], cost: int, prices: tuple[int, int]) -> None:
         self.at = BEGIN
-        self.prices = (0, 0)
         self.budgets: dict[UUID, Budget] = {}
         self.windows: dict[tuple[UUID, datetime], list[int]] = {}
         self.jobs: dict[UUID, Job] = {}
@@ -180,11 +186,12 @@ class BudgetMachine(RuleBasedStateMachine):
         async def empty() -> None:
             async with self.engine.begin() as conn:
                 await conn.execute(text(EMPTY))
-            await set_price(self.engine, POOL, 0, 0)
             await self.clock.advance(BEGIN - self.clock.at)
 
         self.do(empty())
-        self.make_budget("total_tokens", "hour", 30, 0)
+        self.change_price(prices)
+        for metric, period, limit in [("total_tokens", "hour", 40), ("cost", "day", cost), *budgets]:
+            self.make_budget(metric, period, limit, 0)
 
     @rule(
         metric=st.sampled_from(METRICS),
@@ -199,10 +206,21 @@ class BudgetMachine(RuleBasedStateMachine):
         made = self.do(add_budget(self.engine, limit, metric, period, key=self.keys[key]))
         self.budgets[made] = Budget(made, *place, limit)
 
-    @rule(
-        mode=st.sampled_from(["reject", "wait", "wait", "truncate", "fallback"]), key=st.integers(0, 2),
-        prompt=st.integers(1, 5), max_tokens=st.integers(1, 9), n=st.integers(1, 2), least=st.integers(0, 3),
-    )  # fmt: skip
+    @rule(mode=st.sampled_from(["reject", "fallback"]), many=st.lists(ASKS, min_size=1, max_size=3))
+    def submit_plainly(self, mode: str, many: list[tuple[int, int, int, int, int]]) -> None:
+        for each in many:
+            self.submit(mode, *each)
+
+    @rule(many=st.lists(ASKS, min_size=1, max_size=3))
+    def submit_to_be_cut(self, many: list[tuple[int, int, int, int, int]]) -> None:
+        for each in many:
+            self.submit("truncate", *each)
+
+    @rule(many=st.lists(ASKS, min_size=2, max_size=5))
+    def submit_to_wait(self, many: list[tuple[int, int, int, int, int]]) -> None:
+        for each in many:
+            self.submit("wait", *each)
+
     def submit(self, mode: str, key: int, prompt: int, max_tokens: int, n: int, least: int) -> None:
         min_tokens = min(least, max_tokens)
         body = {"max_tokens": max_tokens, "n": n, "min_tokens": min_tokens, "on_budget": mode}
@@ -291,6 +309,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.do(send_back(self.engine, job.id))
         self.let_in(job)
 
+    @precondition(lambda self: any(j.state == "held" for j in self.jobs.values()))
     @rule()
     def wake(self) -> None:
         async def rounds() -> None:
@@ -309,7 +328,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.at += timedelta(seconds=seconds)
         self.do(self.clock.advance(timedelta(seconds=seconds)))
 
-    @rule(prices=st.tuples(st.integers(0, 3_000_000), st.integers(0, 3_000_000)))
+    @rule(prices=PRICES)
     def change_price(self, prices: tuple[int, int]) -> None:
         self.prices = prices
         self.do(set_price(self.engine, POOL, *prices))
@@ -390,7 +409,7 @@ def run_machine(settings: Settings, *, examples: int, steps: int) -> None:
 
 
 def test_any_history_of_budgets_is_as_the_model_says(settings: Settings) -> None:
-    run_machine(settings, examples=25, steps=30)
+    run_machine(settings, examples=15, steps=30)
 
 
 @pytest.mark.long

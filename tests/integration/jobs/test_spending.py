@@ -199,6 +199,7 @@ async def test_a_limit_that_is_lowered_while_a_submission_waits_for_the_window_h
         ("total_tokens", 9, 2, 2),
         ("cost", 9, 1, 3),  # 4 x 0.5 + m x 2 <= 9
         ("cost", 9, 2, 1),
+        ("cost", 10, 1, 4),  # to the last millionth
         ("output_tokens", 6, 1, 6),
     ],
 )
