@@ -69,7 +69,12 @@ async def test_many_submitters_at_once_never_pass_the_caps(
                 queued = (await conn.execute(text("SELECT id, gen FROM jobs WHERE status = 'queued' LIMIT 2"))).all()
                 await conn.execute(
                     store._START,
-                    {"ids": [r.id for r in queued], "gens": [r.gen for r in queued], "incarnation": incarnation},
+                    {
+                        "ids": [r.id for r in queued],
+                        "gens": [r.gen for r in queued],
+                        "incarnation": incarnation,
+                        "pace": 0.0,
+                    },
                 )
             await asyncio.sleep(0)
 
