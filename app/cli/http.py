@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +24,7 @@ Job = dict[str, Any]
 ENDED = frozenset({"succeeded", "failed", "cancelled", "expired", "dead"})
 TIMEOUT_S = 30.0
 MAX_WAIT_S = 25.0  # `Prefer: wait`: less than proxies hang up after
+_WORTH_SAYING_S = 5.0  # a wait that is shorter needs no word
 PATIENCE_S = 600.0  # how long one request is tried again while the API says "later"
 LOST_S = 20.0  # how long it is tried again while an API that answered before doesn't
 BACKOFF_CAP_S = 10.0
@@ -143,6 +145,9 @@ class Api:
             delay_s = _retry_after_s(response, tries)
             if delay_s is None or monotonic() - began + delay_s > PATIENCE_S:
                 raise _refusal(response)
+            if delay_s >= _WORTH_SAYING_S:
+                say = f"penstock: {_refusal(response)}; trying again in {delay_s:.0f} s, Ctrl-C gives up"
+                print(say, file=sys.stderr, flush=True)
             await self._sleep(delay_s)
 
 

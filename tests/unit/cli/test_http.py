@@ -47,9 +47,9 @@ def problem(status: int, headers: dict[str, str] | None = None, **members: Any) 
     return httpx.Response(status, json=members, headers=headers)
 
 
-async def test_retry_after_is_honoured_and_the_idempotency_key_stays() -> None:
+async def test_retry_after_is_honoured_and_the_idempotency_key_stays(capsys: pytest.CaptureFixture[str]) -> None:
     handler, seen = answers(
-        problem(429, {"Retry-After": "7"}, retryable=True),
+        problem(429, {"Retry-After": "7"}, retryable=True, code="rate_limited", detail="too fast"),
         problem(503, {"Retry-After": "2"}, retryable=True),
         httpx.Response(202, json={"id": "job_1"}),
     )
@@ -57,6 +57,7 @@ async def test_retry_after_is_honoured_and_the_idempotency_key_stays() -> None:
     async with api_with(handler, slept) as api:
         assert await api.submit({"prompt": "a"}, idempotency_key="k") == {"id": "job_1"}
     assert slept.seconds == [7.0, 2.0]
+    assert capsys.readouterr().err == "penstock: too fast (rate_limited); trying again in 7 s, Ctrl-C gives up\n"
     assert [request.headers["idempotency-key"] for request in seen] == ["k"] * 3
     assert {request.headers["authorization"] for request in seen} == {f"Bearer {TARGET.api_key}"}
     assert json.loads(seen[-1].content) == {"prompt": "a"}
