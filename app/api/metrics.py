@@ -13,7 +13,7 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 # Every reason that a submission may be decided by: present from the start, at 0.
 DECISIONS: dict[str, tuple[str, ...]] = {
     "accepted": ("room", "fallback", "no_worker", "replay"),
-    "refused": (*REASONS, "breaker", "budget", "rate"),
+    "refused": (*REASONS, "breaker", "budget", "rate", "tenant"),
 }
 _ERROR_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200)
 

@@ -5,7 +5,17 @@ import contextlib
 from dataclasses import dataclass, field, replace
 
 from app.api.runtime import Runtime
-from app.errors import BudgetExhausted, InvalidRequest, ModelUnavailable, Overloaded, ShareExceeded
+from app.errors import (
+    BudgetExhausted,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    OverTenantLimit,
+    QueueLimitReached,
+    ShareExceeded,
+    TenantSuspended,
+    TierNotAllowed,
+)
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
@@ -72,6 +82,9 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
         raise
     except RateLimited:
         count("refused", "rate")
+        raise
+    except (TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached):
+        count("refused", "tenant")
         raise
     figures = runtime.loads.figures(submitted.job.pool)
     if submitted.replayed:

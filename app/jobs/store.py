@@ -101,10 +101,13 @@ class HeldRow:
 
 
 # A deadline that the job can't meet even if it writes no more than it must: it isn't started, and maintenance ends it.
+# Locked in the order of their ids first: two workers that were handed the same jobs don't deadlock.
 _START = text(f"""
     UPDATE jobs SET status = 'running', attempt = attempt + 1, incarnation = :incarnation,
         started_at = coalesce(started_at, statement_timestamp())
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
+    FROM (
+        SELECT held.id, wanted.gen FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS wanted (id, gen)
+        JOIN jobs AS held ON held.id = wanted.id ORDER BY held.id FOR UPDATE OF held) AS nominated
     WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
       AND jobs.reservation > 0
       AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
