@@ -266,6 +266,8 @@ class Model:
         return Counter(self.jobs[i].tenant for i in self.held | self.running)
 
     async def enqueue(self, i: int) -> None:
+        if i in self.running:
+            return  # only Postgres knows that this gen has started: its compare-and-set refuses a nomination that comes late
         if i in self.gone():
             old = self.jobs[i]
             self.jobs[i] = Nomination(new_id(), 1, "standard", old.tenant, old.cost)
