@@ -114,13 +114,13 @@ class Race:
     async def has_work(self) -> bool:
         if self.submitting:
             return True
-        async with self.engine.connect() as conn:
-            query = text("""SELECT 1 FROM jobs WHERE tenant_id = :tenant
-                            AND (status = 'running' OR status = 'queued' AND reservation > 0) LIMIT 1""")
-            try:
+        query = text("""SELECT 1 FROM jobs WHERE tenant_id = :tenant
+                        AND (status = 'running' OR status = 'queued' AND reservation > 0) LIMIT 1""")
+        try:
+            async with self.engine.connect() as conn:
                 return await conn.scalar(query, {"tenant": self.tenant}) is not None
-            except DBAPIError:
-                return True
+        except DBAPIError:  # its connection was cut, or is found to be cut when it is given back
+            return True
 
     async def run_some(self) -> None:
         """Start what waits, and end what runs: what a kill left running, too."""
