@@ -283,7 +283,7 @@ async def race_rounds(
 async def test_no_race_passes_a_budget_or_leaks_from_it(
     engine: AsyncEngine, racers: AsyncEngine, settings: Settings
 ) -> None:
-    await race_rounds(engine, racers, settings, 10)
+    await race_rounds(engine, racers, settings, 6)
 
 
 @pytest.mark.long
