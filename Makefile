@@ -44,10 +44,10 @@ format: venv ## Format the code and mend what ruff can mend
 
 test: lint ## Lint, then all tests but the long matrix and the GPU's
 	@echo "==> pytest, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" --ignore tests/failure -n $(JOBS) --dist loadscope
-	@echo "==> pytest tests/failure, one at a time: they state bounds of time"; $(BIN)/pytest -m "not long and not gpu" tests/failure
+	@echo "==> pytest tests/failure, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" tests/failure -n $(JOBS)
 
-test-long: venv ## The long matrix
-	@$(BIN)/pytest -m "long and not gpu"
+test-long: venv ## The long matrix, and new random examples for the property tests
+	@$(BIN)/pytest -m "(long or hypothesis) and not gpu" --hypothesis-profile explore
 
 mutations: venv ## Take out each guard of the protocol and see a test fail: make mutations NAME=fence-finish, or all
 	@$(BIN)/python -m tests.mutations $(NAME)

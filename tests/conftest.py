@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis as sync_redis
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import create_engine
@@ -22,6 +23,11 @@ from tests.support.databases import temporary_database, with_database
 # What the caller's shell has configured is none of the tests' business.
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
     del os.environ[_name]
+
+# `make test` tries the same examples each time: it says whether a change broke something. `make test-long` looks for new ones.
+hypothesis_settings.register_profile("repeat", derandomize=True)
+hypothesis_settings.register_profile("explore", derandomize=False, print_blob=True)
+hypothesis_settings.load_profile("repeat")
 
 TEMPLATE = "penstock_template"
 _redis_databases = cycle(range(16))

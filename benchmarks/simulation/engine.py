@@ -186,11 +186,12 @@ class Engine:
         return lost
 
     def _feeding(self) -> tuple[int, int, Job] | None:
-        """Whose prompt is computed: the first one's, unless the KV pool has no room for it and others run."""
+        """Whose prompt is computed: the first one's, unless the KV pool has no room to begin it and others run."""
         if not self._prefilling:
             return None
-        first = self._prefilling[0]
-        if self._decoding and self._context + first[2].prompt + first[2].done > self.kind.kv_tokens:
+        _, order, job = first = self._prefilling[0]
+        has_begun = self._fed[order] > 0  # then it holds its pages: what the others bring meanwhile doesn't stop it
+        if self._decoding and not has_begun and self._context + job.prompt + job.done > self.kind.kv_tokens:
             return None
         return first
 

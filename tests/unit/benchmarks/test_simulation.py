@@ -124,6 +124,13 @@ def test_a_prompt_without_room_in_the_kv_pool_waits_until_others_have_ended():
     assert engine.over_s == 0
 
 
+def test_a_prompt_that_is_being_computed_stays_when_the_others_grow_past_the_pool():
+    engine = Engine(KIND)
+    engine.add([job(i, prompt=24_985, output=3_000) for i in range(4)])
+    assert len(drain(engine)) == 4
+    assert engine.over_s > 0
+
+
 @given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(1, 3_000)), min_size=1, max_size=20))
 def test_all_end_and_the_room_comes_back(sizes):
     engine = Engine(KIND)
