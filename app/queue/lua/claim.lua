@@ -2,8 +2,8 @@
 -- what ran before, tenant by least served, oldest first.
 -- KEYS  idx tiers pend depth
 -- ARGV  prefix, consumer, max_jobs, room (tokens of all together; the last job may pass it), group (least size of a group of suspects),
---       lead (tokens), aging (seconds), now (seconds; '' = TIME), then 4 for each tier, first the one that wins ties and may take from
---       those behind it: tier weight room jobs
+--       lead (tokens; also the credit of who returns from idle), aging (seconds), now (seconds; '' = TIME), then 4 for each tier,
+--       first the one that wins ties and may take from those behind it: tier weight room jobs
 -- Returns a flat list, 5 for each job: job gen place tenant cost
 local idx, tiers, pend, depth = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local consumer, max_jobs, room, group = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -100,7 +100,7 @@ local function charge(place, tier, tenant, job, cost)
   redis.call('HINCRBY', 'busy:' .. prefix, tenant, 1)
 end
 
-local marks = {}  -- place -> the counter of whom it served last, as it was: where one who returns from idle begins
+local marks = {}  -- place -> the counter of whom it served last, as it was: where one who returns from idle begins, and it never falls
 local tier_marks = {}
 while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
   looks = looks - 1
@@ -124,9 +124,9 @@ while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
       local entry, item = reply[1][2][1][1], reply[1][2][1][2]
       local job, gen, cost = item[2], item[4], item[6]
       if redis.call('HGET', idx, job) == gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry then
-        marks[place] = least[2]
+        marks[place] = math.max(tonumber(least[2]), marks[place] or tonumber(least[2]))
         if tier then
-          tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'] = now, now, tier.served
+          tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'], tier_marks[':credit'] = now, now, tier.served, lead
         end
         charge(place, tier, tenant, job, tonumber(cost))
         redis.call('ZADD', pend, 'NX', time[1], q)
@@ -150,6 +150,9 @@ while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
     end
   end
 end
-for place, counter in pairs(marks) do redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, ':now', counter) end
+for place, counter in pairs(marks) do
+  local vtc = 'vtc:' .. prefix .. ':' .. place
+  if counter > tonumber(redis.call('HGET', vtc, ':now') or '0') then redis.call('HSET', vtc, ':now', string.format('%.17g', counter)) end
+end
 for field, value in pairs(tier_marks) do redis.call('HSET', tiers, field, string.format('%.17g', value)) end
 return claimed

@@ -19,13 +19,17 @@ local function move_counter(place, tenant, amount)
   end
 end
 
--- A tenant that returns from idle is lifted to the least counter of the active ones, or to where the last claim stood, so that
--- idling saves no credit (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2).
+-- A tenant that returns from idle is lifted to the least counter of the active ones, or to where the claims stand (Sheng et al., "Fairness
+-- in Serving Large Language Models", OSDI 2024, algorithm 2). Of the share that it left to them meanwhile it keeps the credit of one
+-- worker's room: so a quiet tenant's burst goes ahead of a flood, and who idles for long saves no more.
 local function activate(place, tenant)
   local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
   if redis.call('ZSCORE', act, tenant) then return false end
-  local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2] or redis.call('HGET', vtc, ':now') or '0'
-  local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), tonumber(least))
+  local stand = tonumber(redis.call('HGET', vtc, ':now') or '0')
+  local floor = tonumber(redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]) or stand
+  local credit = tonumber(redis.call('HGET', 'tiers:' .. prefix, ':credit') or '0')
+  if credit > 0 then floor = math.min(floor, stand - credit / terms_of(tenant)) end
+  local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), floor)
   redis.call('ZADD', act, string.format('%.17g', counter), tenant)
   redis.call('HDEL', vtc, tenant)
   return true

@@ -99,7 +99,7 @@ async def test_tiers_share_by_weight_and_batch_moves(queue: JobQueue) -> None:
     assert counts["batch"] == pytest.approx(20, abs=2)
 
 
-async def test_an_idle_tenant_saves_up_no_credit(queue: JobQueue) -> None:
+async def test_where_claims_name_no_room_an_idle_tenant_saves_up_no_credit(queue: JobQueue) -> None:
     await queue.enqueue([nominate("busy", cost=10) for _ in range(400)])
     await queue.claim("w", max_jobs=200, room=10**9)
     await queue.enqueue([nominate("late", cost=10) for _ in range(200)])
