@@ -110,6 +110,11 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     batch_tokens: int = 0  # that a step may feed at present: less than configured while the device lacks memory
     memory_shortages: int = 0  # steps that the device had no room for; they were repeated with less
 
+    @property
+    def held_tokens(self) -> int:
+        """What all that is in the engine has and is expected to bring: what a full engine is worth, whatever it is that fills it."""
+        return sum(load.tokens for load in self.load.values())
+
     def room_for(self, priority: int) -> int:
         """Tokens of new work at `priority` that it could take in now: what lower tiers hold can be taken from them."""
         above = [load for rank, load in self.load.items() if rank <= priority]
