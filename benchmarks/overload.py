@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import tempfile
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> Result:
 class _Refused:
     at: float
     told_s: float
+    tier: str
 
 
 @dataclass(slots=True)
@@ -231,7 +233,7 @@ class _Overload:
             if told is None:
                 tally.num_without_retry_after += 1
                 return
-            tally.first.setdefault(number, _Refused(now, float(told)))
+            tally.first.setdefault(number, _Refused(now, float(told), tier))
             if now + float(told) > self._ends_at:
                 return
             await asyncio.sleep(float(told))
@@ -283,6 +285,14 @@ class _Overload:
             (number, each) for number, each in tally.first.items() if each.at + 1.5 * each.told_s + 1 <= self._ends_at
         ]
         ratios = [(tally.in_at[number] - each.at) / each.told_s for number, each in judged if number in tally.in_at]
+        by_tier = {
+            tier: [
+                ((tally.in_at[number] - each.at) / each.told_s if number in tally.in_at else math.inf, each.told_s)
+                for number, each in judged
+                if each.tier == tier
+            ]
+            for tier in TIERS
+        }
         good = sum(0.5 <= ratio <= 1.5 for ratio in ratios)
         late = [row for row in rows if row.took_s > _CEILINGS_S[row.tier]]
         growth = {name: _growth(values) for name, values in self._memory.items()}
@@ -299,6 +309,13 @@ class _Overload:
             "acceptance p99 ms": _quantile(tally.accepted_ms, 0.99),
             "clients whose Retry-After is judged": len(judged),
             "of them never let in": len(judged) - len(ratios),
+            "within 50 % of what they were told, by tier": {
+                tier: f"{sum(0.5 <= ratio <= 1.5 for ratio, _ in found)} of {len(found)}"
+                for tier, found in by_tier.items()
+            },
+            "told s, p50 by tier": {
+                tier: _quantile([told for _, told in found], 0.5) for tier, found in by_tier.items()
+            },
             "time to get in / told, p5": _quantile(ratios, 0.05),
             "time to get in / told, p50": _quantile(ratios, 0.5),
             "time to get in / told, p95": _quantile(ratios, 0.95),

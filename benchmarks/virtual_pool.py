@@ -125,7 +125,9 @@ class VirtualPool:
         jobs = max((room.jobs for room in rooms.values() if room.tokens > 0), default=0)
         if jobs == 0:
             return
-        nominated = await self.queue.claim("play", max_jobs=jobs, room=rooms, lead=stats.held_tokens)
+        nominated = await self.queue.claim(
+            "play", max_jobs=jobs, room=rooms, lead=stats.held_tokens // 4, credit=stats.held_tokens
+        )
         await self.queue.ack([(each.job_id, each.gen) for each in nominated])
         for each in nominated:
             job = self._known[each.job_id.hex]

@@ -27,9 +27,10 @@ async def outlook(runtime: Runtime, tenant_id: str, job_id: UUID) -> Outlook | N
         if facts.status != "queued":
             return Outlook(None, explain(facts, figures, None))
         own_tokens = runtime.loads.own_tokens(facts.pool, facts.tier, tenant_id)
+        weight = runtime.loads.weight_of(facts.pool, facts.tier, tenant_id)
         ahead = await ahead_of(conn, job_id, own_tokens=own_tokens)
     lengths = runtime.lengths.of(tenant_id, facts.model)
-    when = forecast(figures, Waiting(facts.tier, facts.tokens, facts.max_tokens), ahead, lengths, now=facts.now)
+    when = forecast(figures, Waiting(facts.tier, facts.tokens, facts.max_tokens, weight), ahead, lengths, now=facts.now)
     why = explain(facts, figures, when)
     if why.reason not in {"queue", "breaker_open"}:
         # Its turn isn't what holds it up: nobody knows when that is over.
@@ -47,4 +48,5 @@ def outlook_at_submission(runtime: Runtime, job: JobView) -> Forecast | None:
     mean = figures.load.tier(job.tier).mean_tokens if figures else 0.0
     ahead = Ahead(round(own_tokens / mean) if mean else 0, own_tokens)
     lengths = runtime.lengths.of(job.tenant_id, job.model)
-    return forecast(figures, Waiting(job.tier, cost, job.max_tokens), ahead, lengths, now=job.created_at)
+    weight = runtime.loads.weight_of(job.pool, job.tier, job.tenant_id)
+    return forecast(figures, Waiting(job.tier, cost, job.max_tokens, weight), ahead, lengths, now=job.created_at)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from app.clock import Clock
 from app.errors import DeadlineUnreachable, Overloaded, PenstockError, ShareExceeded
 from app.jobs.lengths import LengthBook
-from app.jobs.loads import Hold, LoadBoard, PoolFigures
+from app.jobs.loads import Hold, LoadBoard
 from app.jobs.models import Model
+from app.jobs.pool_figures import PoolFigures
 from app.jobs.request import JobRequest
 from app.quotas.bookings import IDLE_PART, Bookings
 from app.quotas.pressure import (
@@ -154,12 +155,13 @@ class Admission:
         lengths = self._lengths.of(tenant, model.name)
         max_tokens = request.max_tokens or self._settings.default_max_tokens
         # Without evidence nobody is refused for what it might write.
-        whole_s = max_tokens * (figures.load.seconds_per_token or 0.0)
+        whole_s = max_tokens * (figures.load.pace_of(request.tier) or 0.0)
         service_s = whole_s * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
             size_of(request, self._settings),
             self._loads.own_tokens(model.pool, request.tier, tenant),
+            self._loads.weight_of(model.pool, request.tier, tenant),
             request.deadline_s,
             service_s,
             whole_s * lengths.most,

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs.lengths import Lengths
-from app.jobs.loads import PoolFigures
+from app.jobs.pool_figures import PoolFigures
 from app.quotas.pressure import SPREAD, Ask, predicted_wait_s, soonest_wait_s
 
 MOST_LOOKED_AT = 5000  # waiting jobs of the pool; who has more before it is taken to be behind all of its tenant's work
@@ -30,6 +30,7 @@ class Waiting:
     tier: str
     tokens: int
     max_tokens: int
+    weight: float = 1.0  # of its tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,13 @@ def forecast(figures: PoolFigures | None, job: Waiting, ahead: Ahead, lengths: L
     seen = figures.load.tier(job.tier)
     others = replace(seen, tokens=max(seen.tokens - job.tokens, ahead.tokens), jobs=max(seen.jobs - 1, ahead.jobs))
     load = replace(figures.load, tiers={**figures.load.tiers, job.tier: others})
-    ask = Ask(job.tier, 0, own_tokens=ahead.tokens)
+    ask = Ask(job.tier, 0, own_tokens=ahead.tokens, weight=job.weight)
     position = 1 + min(ahead.jobs * max(1, others.tenants), others.jobs)
     soonest, wait = soonest_wait_s(load, ask), predicted_wait_s(load, ask)
     if soonest is None or wait is None:
         return Forecast(position, None, None, None, None)
     late = wait * SPREAD
-    pace = load.seconds_per_token
+    pace = load.pace_of(job.tier)
     finish_p50 = None if pace is None else soonest + job.max_tokens * lengths.usual * pace
     finish_p95 = None if pace is None else late + job.max_tokens * lengths.most * pace * SPREAD
     return Forecast(position, *(_at(now, each) for each in (soonest, late, finish_p50, finish_p95)))

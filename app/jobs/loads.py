@@ -6,24 +6,21 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
+from app.jobs.pool_figures import QUEUED, WORKERS, Key, PoolFigures, Source, figures_of, read_waiting
 from app.jobs.states import TIERS
-from app.queue.places import TIER_WEIGHTS, place_again
 from app.queue.streams import JobQueue
-from app.quotas.pressure import Backlog, PoolLoad
+from app.quotas.pressure import Backlog
 from app.racing import at_most
 from app.redis import RedisError
 from app.telemetry import emit
 
 log = logging.getLogger(__name__)
-
-Source = Literal["redis", "postgres", "last", "none"]
 
 READ_EVERY_S = 0.5
 READ_TIMEOUT_S = 1.0
@@ -32,50 +29,6 @@ COUNT_TIMEOUT_S = 3.0
 BUSY_S = 600.0  # how long a tier that had work is believed to get some again: so long it keeps its share in predictions
 _ASKED_S = 10.0  # how long the queue of a tenant that has asked is looked at
 _MAX_ASKED = 1000
-
-# Figures of workers that ended within the hour serve where the living ones have none yet.
-_WORKERS = text("""
-    SELECT m.pool,
-        count(w.incarnation) FILTER (WHERE live AND w.state = 'ready') AS ready,
-        count(drain) FILTER (WHERE live AND w.state = 'ready') AS measured,
-        coalesce(sum(drain) FILTER (WHERE live AND w.state = 'ready'), 0) AS drain,
-        coalesce(avg(drain) FILTER (WHERE live), avg(drain)) AS mean_drain,
-        coalesce(avg(served) FILTER (WHERE live), 0) * count(*) FILTER (WHERE live) AS served,
-        coalesce(avg(pace) FILTER (WHERE live), avg(pace)) AS pace,
-        coalesce(min(pace) FILTER (WHERE live), min(pace)) AS best_pace,
-        coalesce(max(load_s) FILTER (WHERE live), max(load_s)) AS load_s,
-        coalesce(sum(at_hand) FILTER (WHERE live), 0)::int AS running
-    FROM (SELECT DISTINCT pool FROM models) m
-    LEFT JOIN LATERAL (
-        SELECT incarnation, state, ended_at IS NULL AND expires_at > statement_timestamp() AS live,
-            CAST(stats->>'drain_tokens_per_s' AS float8) AS drain,
-            CAST(stats->>'served_tokens_per_s' AS float8) / CAST(stats->>'token_yield' AS float8) AS served,
-            CAST(stats->>'seconds_per_token' AS float8) AS pace, CAST(stats->>'load_s' AS float8) AS load_s,
-            CAST(stats->>'jobs' AS float8) AS at_hand
-        FROM workers
-        WHERE workers.pool = m.pool
-          AND (ended_at IS NULL OR ended_at > statement_timestamp() - interval '1 hour')) w ON true
-    GROUP BY m.pool
-""")
-_QUEUED = text("""
-    SELECT pool, tier, count(*) AS jobs, sum(prompt_tokens + n * max_tokens)::bigint AS tokens,
-           count(DISTINCT tenant_id) AS tenants
-    FROM jobs WHERE status = 'queued' AND not_before IS NULL AND held_by IS NULL GROUP BY pool, tier
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class PoolFigures:
-    """What was read of a pool. `source` says where its backlog comes from: `last` is what was known before Redis went away."""
-
-    load: PoolLoad
-    source: Source
-    read_at: float  # monotonic
-    served_per_s: float = 0.0  # now, in the queue's tokens
-    per_worker: float | None = None  # mean drain of one worker
-    best_pace: float | None = None  # least seconds a token of a job
-    load_s: float | None = None  # how long a worker takes to load the model
-    running: int = 0
 
 
 @dataclass(slots=True)
@@ -91,7 +44,8 @@ class _Taken:
 
 @dataclass(slots=True)
 class _Reading:
-    own: dict[tuple[str, str, str], int] = field(default_factory=dict)  # pool, tier, tenant -> jobs
+    own: dict[Key, int] = field(default_factory=dict)  # jobs
+    weights: dict[Key, float] = field(default_factory=dict)
 
 
 class LoadBoard:
@@ -147,7 +101,7 @@ class LoadBoard:
             backlogs, source = await self._backlogs([row.pool for row in rows], now)
             for row in rows:
                 tiers = backlogs.get(row.pool, {}) if backlogs is not None else self._last(row.pool)
-                self._figures[row.pool] = _figures(row, tiers, source, now)
+                self._figures[row.pool] = figures_of(row, tiers, source, now)
                 self._busy_at |= {(row.pool, tier): now for tier, each in tiers.items() if each.tokens > 0}
             # What a round has seen, or added to the last figures, isn't to be added again.
             self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
@@ -189,6 +143,10 @@ class LoadBoard:
         )
         return int(waiting) + since
 
+    def weight_of(self, pool: str, tier: str, tenant: str) -> float:
+        """The tenant's weight in the pool; 1 until a round has looked, which `own_tokens` asks for."""
+        return self._reading.weights.get((pool, tier, tenant), 1.0)
+
     def take(self, pool: str, tier: str, tenant: str, tokens: int) -> "Hold":
         """Count a job in from the decision on; leave the context when it is enqueued, or wasn't accepted."""
         return Hold(self, _Taken(None, pool, tier, tenant, tokens))
@@ -208,7 +166,7 @@ class LoadBoard:
 
     async def _workers(self) -> Any:
         async with self._engine.connect() as conn:
-            return (await conn.execute(_WORKERS)).all()
+            return (await conn.execute(WORKERS)).all()
 
     async def _backlogs(self, pools: list[str], now: float) -> tuple[dict[str, dict[str, Backlog]] | None, Source]:
         for key, at in list(self._asked.items()):
@@ -223,25 +181,13 @@ class LoadBoard:
 
     async def _read_redis(self, pools: list[str]) -> dict[str, dict[str, Backlog]]:
         """Every pool's depth, its tenants with work, and the queues of tenants that have asked lately."""
-        asked = [key for key in self._asked if key[0] in pools]
-        own: dict[tuple[str, str, str], int] = {}
-        found: dict[str, dict[str, Backlog]] = {}
+        reading, found = _Reading(), dict[str, dict[str, Backlog]]()
         for pool in pools:
-            queue = self._queue_of(pool)
-            async with queue.redis.pipeline(transaction=False) as pipe:
-                pipe.hgetall(queue.keys.depth)
-                for tier in TIERS:
-                    pipe.zcard(queue.keys.active(tier))
-                mine = [key for key in asked if key[0] == pool]
-                for _, tier, tenant in mine:
-                    pipe.xlen(queue.keys.stream(tier, tenant))
-                depth, *counts = await pipe.execute()
-            found[pool] = {
-                tier: Backlog(_depth(depth, tier, "jobs"), _depth(depth, tier, "tokens"), int(count))
-                for tier, count in zip(TIERS, counts, strict=False)
-            }
-            own.update(zip(mine, (int(count) for count in counts[len(TIERS) :]), strict=True))
-        self._reading = _Reading(own)
+            waiting = await read_waiting(self._queue_of(pool), [key for key in self._asked if key[0] == pool])
+            found[pool] = waiting.tiers
+            reading.own |= waiting.jobs
+            reading.weights |= waiting.weights
+        self._reading = reading
         return found
 
     async def _count(self, now: float) -> tuple[dict[str, dict[str, Backlog]] | None, Source]:
@@ -263,7 +209,7 @@ class LoadBoard:
 
     async def _queued(self) -> Any:
         async with self._engine.connect() as conn:
-            return (await conn.execute(_QUEUED)).all()
+            return (await conn.execute(QUEUED)).all()
 
 
 class Hold:
@@ -294,18 +240,6 @@ def _with(before: Mapping[str, Backlog], taken: list[_Taken]) -> dict[str, Backl
     for tier in {each.tier for each in taken}:
         seen, new = tiers.get(tier, Backlog()), [each for each in taken if each.tier == tier]
         tenants = max(seen.tenants, len({each.tenant for each in new}))
-        tiers[tier] = Backlog(seen.jobs + len(new), seen.tokens + sum(each.tokens for each in new), tenants)
+        weight = max(seen.weight, float(tenants)) if seen.weight else 0.0
+        tiers[tier] = Backlog(seen.jobs + len(new), seen.tokens + sum(each.tokens for each in new), tenants, weight)
     return tiers
-
-
-def _depth(raw: dict[Any, Any], tier: str, unit: str) -> int:
-    return max(0, sum(int(raw.get(f"{place}:{unit}".encode(), 0)) for place in (tier, place_again(tier))))
-
-
-def _figures(row: Any, tiers: Mapping[str, Backlog], source: Source, now: float) -> PoolFigures:
-    unmeasured = (row.ready - row.measured) * (row.mean_drain or 0.0)
-    drain = row.drain + unmeasured
-    load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace)
-    return PoolFigures(
-        load, source, now, row.served, row.mean_drain, row.best_pace, row.load_s, row.running
-    )  # fmt: skip

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import job_name
 from app.jobs.forecast import Forecast
-from app.jobs.loads import PoolFigures
+from app.jobs.pool_figures import PoolFigures
 
 WhyReason = Literal[
     "ended",

@@ -82,6 +82,7 @@ class JobQueue:
         max_jobs: int,
         room: int | Mapping[str, Room],
         lead: int = 0,
+        credit: int = 0,
         aging_s: float = AGING_S,
     ) -> list[Nomination]:
         """Take nominations worth up to `room` tokens (the last may pass it) and at most `max_jobs`.
@@ -93,12 +94,13 @@ class JobQueue:
             max_jobs: most jobs.
             room: tokens for all tiers together; or what each tier may take, where higher ones may take it from lower ones.
             lead: tokens that a tier may run ahead of its share where the tier whose turn it is has no room.
+            credit: tokens of work by which a tenant that returns from idle may go ahead of the others, if it left them so much.
             aging_s: a tier that had no turn for so long gets one, out of turn.
         """
         keys = self.keys
         most = room if isinstance(room, int) else max((each.tokens for each in room.values()), default=0)
         args: list[str | int | float] = [
-            keys.prefix, consumer, max_jobs, most, MAX_SOLO_SUSPECTS, lead, aging_s, self._time(),
+            keys.prefix, consumer, max_jobs, most, MAX_SOLO_SUSPECTS, lead, credit, aging_s, self._time(),
         ]  # fmt: skip
         for tier, weight in TIER_WEIGHTS.items():
             own = Room(room, max_jobs) if isinstance(room, int) else room[tier]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["tier_wait", "tier_tokens", "pool_tokens", "share", "deadline", "booked"]
@@ -22,6 +22,12 @@ class Backlog:
     jobs: int = 0
     tokens: int = 0
     tenants: int = 0  # those who have something waiting
+    weight: float = 0.0  # theirs together; 0: 1 each
+
+    @property
+    def total_weight(self) -> float:
+        """Of the tenants who have something waiting."""
+        return self.weight or float(self.tenants)
 
     @property
     def mean_tokens(self) -> float:
@@ -40,6 +46,9 @@ class PoolLoad:
         None  # tokens of backlog that all of them take in a second at full load; None: not measured yet
     )
     seconds_per_token: float | None = None  # how long a running job takes for each token of its longest choice
+    paces: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the same by tier, where it was measured: lower ones are preempted
     busy: frozenset[str] = frozenset()  # tiers that had work lately, though they may have none just now
 
     @property
@@ -50,6 +59,10 @@ class PoolLoad:
     def tier(self, name: str) -> Backlog:
         """What waits in the tier."""
         return self.tiers.get(name, Backlog())
+
+    def pace_of(self, tier: str) -> float | None:
+        """Seconds for each token of a running job of the tier; None: not measured yet."""
+        return self.paces.get(tier, self.seconds_per_token)
 
     def rate_of(self, tier: str) -> float | None:
         """Tokens a second that the tier gets while all tiers that have work, or had some lately, keep having some; None: unknown.
@@ -73,6 +86,7 @@ class Ask:
     tier: str
     tokens: int
     own_tokens: int = 0
+    weight: float = 1.0  # of its tenant
     deadline_s: float | None = None
     service_s: float = 0.0  # how long it will probably run
     longest_s: float = 0.0  # and how long in 19 of 20 cases
@@ -100,19 +114,28 @@ class Refusal:
 
 
 def tokens_ahead(load: PoolLoad, ask: Ask) -> float:
-    """Tokens of its tier that are claimed before the job.
+    """Tokens of its tier that are claimed before the job if nothing more comes.
 
-    Tenants are served in turn, so behind its own work the job waits for as much of each other tenant's, and never for more than waits
-    in the tier.
+    Tenants are served by their weights, so behind its own work the job waits for as much of each other tenant's as its weight has in
+    proportion, and never for more than waits in the tier.
     """
     backlog = load.tier(ask.tier)
-    return float(min(backlog.tokens, ask.own_tokens * max(1, backlog.tenants)))
+    return min(float(backlog.tokens), ask.own_tokens * _times_own(backlog, ask))
 
 
 def predicted_wait_s(load: PoolLoad, ask: Ask) -> float | None:
-    """Seconds until the job would start, if the tiers that have work keep having some; None where no rate is known."""
-    rate = load.rate_of(ask.tier)
-    return None if rate is None else tokens_ahead(load, ask) / rate
+    """Seconds until the job would start, if the tiers and tenants that have work keep having some; None where no rate is known.
+
+    Of others' work that is yet to come it counts no more than `SPREAD` allows for: among many small tenants one that has much waiting
+    would be told absurdities.
+    """
+    rate, backlog = load.rate_of(ask.tier), load.tier(ask.tier)
+    return None if rate is None else min(backlog.tokens * SPREAD, ask.own_tokens * _times_own(backlog, ask)) / rate
+
+
+def _times_own(backlog: Backlog, ask: Ask) -> float:
+    """How many times as much as its own work all tenants' work is that is served in the same time; at least 1."""
+    return max(1.0, backlog.total_weight / ask.weight)
 
 
 def soonest_wait_s(load: PoolLoad, ask: Ask) -> float | None:
@@ -144,11 +167,9 @@ def soonest_wait_s(load: PoolLoad, ask: Ask) -> float | None:
 
 
 def drain_of_tenant(load: PoolLoad, ask: Ask) -> float | None:
-    """Tokens a second at which this tenant's own waiting work gets less; None: unknown."""
-    rate, ahead = load.rate_of(ask.tier), tokens_ahead(load, ask)
-    if rate is None:
-        return None
-    return rate * ask.own_tokens / ahead if ahead > 0 else rate / max(1, load.tier(ask.tier).tenants)
+    """Tokens a second at which this tenant's own waiting work gets less while the others keep having some; None: unknown."""
+    rate = load.rate_of(ask.tier)
+    return None if rate is None else rate / _times_own(load.tier(ask.tier), ask)
 
 
 def judge(load: PoolLoad, ask: Ask, ceilings: Ceilings) -> Refusal | None:
@@ -191,6 +212,6 @@ def longest_wait_s(ask: Ask, ceilings: Ceilings) -> float:
 
 
 def asks_too_much(load: PoolLoad, ask: Ask) -> bool:
-    """Whether the tenant has more than an equal part of the tier's backlog waiting, beside others."""
+    """Whether the tenant has more than its weight's part of the tier's backlog waiting, beside others."""
     backlog = load.tier(ask.tier)
-    return backlog.tenants > 1 and ask.own_tokens * backlog.tenants > backlog.tokens
+    return backlog.tenants > 1 and ask.own_tokens * _times_own(backlog, ask) > backlog.tokens

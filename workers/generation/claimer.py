@@ -137,7 +137,8 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) ->
         worker.incarnation.hex,
         max_jobs=jobs,
         room=rooms,
-        lead=worker.stats.held_tokens,
+        lead=worker.stats.held_tokens // 4,
+        credit=worker.stats.held_tokens,
         aging_s=worker.settings.aging_s,
     )
     if not nominated:

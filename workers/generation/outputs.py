@@ -83,6 +83,7 @@ def _measure(worker: WorkerContext, job: RunningJob, now: float) -> None:
         return  # only a part of it was computed here
     used = job.used()
     worker.throughput.end(
+        job.started.tier,
         reserved=job.cost,
         real=used.prompt_tokens - used.cached_tokens + used.completion_tokens,
         residence_s=now - job.taken_at,

@@ -48,8 +48,8 @@ class Throughput:
         self._saturated_s = 0.0
         self._real = 0.0
         self._reserved = 0.0
-        self._residence_s = 0.0
-        self._lengths = 0.0
+        self._residence_s: dict[str, float] = {}
+        self._lengths: dict[str, float] = {}
 
     def take(self, tier: str, tokens: int, now: float) -> None:
         """Tokens that the engine has brought just now."""
@@ -66,12 +66,12 @@ class Throughput:
         self._in_step = 0.0
         self._stepped_at, self._was_saturated = now, is_saturated
 
-    def end(self, *, reserved: int, real: int, residence_s: float, length: int) -> None:
+    def end(self, tier: str, *, reserved: int, real: int, residence_s: float, length: int) -> None:
         """A job has succeeded here that was charged with `reserved` tokens, cost `real` ones and wrote `length` a choice."""
         self._real = self._real * _YIELD_DECAY + real
         self._reserved = self._reserved * _YIELD_DECAY + reserved
-        self._residence_s = self._residence_s * _YIELD_DECAY + residence_s
-        self._lengths = self._lengths * _YIELD_DECAY + max(1, length)
+        self._residence_s[tier] = self._residence_s.get(tier, 0.0) * _YIELD_DECAY + residence_s
+        self._lengths[tier] = self._lengths.get(tier, 0.0) * _YIELD_DECAY + max(1, length)
 
     @property
     def capacity(self) -> float | None:
@@ -88,7 +88,13 @@ class Throughput:
     @property
     def seconds_per_token(self) -> float | None:
         """How long a job is here for each token of its longest choice, its prompt's time included; None before the first end."""
-        return self._residence_s / self._lengths if self._lengths else None
+        lengths = sum(self._lengths.values())
+        return sum(self._residence_s.values()) / lengths if lengths else None
+
+    @property
+    def paces(self) -> dict[str, float]:
+        """The same by tier: where higher tiers preempt, lower ones take longer."""
+        return {tier: self._residence_s[tier] / length for tier, length in self._lengths.items()}
 
     def stats(self, now: float) -> dict[str, object]:
         """For the lease. `drain_tokens_per_s` is in what the queue counts in: prompt + n x max_tokens."""
@@ -100,5 +106,6 @@ class Throughput:
             "capacity_tokens_per_s": None if capacity is None else round(capacity, 3),
             "drain_tokens_per_s": None if capacity is None else round(capacity / self.token_yield, 3),
             "token_yield": round(self.token_yield, 4),
+            "paces": {tier: round(pace, 6) for tier, pace in sorted(self.paces.items())},
             "seconds_per_token": None if seconds_per_token is None else round(seconds_per_token, 6),
         }

@@ -2,17 +2,17 @@
 -- what ran before, tenant by least served, oldest first.
 -- KEYS  idx tiers pend depth
 -- ARGV  prefix, consumer, max_jobs, room (tokens of all together; the last job may pass it), group (least size of a group of suspects),
---       lead (tokens; also the credit of who returns from idle), aging (seconds), now (seconds; '' = TIME), then 4 for each tier,
---       first the one that wins ties and may take from those behind it: tier weight room jobs
+--       lead (tokens), credit (of a tenant that returns from idle, tokens), aging (seconds), now (seconds; '' = TIME), then 4 for each
+--       tier, first the one that wins ties and may take from those behind it: tier weight room jobs
 -- Returns a flat list, 5 for each job: job gen place tenant cost
 local idx, tiers, pend, depth = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local consumer, max_jobs, room, group = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local lead, aging = tonumber(ARGV[6]), tonumber(ARGV[7])
-if not (max_jobs and room and group and lead and aging) or (#ARGV - 8) % 4 ~= 0 then
-  return redis.error_reply('ERR claim: max_jobs, room, group, lead and aging are numbers, and each tier has 4 arguments')
+local lead, credit, aging = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+if not (max_jobs and room and group and lead and credit and aging) or (#ARGV - 9) % 4 ~= 0 then
+  return redis.error_reply('ERR claim: max_jobs, room, group, lead, credit and aging are numbers, and each tier has 4 arguments')
 end
 local time = redis.call('TIME')
-local now = tonumber(ARGV[8]) or tonumber(time[1]) + tonumber(time[2]) / 1000000
+local now = tonumber(ARGV[9]) or tonumber(time[1]) + tonumber(time[2]) / 1000000
 local claimed, looks = {}, max_jobs + 1000
 local lane  -- of the suspects that this claim hands out, if it does
 
@@ -23,7 +23,7 @@ local function has_work(place)
 end
 
 local each_tier, by_name, fields = {}, {}, {}
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local tier = {name = ARGV[i], weight = tonumber(ARGV[i + 1]), room = tonumber(ARGV[i + 2]), jobs = tonumber(ARGV[i + 3])}
   tier.rank = #each_tier + 1
   each_tier[tier.rank], by_name[tier.name] = tier, tier
@@ -126,7 +126,7 @@ while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
       if redis.call('HGET', idx, job) == gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. entry then
         marks[place] = math.max(tonumber(least[2]), marks[place] or tonumber(least[2]))
         if tier then
-          tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'], tier_marks[':credit'] = now, now, tier.served, lead
+          tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'], tier_marks[':credit'] = now, now, tier.served, credit
         end
         charge(place, tier, tenant, job, tonumber(cost))
         redis.call('ZADD', pend, 'NX', time[1], q)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import SystemClock
 from app.jobs import leases
 from app.jobs.loads import LoadBoard
+from app.queue.fairness import Terms
 from app.queue.streams import JobQueue
 from app.redis import Redis, RedisError
 from app.settings import Settings
@@ -121,3 +122,22 @@ async def test_of_more_tenants_than_are_looked_at_each_is_believed_to_have_an_eq
     assert board.own_tokens(POOL, "standard", "acme") == 3 * COST
     assert board.own_tokens(POOL, "standard", "rival") == 3 * COST
     assert board.own_tokens(POOL, "batch", "rival") == 0
+
+
+async def test_tenants_weights_and_the_tiers_paces_are_known(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue, settings: Settings
+) -> None:
+    await worker_says(engine, paces={"standard": 0.1, "batch": 0.5})
+    await worker_says(engine, paces={"standard": 0.3})
+    await queue.share({"acme": Terms(4)})
+    await submit_and_nominate(engine, settings, queue, 3)
+    board.own_tokens(POOL, "standard", "acme")
+    board.own_tokens(POOL, "standard", "rival")
+    assert board.weight_of(POOL, "standard", "acme") == 1.0, "until a round has looked"
+    await board.refresh()
+    assert board.weight_of(POOL, "standard", "acme") == 4.0
+    assert board.weight_of(POOL, "standard", "rival") == 1.0
+    figures = board.figures(POOL)
+    assert figures is not None
+    assert figures.load.tier("standard").total_weight == 4.0
+    assert figures.load.paces == {"standard": pytest.approx(0.2), "batch": 0.5}

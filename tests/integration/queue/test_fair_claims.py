@@ -127,31 +127,31 @@ async def test_work_that_is_given_back_is_charged_once(queue: JobQueue) -> None:
 
 async def test_who_returns_from_idle_goes_ahead_by_one_workers_room_and_no_more(queue: JobQueue) -> None:
     await queue.enqueue([nominate("flooder", cost=10) for _ in range(400)])
-    await queue.claim("w", max_jobs=200, room=PLENTY, lead=500)
+    await queue.claim("w", max_jobs=200, room=PLENTY, credit=500)
     await queue.enqueue([nominate("quiet", cost=10) for _ in range(100)])
-    first = await queue.claim("w", max_jobs=50, room=PLENTY, lead=500)
+    first = await queue.claim("w", max_jobs=50, room=PLENTY, credit=500)
     assert Counter(job.tenant for job in first)["quiet"] == pytest.approx(50, abs=1)
-    then = await queue.claim("w", max_jobs=40, room=PLENTY, lead=500)
+    then = await queue.claim("w", max_jobs=40, room=PLENTY, credit=500)
     assert Counter(job.tenant for job in then)["quiet"] == pytest.approx(20, abs=2)
 
 
 async def test_who_left_less_than_that_to_the_others_gets_what_it_left(queue: JobQueue) -> None:
     await queue.enqueue([nominate(tenant, cost=10) for tenant in ("flooder", "quiet") for _ in range(10)])
-    await queue.claim("w", max_jobs=20, room=PLENTY, lead=10_000)
+    await queue.claim("w", max_jobs=20, room=PLENTY, credit=10_000)
     await queue.enqueue([nominate("flooder", cost=10) for _ in range(200)])
-    await queue.claim("w", max_jobs=30, room=PLENTY, lead=10_000)
+    await queue.claim("w", max_jobs=30, room=PLENTY, credit=10_000)
     await queue.enqueue([nominate("quiet", cost=10) for _ in range(100)])
-    claimed = await queue.claim("w", max_jobs=50, room=PLENTY, lead=10_000)
+    claimed = await queue.claim("w", max_jobs=50, room=PLENTY, credit=10_000)
     assert Counter(job.tenant for job in claimed)["quiet"] == pytest.approx(30 + 10, abs=2)
 
 
 async def test_credits_of_several_who_return_do_not_add_up(queue: JobQueue) -> None:
     """Each is lifted relative to where the claims stand, not to one who has just come back with a credit of its own."""
     await queue.enqueue([nominate("flooder", cost=10) for _ in range(400)])
-    await queue.claim("w", max_jobs=200, room=PLENTY, lead=500)
+    await queue.claim("w", max_jobs=200, room=PLENTY, credit=500)
     for tenant in ("first", "second", "third"):
         await queue.enqueue([nominate(tenant, cost=10) for _ in range(3)])
-        await queue.claim("w", max_jobs=1, room=PLENTY, lead=500)
+        await queue.claim("w", max_jobs=1, room=PLENTY, credit=500)
     assert min((await counters(queue)).values()) >= 200 * 10 - 10 - 500
 
 

@@ -47,11 +47,21 @@ def test_jobs_that_end_early_let_the_queue_drain_faster_than_tokens_are_made() -
     meter = Throughput(0.0)
     now = run(meter, 0.0, 10, 1000, is_saturated=True)
     for _ in range(200):
-        meter.end(reserved=1000, real=250, residence_s=5.0, length=200)
+        meter.end("standard", reserved=1000, real=250, residence_s=5.0, length=200)
     stats = meter.stats(now)
     assert stats["token_yield"] == pytest.approx(0.25)
     assert stats["drain_tokens_per_s"] == pytest.approx(4 * float(str(stats["capacity_tokens_per_s"])), rel=0.01)
     assert stats["seconds_per_token"] == pytest.approx(0.025)
+
+
+def test_each_tier_has_a_pace_of_its_own() -> None:
+    meter = Throughput(0.0)
+    for _ in range(5):
+        meter.end("interactive", reserved=100, real=100, residence_s=1.0, length=100)
+        meter.end("batch", reserved=100, real=100, residence_s=9.0, length=100)
+    stats = meter.stats(1.0)
+    assert stats["paces"] == {"interactive": pytest.approx(0.01), "batch": pytest.approx(0.09)}
+    assert stats["seconds_per_token"] == pytest.approx(0.05)
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**6), st.booleans()), max_size=50))
@@ -61,7 +71,7 @@ def test_no_history_gives_a_negative_figure(steps: list[tuple[float, int, bool]]
         now += passes
         meter.take("standard", tokens, now)
         meter.step(now, is_saturated=is_saturated)
-        meter.end(reserved=tokens + 1, real=tokens, residence_s=passes, length=tokens)
+        meter.end("standard", reserved=tokens + 1, real=tokens, residence_s=passes, length=tokens)
     stats = meter.stats(now)
     for name in (
         "served_tokens_per_s",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.jobs.forecast import Ahead, Waiting, forecast
 from app.jobs.lengths import UNKNOWN, Lengths
-from app.jobs.loads import PoolFigures
+from app.jobs.pool_figures import PoolFigures
 from app.quotas.pressure import Backlog, PoolLoad
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

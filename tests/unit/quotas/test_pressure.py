@@ -22,8 +22,8 @@ from app.quotas.pressure import (
 WEIGHTS = {"interactive": 16.0, "standard": 4.0, "batch": 1.0}
 TIERS = st.sampled_from(list(WEIGHTS))
 BACKLOGS = st.builds(
-    lambda jobs, each, tenants: Backlog(jobs, jobs * each, min(jobs, tenants)),
-    st.integers(0, 10**5), st.integers(1, 10**4), st.integers(1, 50),
+    lambda jobs, each, tenants, mean: Backlog(jobs, jobs * each, min(jobs, tenants), min(jobs, tenants) * mean),
+    st.integers(0, 10**5), st.integers(1, 10**4), st.integers(1, 50), st.sampled_from([0.0, 1.0, 2.5, 100.0]),
 )  # fmt: skip
 LOADS = st.builds(
     lambda tiers, rate, workers: PoolLoad(dict(zip(WEIGHTS, tiers, strict=True)), WEIGHTS, workers, rate, 0.01),
@@ -39,6 +39,7 @@ def asks(draw: st.DrawFn, load: PoolLoad) -> Ask:
         tier,
         draw(st.integers(1, 10**5)),
         draw(st.integers(0, load.tier(tier).tokens)),
+        float(draw(st.integers(1, 1000))),
         draw(st.none() | st.floats(0.001, 10**5)),
         draw(st.floats(0, 1000)),
         draw(st.floats(0, 1000)),
@@ -149,7 +150,30 @@ def test_behind_a_flooder_a_quiet_tenant_waits_for_its_own_work_only() -> None:
     by_tokens = judge(load, flooder, Ceilings(10**9, 100_100, 10**9))
     assert by_tokens is not None
     assert (by_tokens.reason, by_tokens.is_own, by_tokens.unit, by_tokens.over_s) == ("share", True, "tokens", 1.0)
-    assert drain_of_tenant(load, quiet) == 50.0
+    assert drain_of_tenant(load, quiet) == drain_of_tenant(load, flooder) == 50.0, "as long as both go on"
+    assert soonest_wait_s(load, flooder) == 1001.0
+    assert predicted_wait_s(load, flooder) == 1501.5, "the quiet one may go on, too, but not for ever"
+
+
+def test_tenants_wait_by_their_weights() -> None:
+    load = PoolLoad({"standard": Backlog(30, 3000, 2, 5.0)}, WEIGHTS, 1, 100.0)
+    heavy, light = Ask("standard", 100, own_tokens=400, weight=4.0), Ask("standard", 100, own_tokens=400)
+    assert predicted_wait_s(load, heavy) == 5.0
+    assert predicted_wait_s(load, light) == 20.0
+    assert drain_of_tenant(load, heavy) == 80.0
+    assert drain_of_tenant(load, light) == 20.0
+    ceilings = Ceilings(15.0, 10**9, 10**9)
+    assert judge(load, heavy, ceilings) is None
+    refusal = judge(load, replace(light, own_tokens=700), ceilings)
+    assert refusal is not None
+    assert refusal.is_own, "a fifth of the weight, and more than a fifth of what waits"
+    assert judge(load, replace(heavy, own_tokens=2000), ceilings).is_own is False  # type: ignore[union-attr]
+
+
+def test_a_tier_that_is_preempted_has_its_own_pace() -> None:
+    load = PoolLoad({}, WEIGHTS, 1, 100.0, 0.05, {"batch": 0.4})
+    assert load.pace_of("batch") == 0.4
+    assert load.pace_of("interactive") == 0.05
 
 
 def test_the_lowest_tier_is_the_first_that_the_pool_refuses() -> None:
