@@ -140,6 +140,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
                 continue
             if not submitted.replayed:
                 hold.keep(prepared.cost)
+                runtime.admission.learn(request, prepared.model, len(prepared.prompt_ids))
             return submitted
     if exhausted is not None:
         return await _fall_back(runtime, submission, models, exhausted)

@@ -27,7 +27,8 @@ from app.quotas.pressure import (
 from app.settings import Settings
 
 MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
-CHARS_PER_TOKEN = 4  # of usual text: an estimate is enough to refuse by
+_TOKENS_PER_CHAR = 0.25  # of usual text, until a model's own figure is known
+_DENSITY_DECAY = 0.98  # a prompt's weight in that figure falls to a third after 50 more
 _ENOUGH_BYTES = 64 * 2**10  # of each end of a body, to recognise it by
 _MAX_AGE_S = 60.0  # older figures say nothing: better a promise too many than a gate that nobody opens any more
 _UNKNOWN_RETRY_S = 30.0  # where no rate says when there is room again
@@ -65,14 +66,35 @@ def digest_of(tenant_id: str, key: str | None, body: bytes) -> bytes:
     return hashlib.blake2b(tenant_id.encode() + b"\x00" + said, digest_size=16).digest()
 
 
-def size_of(request: JobRequest, settings: Settings) -> int:
-    """About how many tokens the job may need: prompt, by its characters, + n x max_tokens."""
+def _num_chars(request: JobRequest) -> int:
+    """Of the prompt, where it is text; 0 of token ids."""
     if request.messages is not None:
-        prompt = sum(len(each.content) for each in request.messages) // CHARS_PER_TOKEN
-    elif isinstance(request.prompt, str):
-        prompt = len(request.prompt) // CHARS_PER_TOKEN
-    else:
-        prompt = len(request.prompt or ())
+        return sum(len(each.content) for each in request.messages)
+    return len(request.prompt) if isinstance(request.prompt, str) else 0
+
+
+class Density:
+    """How many tokens is a character of a prompt? By model, from the prompts that were counted; an estimate is enough to refuse by."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}  # tokens, characters
+
+    def learn(self, model: str, *, num_chars: int, num_tokens: int) -> None:
+        """A prompt was counted."""
+        if num_chars:
+            tokens, chars = self._sums.get(model, (0.0, 0.0))
+            self._sums[model] = tokens * _DENSITY_DECAY + num_tokens, chars * _DENSITY_DECAY + num_chars
+
+    def of(self, model: str) -> float:
+        """Tokens a character."""
+        tokens, chars = self._sums.get(model, (_TOKENS_PER_CHAR, 1.0))
+        return tokens / chars
+
+
+def size_of(request: JobRequest, settings: Settings, *, tokens_per_char: float = _TOKENS_PER_CHAR) -> int:
+    """About how many tokens the job may need: prompt, by its characters, + n x max_tokens."""
+    num_ids = len(request.prompt) if isinstance(request.prompt, list) else 0
+    prompt = num_ids + int(_num_chars(request) * tokens_per_char)
     return 1 + prompt + request.n * (request.max_tokens or settings.default_max_tokens)
 
 
@@ -118,6 +140,7 @@ class Admission:
         self._clock = clock
         self._draw = draw
         self._bookings = Bookings()
+        self._density = Density()
         self._forgot_at = clock.monotonic()
 
     def look(self, applicant: Applicant, model: Model) -> Verdict | None:
@@ -142,13 +165,22 @@ class Admission:
         if rate is not None and refusal.reason in _QUEUED_UP:
             now, tokens = self._clock.monotonic(), verdict.ask.tokens
             digest = verdict.applicant.digest
+            if not math.isinf(refusal.over_s):
+                after_s += tokens / rate  # room falls free by whole jobs
             after_s = self._bookings.book(digest, verdict.line, now, over_s=after_s, tokens=tokens, rate=rate)
         return self._error(verdict, after_s)
 
     def hold(self, applicant: Applicant, model: Model) -> Hold:
         """Count the job in from here on; see `LoadBoard.take`."""
-        size = size_of(applicant.request, self._settings)
+        size = self._size(applicant.request, model)
         return self._loads.take(model.pool, applicant.request.tier, applicant.tenant_id, size)
+
+    def learn(self, request: JobRequest, model: Model, num_prompt_tokens: int) -> None:
+        """The prompt was counted: the next one's size is estimated better."""
+        self._density.learn(model.name, num_chars=_num_chars(request), num_tokens=num_prompt_tokens)
+
+    def _size(self, request: JobRequest, model: Model) -> int:
+        return size_of(request, self._settings, tokens_per_char=self._density.of(model.name))
 
     def _ask(self, applicant: Applicant, model: Model, figures: PoolFigures) -> Ask:
         request, tenant = applicant.request, applicant.tenant_id
@@ -159,7 +191,7 @@ class Admission:
         service_s = whole_s * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
-            size_of(request, self._settings),
+            self._size(request, model),
             self._loads.own_tokens(model.pool, request.tier, tenant),
             self._loads.weight_of(model.pool, request.tier, tenant),
             request.deadline_s,
