@@ -55,7 +55,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
         },
         204: {"description": "The job has ended, and nothing follows that event. An EventSource doesn't come back."},
     }
-    | problems(401, 403, 404, 422, 503),
+    | problems(401, 403, 404, 410, 422, 503),
 )
 async def read_events(
     request: Request,

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import is_outage
-from app.errors import NotFound, StreamsFull, Unavailable
+from app.errors import NotFound, OutputForgotten, StreamsFull, Unavailable
 from app.ids import job_name
+from app.queue.keys import wake_key
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.streams import rows
@@ -47,7 +48,7 @@ class Hub:
         self._by_key: dict[bytes, Topic] = {}
         self._readers: set[Reader] = set()
         self._num_opening = 0
-        self._wake_key = b"ev:wake:" + uuid4().hex.encode()
+        self._wake_key = wake_key(uuid4().hex).encode()
         self._wake_id = b"0-0"
         self._changed = asyncio.Event()  # somebody came, or has room again
         self._ring = asyncio.Event()
@@ -72,6 +73,7 @@ class Hub:
 
         Raises:
             NotFound: the tenant has no such job.
+            OutputForgotten: the job has ended so long ago that its output isn't kept.
             StreamsFull: this process has as many readers as it may.
             Unavailable: Postgres doesn't answer.
         """
@@ -94,6 +96,8 @@ class Hub:
             self._num_opening -= 1
         if n is None:
             raise NotFound(f"there is no job {job_name(job_id)}")
+        if found and found[0].is_forgotten and after < found[0].event.id:
+            raise OutputForgotten(f"the output of {job_name(job_id)} isn't kept any more (output_retention_s)")
         reader = Reader(
             job_id,
             Fold(n, after),

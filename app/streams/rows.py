@@ -24,6 +24,7 @@ class Ended:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    is_forgotten: bool  # its output is past its retention
 
     @property
     def event(self) -> Event:
@@ -93,8 +94,9 @@ def _logprobs(choice: dict[str, Any]) -> list[TokenLogprob]:
 
 _NUM_CHOICES = text("SELECT n FROM jobs WHERE id = :id AND tenant_id = :tenant")
 _ENDS = text("""
-    SELECT j.id, j.attempt, j.status, j.error, j.prompt_tokens, coalesce(u.cached_tokens, 0), coalesce(u.completion_tokens, 0)
-    FROM jobs j LEFT JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
+    SELECT j.id, j.attempt, j.status, j.error, j.prompt_tokens, coalesce(u.cached_tokens, 0), coalesce(u.completion_tokens, 0),
+           r.forgotten_at IS NOT NULL
+    FROM jobs j LEFT JOIN usage u ON u.job_id = j.id AND u.kind = 'billed' LEFT JOIN job_results r ON r.job_id = j.id
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL
 """)
 _OUTPUT = text("""

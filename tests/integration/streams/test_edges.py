@@ -4,12 +4,16 @@ import asyncio
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.jobs.timekeeping import forget_outputs
 from app.queue.events import EventLog
 from app.settings import Settings
 from app.streams import follow
+from app.streams.event import last_id
 from tests.support.api import HandWorker, Tenant, assert_problem, job_id_of, make_tenant
+from tests.support.audit import assert_audit_clean
 from tests.support.streams import Heard, Served, Writer, read_to_end, serving, submitted, until_followed, watching
 
 
@@ -116,6 +120,25 @@ async def test_many_readers_of_one_job_share_a_topic_and_all_of_a_process_a_conn
     await asyncio.gather(*reading)
     assert [each.text() for each in heard] == ["abcd"] * 30
     assert all(each.kinds[-1] == "finished" for each in heard)
+
+
+async def test_an_output_past_its_retention_is_gone_and_its_bill_stays(
+    client: httpx.AsyncClient, worker: HandWorker, engine: AsyncEngine
+) -> None:
+    job = await submitted(client)
+    await worker.finish(job)
+    assert (await read_to_end(client, job)).text()
+    async with engine.begin() as conn:
+        assert await forget_outputs(conn, ttl_s=3600) == 0
+        await conn.execute(sa.text("UPDATE job_results SET created_at = created_at - interval '2 hours'"))
+        assert await forget_outputs(conn, ttl_s=3600) == 1
+        assert await forget_outputs(conn, ttl_s=3600) == 0
+    answer = await client.get(f"/v1/jobs/{job['id']}/events")
+    assert_problem(answer, 410, "output_forgotten", job["id"], "output_retention_s")
+    assert (await client.get(f"/v1/jobs/{job['id']}/events", params={"starting_after": last_id(1)})).status_code == 204
+    shown = (await client.get(f"/v1/jobs/{job['id']}")).json()
+    assert (shown["status"], shown["choices"], shown["usage"]["completion_tokens"]) == ("succeeded", None, 7)
+    await assert_audit_clean(engine, None)
 
 
 async def test_another_room_follows_a_job_without_http(
