@@ -171,6 +171,23 @@ async def test_an_end_of_an_earlier_life_is_not_the_end(
     assert heard.kinds.count("finished") == 1
 
 
+async def test_what_is_no_event_in_a_stream_is_a_gap_and_stops_nobody(
+    client: httpx.AsyncClient, worker: HandWorker, log: EventLog
+) -> None:
+    job, heard = await submitted(client), Heard()
+    writer = Writer(log, job_id_of(job))
+    await worker.start(job)
+    await writer.start()
+    await writer.write("ab")
+    await log.redis.xadd(f"ev:{writer.job_id.hex}", {"d": b"{}"}, id=f"{(1 << 32) + 2}-7")
+    reading = asyncio.create_task(read_to_end(client, job, heard))
+    await writer.write("cd")
+    writer.deltas("e", reasons={0: "stop"})
+    await worker.finish(job | {"status": "running"}, **writer.result())
+    await reading
+    assert heard.text() == "abcde"
+
+
 async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_no_more_than_its_buffer(
     settings: Settings, tenant: Tenant, worker: HandWorker, log: EventLog, client: httpx.AsyncClient
 ) -> None:
