@@ -107,6 +107,14 @@ class NotFound(PenstockError):
     retryable = False
 
 
+class OutputForgotten(PenstockError):
+    """The job's output was kept for `output_retention_s` after its end, and that is over."""
+
+    code = "output_forgotten"
+    status = 410
+    retryable = False
+
+
 class MethodNotAllowed(PenstockError):
     """The path exists, but not for this method; `Allow` names those that it has."""
 
@@ -183,6 +191,20 @@ class Unavailable(PenstockError):
     """A server that this request needs doesn't answer now."""
 
     code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class StreamsFull(Unavailable):
+    """As many streams are read from this API process as may be, or it is going to end. Another process may have room."""
+
+    code = "streams_full"
+
+
+class StreamCut(PenstockError):
+    """A stream ended before the job did: the process is going to end, or its reader took nothing for too long. Go on after its last event."""
+
+    code = "stream_cut"
     status = 503
     retryable = True
 

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.documents import JobObject, Problem
+from app.api.event_documents import DESCRIBED as EVENTS
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
@@ -22,6 +23,7 @@ _REASONS = {
     403: "The key lacks the scope, or the tenant may not: it is suspended, or has no right to the tier.",
     404: "There is no such thing, or it is another tenant's.",
     409: "It has ended otherwise, was resolved before, or there is such a thing already.",
+    410: "It was there, and isn't kept any more.",
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",
@@ -93,7 +95,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
     BudgetChange, ModelChange,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *EVENTS, *LETTERS, *QUOTAS)
 JOB_BODY = body_of(JobRequest)
 
 

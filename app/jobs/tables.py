@@ -188,6 +188,9 @@ job_results = Table(
     Column("attempt", Integer, nullable=False),
     Column("choices", JSON, nullable=False),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("trace", LargeBinary),  # how readers were told of it: app/queue/traces.py
+    Column("forgotten_at", Timestamp),  # past its retention: choices is [] since, and there is no trace
+    Index("ix_job_results_kept", "created_at", postgresql_where=text("forgotten_at IS NULL")),
 )
 
 # One row an attempt that ended, however it ended.

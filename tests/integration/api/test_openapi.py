@@ -43,6 +43,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "POST /v1/jobs": "submitJob",
         "GET /v1/jobs": "listJobs",
         "GET /v1/jobs/{id}": "getJob",
+        "GET /v1/jobs/{id}/events": "readJobEvents",
         "GET /v1/jobs/{id}/why": "explainJob",
         "POST /v1/jobs/{id}/cancel": "cancelJob",
         "GET /v1/admin/dead-letters": "listDeadLetters",
@@ -81,7 +82,11 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         assert operation["description"]
         for status, answer in operation["responses"].items():
             assert answer["description"], (name, status)
-            assert list(answer["content"]) == ["application/json" if status < "400" else "application/problem+json"]
+            if status == "204":
+                assert "content" not in answer
+                continue
+            good = "text/event-stream" if name.endswith("/events") else "application/json"
+            assert list(answer["content"]) == [good if status < "400" else "application/problem+json"]
             schema = answer["content"][next(iter(answer["content"]))]["schema"]
             assert schema["$ref"].rpartition("/")[2] in document["components"]["schemas"]
 
