@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from app.api import (
     autoscale,
     budgets,
+    bulk,
     dead_letters,
     health,
     jobs,
@@ -61,7 +62,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
+        jobs.router, bulk.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
         models.router, autoscale.router, health.router, metrics.router, problems.router,
     )  # fmt: skip
     for router in routers:

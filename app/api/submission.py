@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from app.api.runtime import Runtime
 from app.errors import (
@@ -69,23 +71,8 @@ class Submitted:
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     """`promise`, and count what became of it."""
     count = runtime.metrics.count
-    try:
+    with refusals_counted(runtime):
         submitted = await promise(runtime, submission)
-    except (Overloaded, ShareExceeded) as error:
-        count("refused", error.extra["reason"])
-        raise
-    except ModelUnavailable:
-        count("refused", "breaker")
-        raise
-    except BudgetExhausted:
-        count("refused", "budget")
-        raise
-    except RateLimited:
-        count("refused", "rate")
-        raise
-    except (TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached):
-        count("refused", "tenant")
-        raise
     figures = runtime.loads.figures(submitted.job.pool)
     if submitted.replayed:
         count("accepted", "replay")
@@ -94,6 +81,29 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     else:
         count("accepted", "no_worker" if figures is not None and figures.load.num_workers == 0 else "room")
     return submitted
+
+
+@contextlib.contextmanager
+def refusals_counted(runtime: Runtime, *, num: int = 1) -> Iterator[None]:
+    """Count a refusal of one job, or of `num` that come together."""
+    count = partial(runtime.metrics.count, "refused", num=num)
+    try:
+        yield
+    except (Overloaded, ShareExceeded) as error:
+        count(error.extra["reason"])
+        raise
+    except ModelUnavailable:
+        count("breaker")
+        raise
+    except BudgetExhausted:
+        count("budget")
+        raise
+    except RateLimited:
+        count("rate")
+        raise
+    except (TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached):
+        count("tenant")
+        raise
 
 
 async def promise(runtime: Runtime, submission: Submission) -> Submitted:

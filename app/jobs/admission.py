@@ -38,11 +38,19 @@ _TOLERANCE = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Who asks, for what. `digest` is the same when the same request comes again."""
+    """Who asks, for what. `digest` is the same when the same request comes again.
+
+    `tokens`: of many jobs of one tier that come together, `request` the one with the earliest deadline; None: of the one request.
+    """
 
     tenant_id: str
     request: JobRequest
     digest: bytes
+    tokens: int | None = None
+
+    def size(self, settings: Settings) -> int:
+        """About how many tokens what is asked for may need."""
+        return size_of(self.request, settings) if self.tokens is None else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,7 @@ class Admission:
 
     def hold(self, applicant: Applicant, model: Model) -> Hold:
         """Count the job in from here on; see `LoadBoard.take`."""
-        size = size_of(applicant.request, self._settings)
+        size = applicant.size(self._settings)
         return self._loads.take(model.pool, applicant.request.tier, applicant.tenant_id, size)
 
     def _ask(self, applicant: Applicant, model: Model, figures: PoolFigures) -> Ask:
@@ -158,7 +166,7 @@ class Admission:
         service_s = whole_s * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
-            size_of(request, self._settings),
+            applicant.size(self._settings),
             self._loads.own_tokens(model.pool, request.tier, tenant),
             request.deadline_s,
             service_s,

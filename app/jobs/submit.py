@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from sqlalchemy import insert, select, text
+from sqlalchemy import Table, Uuid, any_, bindparam, insert, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +24,7 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.jobs import tables as t
+from app.jobs.copying import copy_rows
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
@@ -36,6 +38,7 @@ from app.quotas.rights import ALL_RIGHTS, Rights
 from app.redis import RedisError
 from app.settings import Settings
 
+NOMINATE_CHUNK = 250  # jobs: a script holds Redis up for as long as it runs
 MAX_CHARS_PER_TOKEN = 64  # no text has that many on average: 3 to 5 are usual
 
 
@@ -75,6 +78,22 @@ class PreparedJob:
             (model.name, model.model_hash, model.tokenizer_hash, form), self.prompt_ids, self.request.n, self.sampling,
             has_own_seed=self.request.seed is not None,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ManyKey:
+    """An Idempotency-Key that stands for many jobs together, and the hash of what was asked."""
+
+    key: str
+    body_hash: bytes
+
+    @classmethod
+    def of(cls, key: str, requests: Sequence[JobRequest]) -> "ManyKey":
+        """Of these requests in their order; one alone isn't the same as that one submitted by itself."""
+        digest = hashlib.sha256()
+        for each in requests:
+            digest.update(_body_hash(each))
+        return cls(key, digest.digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +187,41 @@ async def accept(
         IdempotencyMismatch: the key came with another body before.
     """
     assert idempotency_key is None or len(prepared) == 1
+    key = None if idempotency_key is None else ManyKey(idempotency_key, _body_hash(prepared[0].request))
+    return await _accept(conn, caller, prepared, key)
+
+
+async def submit_many(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], *, key: ManyKey | None = None
+) -> list[Accepted]:
+    """All of these jobs of one tenant or none, in the caller's transaction; the jobs exist when it commits. Then `nominate` them.
+
+    Caps and budgets see them together, in the order given: a job that the ones before it leave no room for refuses all, unless it
+    may wait (`on_budget`). The rows go by COPY. With `key`, one that was used before gives the jobs that it made, in their order.
+
+    Raises:
+        TenantSuspended, QueueLimitReached, OverTenantLimit, BudgetExhausted, IdempotencyMismatch: as `accept`; roll back.
+    """
+    return await _accept(conn, caller, prepared, key) if prepared else []
+
+
+async def _accept(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], key: ManyKey | None
+) -> list[Accepted]:
     try:
         await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=sum(each.cost for each in prepared))
     except (QueueLimitReached, TenantSuspended):
         # What the same key has made a moment ago is a promise, full or not: that request held the lock before us.
-        first = await find_replay(conn, caller, idempotency_key, prepared[0].request) if idempotency_key else None
+        first = await replay_of(conn, caller, key) if key else None
         if first is None:
             raise
-        return [first]
+        return first
     prices = await prices_of(conn, {each.model.name for each in prepared})
     await _insert_jobs(conn, caller, prepared, prices)
-    if idempotency_key is not None:
-        first = await _claim_key(conn, caller, idempotency_key, prepared[0])
+    if key is not None:
+        first = await _claim_key(conn, caller, key, prepared)
         if first is not None:
-            return [first]
+            return first
     answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
     await _write_answers(conn, prepared, answers)
     final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
@@ -211,30 +251,45 @@ async def find_replay(conn: AsyncConnection, caller: Caller, key: str, request: 
     Raises:
         IdempotencyMismatch: it was made of another body.
     """
+    first = await replay_of(conn, caller, ManyKey(key, _body_hash(request)))
+    return None if first is None else first[0]
+
+
+async def replay_of(conn: AsyncConnection, caller: Caller, key: ManyKey) -> list[Accepted] | None:
+    """The jobs that this Idempotency-Key made before, in their order, if it did.
+
+    Raises:
+        IdempotencyMismatch: they were made of another body.
+    """
     keys = t.idempotency_keys
     row = (
         await conn.execute(
-            select(keys.c.body_hash, keys.c.job_id).where(keys.c.tenant_id == caller.tenant_id, keys.c.key == key)
+            select(keys.c.body_hash, keys.c.job_id, keys.c.job_ids).where(
+                keys.c.tenant_id == caller.tenant_id, keys.c.key == key.key
+            )
         )
     ).one_or_none()
     if row is None:
         return None
-    if row.body_hash != _body_hash(request):
+    if row.body_hash != key.body_hash:
         raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key for a new job")
-    return Accepted(row.job_id, True, None, "")
+    return [Accepted(job_id, True, None, "") for job_id in row.job_ids or [row.job_id]]
 
 
 async def nominate(queue: JobQueue, accepted: Sequence[Accepted]) -> bool:
-    """Tell the workers, after the commit. Best effort: a job that this loses is found by the sweeper.
+    """Tell the workers, after the commit, one call a chunk. Best effort: a job that this loses is found by the sweeper.
 
     Returns:
         Whether Redis has them now.
     """
     nominations = [each.nomination for each in accepted if each.nomination is not None]
     try:
-        return await queue.enqueue(nominations) is not None
+        for start in range(0, len(nominations), NOMINATE_CHUNK):
+            if await queue.enqueue(nominations[start : start + NOMINATE_CHUNK]) is None:
+                return False
     except RedisError:
         return False
+    return True
 
 
 def _refuse_hopeless(request: JobRequest, model: Model) -> None:
@@ -279,19 +334,26 @@ def _body_hash(request: JobRequest) -> bytes:
 
 
 _MAX_BINDS = 3
+_COPY_FROM = 8  # rows
 
 
-async def _claim_key(conn: AsyncConnection, caller: Caller, key: str, job: PreparedJob) -> Accepted | None:
-    """Bind the key to the job. If another request has it (we wait for its commit), undo our row and return its job."""
+async def _claim_key(
+    conn: AsyncConnection, caller: Caller, key: ManyKey, jobs: Sequence[PreparedJob]
+) -> list[Accepted] | None:
+    """Bind the key to the jobs. If another request has it (we wait for its commit), undo our rows and return its jobs."""
     keys = t.idempotency_keys
-    row = {"tenant_id": caller.tenant_id, "key": key, "body_hash": _body_hash(job.request), "job_id": job.id}
+    ids = [each.id for each in jobs]
+    row = {
+        "tenant_id": caller.tenant_id, "key": key.key, "body_hash": key.body_hash, "job_id": ids[0],
+        "job_ids": ids if len(ids) > 1 else None,
+    }  # fmt: skip
     bind = upsert(keys).values(**row).on_conflict_do_nothing().returning(keys.c.job_id)
     for _ in range(_MAX_BINDS):
         if await conn.scalar(bind) is not None:
             return None
-        first = await find_replay(conn, caller, key, job.request)
+        first = await replay_of(conn, caller, key)
         if first is not None:
-            await conn.execute(t.jobs.delete().where(t.jobs.c.id == job.id))
+            await conn.execute(t.jobs.delete().where(t.jobs.c.id == any_(bindparam("ids", ids, type_=ARRAY(Uuid)))))
             return first
         # The key was past its time and forgotten between the two statements: now it is free.
     raise Unavailable("this Idempotency-Key is being forgotten just now: send the request again")
@@ -345,7 +407,7 @@ async def _insert_jobs(
         }
         for each in prepared
     ]
-    await conn.execute(insert(t.jobs), rows)
+    await _insert(conn, t.jobs, rows)
     if any(deadline is not None for deadline in deadlines):
         # Deadlines are facts of Postgres' clock.
         timed = [
@@ -361,16 +423,22 @@ async def _insert_jobs(
 
 
 async def _insert_inputs(conn: AsyncConnection, prepared: Sequence[PreparedJob]) -> None:
-    await conn.execute(
-        insert(t.job_inputs),
-        [
-            {
-                "job_id": each.id,
-                "request": each.request.canonical(),
-                "sampling": each.sampling,
-                "prompt_ids": np.asarray(each.prompt_ids, dtype="<i4").tobytes(),
-                "tokenizer_hash": each.model.tokenizer_hash,
-            }
-            for each in prepared
-        ],
-    )
+    rows = [
+        {
+            "job_id": each.id,
+            "request": each.request.canonical(),
+            "sampling": each.sampling,
+            "prompt_ids": np.asarray(each.prompt_ids, dtype="<i4").tobytes(),
+            "tokenizer_hash": each.model.tokenizer_hash,
+        }
+        for each in prepared
+    ]
+    await _insert(conn, t.job_inputs, rows)
+
+
+async def _insert(conn: AsyncConnection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """A few rows by a statement, which is one round trip; many by COPY."""
+    if len(rows) < _COPY_FROM:
+        await conn.execute(insert(table), rows)
+    else:
+        await copy_rows(conn, table, rows)

@@ -623,20 +623,20 @@ async def test_what_an_unknown_commit_did_is_found_again(engine: AsyncEngine, se
 async def test_a_key_that_is_forgotten_during_its_replay_gives_no_error(
     engine: AsyncEngine, settings: Settings
 ) -> None:
-    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, find_replay finds nothing: a 500."""
+    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, replay_of finds nothing: a 500."""
     await seed(engine)
     async with engine.begin() as conn:
         await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
-    original = submit_module.find_replay
+    original = submit_module.replay_of
 
     async def late(conn, *args):  # what a busy event loop may do: between the two statements `forget` commits
         async with engine.begin() as other:
             await other.execute(text("DELETE FROM idempotency_keys"))
         return await original(conn, *args)
 
-    submit_module.find_replay = late
+    submit_module.replay_of = late
     try:
         async with engine.begin() as conn:
             await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
     finally:
-        submit_module.find_replay = original
+        submit_module.replay_of = original
