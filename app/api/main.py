@@ -30,6 +30,7 @@ from app.api.access import AccessLog
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
 from app.errors import Misconfigured
+from app.garbage import collect_seldom
 from app.settings import Settings
 from app.settings import settings as process_settings
 from app.telemetry import configure_logging, emit
@@ -124,6 +125,7 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     server = ApiServer(config, app)
+    collect_seldom()
     server.run()
     if not server.started:
         raise SystemExit("penstock api: it couldn't start; the log says why")

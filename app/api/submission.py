@@ -274,12 +274,28 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
             refused = await take_probe(conn, prepared.model.name)
             if refused is not None:
                 raise _NoProbeLeft(refused)
-        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)
+        job = _new_view(submission.caller, prepared, accepted)
+        if job is None:
+            job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)
         kill_point("api.before_commit")
     assert job is not None, "it was written in this transaction, or the key that leads to it would be gone"
     kill_point("api.after_commit")
     await _tell_workers(runtime, accepted)
     return Submitted(job, accepted.replayed)
+
+
+def _new_view(caller: Caller, job: PreparedJob, accepted: Accepted) -> JobView | None:
+    """A job that was just written, as a read would show it; None where something else became of it than was asked."""
+    if accepted.arrival is None:
+        return None
+    return JobView(
+        id=job.id, tenant_id=caller.tenant_id, status="queued", tier=job.request.tier, model=job.model.name,
+        requested_model=job.requested_model, shared_from=None, pool=job.model.pool, gen=1, attempt=0, n=job.request.n,
+        prompt_tokens=len(job.prompt_ids), max_tokens=job.max_tokens, cached_tokens=0, completion_tokens=0,
+        metadata=job.request.metadata, error=None, created_at=accepted.arrival.created_at, started_at=None, finished_at=None,
+        deadline_at=accepted.arrival.deadline_at, cancel_requested_at=None, changes=job.changes, held_by=None,
+        not_before=None, budget_metric=None, budget_period=None, choices=None,
+    )  # fmt: skip
 
 
 async def _replay(runtime: Runtime, submission: Submission) -> Submitted | None:

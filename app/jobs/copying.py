@@ -1,17 +1,25 @@
 """How do many rows get into a table in one go? By COPY, in its text format: Postgres parses no statement and plans nothing."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import psycopg
-from sqlalchemy import JSON, LargeBinary, Table, Text
+from sqlalchemy import JSON, LargeBinary, Table, Text, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_encode_json = msgspec.json.Encoder().encode
+_COPY_FROM = 8  # rows
 # The characters that mean something in the format (PostgreSQL documentation, COPY, "Text Format").
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+async def insert_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert these rows, in the caller's transaction: a few by a statement, which is one round trip, many by `copy_rows`."""
+    if len(rows) >= _COPY_FROM:
+        await copy_rows(conn, table, rows)
+    elif rows:
+        await conn.execute(insert(table), list(rows))
 
 
 async def copy_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -55,8 +63,8 @@ def _text(value: str) -> str:
 
 
 def _json(value: Any) -> str:
-    # JSON has escaped every control character already.
-    return _encode_json(value).decode().replace("\\", "\\\\")
+    # As the driver writes it in a statement: what Postgres refuses there (NaN), it refuses here. Control characters are escaped.
+    return json.dumps(value).replace("\\", "\\\\")
 
 
 def _bytes(value: bytes) -> str:

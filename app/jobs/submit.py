@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from sqlalchemy import Table, Uuid, any_, bindparam, insert, select, text
+from sqlalchemy import Uuid, any_, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,7 +24,8 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.jobs import tables as t
-from app.jobs.copying import copy_rows
+from app.jobs.arrival import Arrival, write_one
+from app.jobs.copying import insert_rows
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
@@ -71,6 +72,11 @@ class PreparedJob:
         return len(self.prompt_ids) + self.request.n * self.max_tokens
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether the same request gives the same output."""
+        return self.request.temperature == 0 or self.request.seed is not None
+
+    @property
     def work_key(self) -> bytes | None:
         """What its output follows from; None where chance has a part in it."""
         model, form = self.model, "prompt" if self.request.messages is None else "messages"
@@ -98,12 +104,16 @@ class ManyKey:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The promise that a 202 gives. `replayed`: it was given before, under the same Idempotency-Key."""
+    """The promise that a 202 gives. `replayed`: it was given before, under the same Idempotency-Key.
+
+    `arrival`: of a job that came alone and is as its owner asked, waiting for nothing but its turn.
+    """
 
     job_id: UUID
     replayed: bool
     nomination: Nomination | None
     pool: str
+    arrival: Arrival | None = None
 
 
 def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings: Settings) -> PreparedJob:
@@ -216,8 +226,15 @@ async def _accept(
         if first is None:
             raise
         return first
-    prices = await prices_of(conn, {each.model.name for each in prepared})
-    await _insert_jobs(conn, caller, prepared, prices)
+    # What a budget may cut isn't known before it was asked.
+    arrival = None
+    if len(prepared) == 1 and prepared[0].request.on_budget != "truncate":
+        row = _job_row(caller, prepared[0])
+        arrival = await write_one(conn, row, _input_row(prepared[0]), deadline_s=prepared[0].request.deadline_s)
+        prices = {prepared[0].model.name: arrival.prices}
+    else:
+        prices = await prices_of(conn, {each.model.name for each in prepared})
+        await _insert_jobs(conn, caller, prepared, prices)
     if key is not None:
         first = await _claim_key(conn, caller, key, prepared)
         if first is not None:
@@ -225,12 +242,19 @@ async def _accept(
     answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
     await _write_answers(conn, prepared, answers)
     final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
-    await _insert_inputs(conn, final)
+    if arrival is None:
+        await insert_rows(conn, t.job_inputs, [_input_row(each) for each in final])
     held = {each.id for each, answer in zip(final, answers, strict=True) if answer.hold}
-    works = [Work(each.id, each.request.tier, each.work_key) for each in final if each.id not in held]
-    waiting = held | await share(conn, caller.tenant_id, works)
+    certain = [each for each in final if each.is_deterministic and each.id not in held]
+    waiting = set(held)
+    if certain:
+        waiting |= await share(
+            conn, caller.tenant_id, lambda: [Work(each.id, each.request.tier, each.work_key) for each in certain]
+        )
     return [
-        Accepted(each.id, False, None if each.id in waiting else _nomination(caller, each), each.model.pool)
+        Accepted(each.id, False, None, each.model.pool)
+        if each.id in waiting
+        else Accepted(each.id, False, _nomination(caller, each), each.model.pool, arrival)
         for each in final
     ]
 
@@ -334,7 +358,6 @@ def _body_hash(request: JobRequest) -> bytes:
 
 
 _MAX_BINDS = 3
-_COPY_FROM = 8  # rows
 
 
 async def _claim_key(
@@ -387,27 +410,14 @@ async def _insert_jobs(
 ) -> None:
     deadlines = [each.request.deadline_s for each in prepared]
     rows = [
-        {
-            "id": each.id,
-            "tenant_id": caller.tenant_id,
-            "api_key_id": caller.api_key_id,
-            "pool": each.model.pool,
-            "model": each.model.name,
-            "requested_model": each.requested_model,
-            "tier": each.request.tier,
-            "prompt_tokens": len(each.prompt_ids),
-            "max_tokens": each.max_tokens,
-            "n": each.request.n,
-            "on_budget": each.request.on_budget,
+        _job_row(caller, each)
+        | {
             "input_price": prices[each.model.name].input_price,
             "output_price": prices[each.model.name].output_price,
-            "changes": each.changes,
-            "metadata": each.request.metadata,
-            "webhook": each.request.webhook.model_dump(exclude_none=True) if each.request.webhook else None,
         }
         for each in prepared
     ]
-    await _insert(conn, t.jobs, rows)
+    await insert_rows(conn, t.jobs, rows)
     if any(deadline is not None for deadline in deadlines):
         # Deadlines are facts of Postgres' clock.
         timed = [
@@ -422,23 +432,31 @@ async def _insert_jobs(
         )
 
 
-async def _insert_inputs(conn: AsyncConnection, prepared: Sequence[PreparedJob]) -> None:
-    rows = [
-        {
-            "job_id": each.id,
-            "request": each.request.canonical(),
-            "sampling": each.sampling,
-            "prompt_ids": np.asarray(each.prompt_ids, dtype="<i4").tobytes(),
-            "tokenizer_hash": each.model.tokenizer_hash,
-        }
-        for each in prepared
-    ]
-    await _insert(conn, t.job_inputs, rows)
+def _job_row(caller: Caller, job: PreparedJob) -> dict[str, Any]:
+    request = job.request
+    return {
+        "id": job.id,
+        "tenant_id": caller.tenant_id,
+        "api_key_id": caller.api_key_id,
+        "pool": job.model.pool,
+        "model": job.model.name,
+        "requested_model": job.requested_model,
+        "tier": request.tier,
+        "prompt_tokens": len(job.prompt_ids),
+        "max_tokens": job.max_tokens,
+        "n": request.n,
+        "on_budget": request.on_budget,
+        "changes": job.changes,
+        "metadata": request.metadata,
+        "webhook": request.webhook.model_dump(exclude_none=True) if request.webhook else None,
+    }
 
 
-async def _insert(conn: AsyncConnection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """A few rows by a statement, which is one round trip; many by COPY."""
-    if len(rows) < _COPY_FROM:
-        await conn.execute(insert(table), rows)
-    else:
-        await copy_rows(conn, table, rows)
+def _input_row(job: PreparedJob) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "request": job.request.canonical(),
+        "sampling": job.sampling,
+        "prompt_ids": np.asarray(job.prompt_ids, dtype="<i4").tobytes(),
+        "tokenizer_hash": job.model.tokenizer_hash,
+    }
