@@ -1,10 +1,11 @@
 """How do we talk to Postgres? One metadata, one engine a process, transactions opened at the edge."""
 
+import select
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import DateTime, MetaData, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -29,12 +30,11 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
     Raises:
         Misconfigured: no database is configured.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         settings.sqlalchemy_url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_timeout_s,
-        pool_pre_ping=True,
         hide_parameters=True,  # an error's text may end in a log: prompts may not
         connect_args={
             "application_name": application_name,
@@ -47,6 +47,21 @@ def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
             "tcp_user_timeout": 15_000,
         },
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: Any, *_: Any) -> None:
+    """Take no connection out of the pool whose server has ended it. That costs no round trip, as a ping would.
+
+    An idle connection has nothing to read: what there is, is the server's farewell, or the end of the stream.
+    """
+    driver = connection.driver_connection
+    poll = select.poll()
+    if not driver.closed:
+        poll.register(driver.pgconn.socket, select.POLLIN)
+    if driver.closed or poll.poll(0):
+        raise DisconnectionError("the server has ended this connection")
 
 
 # SQLSTATE classes and codes after which the same again may work: connection, rollback, resources (a full disk too), locks,

@@ -64,6 +64,13 @@ class OverTenantLimit(InvalidRequest):
     status = 400
 
 
+class NotInBulk(InvalidRequest):
+    """A job of a bulk asks for what only a job that comes alone may have; `param` names the field."""
+
+    code = "not_in_bulk"
+    status = 400
+
+
 class UnknownModel(InvalidRequest):
     """No worker has ever registered this model."""
 

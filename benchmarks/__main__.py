@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    api,
     chaos,
     claims,
     engine,
@@ -20,6 +21,7 @@ from benchmarks import (
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
+    "api": api,
     "chaos": chaos,
     "claims": claims,
     "engine": engine,

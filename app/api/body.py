@@ -60,15 +60,21 @@ def parse_body(body: bytes, model: type[M]) -> M:
         MalformedBody: it isn't JSON as RFC 8259 has it: no NaN, no lone surrogates, no endless nesting or numbers.
         InvalidRequest: a rule is broken; `errors` lists which.
     """
-    decoded = _decode(body)
-    _refuse_wide_objects(decoded)
+    decoded = decode(body)
+    refuse_wide_objects(decoded)
     try:
         return model.model_validate(decoded)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def decode(body: bytes) -> dict[str, Any]:
+    """The body's JSON object, held to no rule.
+
+    Raises:
+        MalformedBody: it isn't JSON.
+        InvalidRequest: it isn't an object.
+    """
     # Millions of small lists would start the collector again and again, for seconds; there are no cycles to find.
     collects = gc.isenabled()
     gc.disable()
@@ -90,8 +96,12 @@ def _decode(body: bytes) -> dict[str, Any]:
             gc.enable()
 
 
-def _refuse_wide_objects(decoded: dict[str, Any]) -> None:
-    """Each member may break a rule of its own: so many that a refusal of all is worth listing are never meant."""
+def refuse_wide_objects(decoded: dict[str, Any]) -> None:
+    """Refuse objects with many members: each may break a rule of its own, and so many that a list of all is worth it are never meant.
+
+    Raises:
+        InvalidRequest: one has too many.
+    """
     messages = decoded.get("messages")
     found = [(name, decoded.get(name)) for name in ("metadata", "logit_bias", "webhook", "filter", "changes")]
     if isinstance(messages, list):
@@ -106,7 +116,8 @@ def _refuse_wide_objects(decoded: dict[str, Any]) -> None:
             )
 
 
-def _refusal(error: ValidationError) -> InvalidRequest:
+def refusal(error: ValidationError) -> InvalidRequest:
+    """What pydantic found, in our words."""
     found: dict[str, dict[str, Any]] = {}
     details = error.errors(include_url=False, include_input=False)
     for each in details:

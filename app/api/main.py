@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from app.api import (
     autoscale,
     budgets,
+    bulk,
     dead_letters,
     events,
     health,
@@ -30,6 +31,7 @@ from app.api.access import AccessLog
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
 from app.errors import Misconfigured
+from app.garbage import collect_seldom
 from app.settings import Settings
 from app.settings import settings as process_settings
 from app.telemetry import configure_logging, emit
@@ -62,7 +64,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, events.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
+        jobs.router, bulk.router, events.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router,
+        budgets.router, prices.router,
         models.router, autoscale.router, health.router, metrics.router, problems.router,
     )  # fmt: skip
     for router in routers:
@@ -125,6 +128,7 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     server = ApiServer(config, app)
+    collect_seldom()
     server.run()
     if not server.started:
         raise SystemExit("penstock api: it couldn't start; the log says why")

@@ -38,10 +38,10 @@ class Metrics:
             ["tier"], buckets=_ERROR_BUCKETS, registry=self.registry,
         )  # fmt: skip
 
-    def count(self, decision: str, reason: str) -> None:
-        """A submission was decided. The reason must be a known one, so that none is born later than the process."""
+    def count(self, decision: str, reason: str, *, num: int = 1) -> None:
+        """A submission was decided, or `num` that came together. The reason must be a known one, so that none is born later than the process."""
         assert reason in DECISIONS[decision]
-        self.admissions.labels(decision, reason).inc()
+        self.admissions.labels(decision, reason).inc(num)
 
 
 @router.get("/metrics", include_in_schema=False)

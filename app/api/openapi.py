@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from app.api.bulk_documents import BulkObject, BulkRequest
 from app.api.documents import JobObject, Problem
 from app.api.event_documents import DESCRIBED as EVENTS
 from app.api.letter_documents import DESCRIBED as LETTERS
@@ -83,6 +84,7 @@ SUBMITTED: dict[str, Any] = (
         },
     }
 )
+BULK: dict[str, Any] = {name: value for name, value in SUBMITTED.items() if name not in {"Location", *APPLIED}}
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -93,9 +95,9 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
-    BudgetChange, ModelChange,
+    BudgetChange, ModelChange, BulkRequest,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *EVENTS, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, BulkObject, Problem, *EVENTS, *LETTERS, *QUOTAS)
 JOB_BODY = body_of(JobRequest)
 
 

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from app.errors import Unavailable
 
+TINY_BYTES = 2 * 2**10  # a body up to this size is worked on at once: less than the way to a thread and back takes
 LONG_BYTES = 64 * 2**10  # a body from this size on takes the long lane
 MAX_WAITING_BYTES = 256 * 2**20  # bodies that are being prepared or wait for it; beyond, requests are refused
 
@@ -24,11 +25,13 @@ class Lanes:
         self._waiting_bytes = 0
 
     async def run(self, num_bytes: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """`work(*args, **kwargs)` in a thread of the lane for bodies of this size.
+        """`work(*args, **kwargs)` in a thread of the lane for bodies of this size; at once for tiny ones.
 
         Raises:
             Unavailable: too much waits already; it would only eat memory.
         """
+        if num_bytes <= TINY_BYTES:
+            return work(*args, **kwargs)
         if self._waiting_bytes and self._waiting_bytes + num_bytes > self._max_waiting_bytes:
             raise Unavailable("too many large requests are being prepared; try again")
         lane = self._long if num_bytes >= LONG_BYTES else self._short

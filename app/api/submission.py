@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from app.api.runtime import Runtime
 from app.errors import (
@@ -69,23 +71,8 @@ class Submitted:
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     """`promise`, and count what became of it."""
     count = runtime.metrics.count
-    try:
+    with refusals_counted(runtime):
         submitted = await promise(runtime, submission)
-    except (Overloaded, ShareExceeded) as error:
-        count("refused", error.extra["reason"])
-        raise
-    except ModelUnavailable:
-        count("refused", "breaker")
-        raise
-    except BudgetExhausted:
-        count("refused", "budget")
-        raise
-    except RateLimited:
-        count("refused", "rate")
-        raise
-    except (TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached):
-        count("refused", "tenant")
-        raise
     figures = runtime.loads.figures(submitted.job.pool)
     if submitted.replayed:
         count("accepted", "replay")
@@ -94,6 +81,29 @@ async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     else:
         count("accepted", "no_worker" if figures is not None and figures.load.num_workers == 0 else "room")
     return submitted
+
+
+@contextlib.contextmanager
+def refusals_counted(runtime: Runtime, *, num: int = 1) -> Iterator[None]:
+    """Count a refusal of one job, or of `num` that come together."""
+    count = partial(runtime.metrics.count, "refused", num=num)
+    try:
+        yield
+    except (Overloaded, ShareExceeded) as error:
+        count(error.extra["reason"])
+        raise
+    except ModelUnavailable:
+        count("breaker")
+        raise
+    except BudgetExhausted:
+        count("budget")
+        raise
+    except RateLimited:
+        count("rate")
+        raise
+    except (TenantSuspended, TierNotAllowed, OverTenantLimit, QueueLimitReached):
+        count("tenant")
+        raise
 
 
 async def promise(runtime: Runtime, submission: Submission) -> Submitted:
@@ -265,12 +275,28 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
             refused = await take_probe(conn, prepared.model.name)
             if refused is not None:
                 raise _NoProbeLeft(refused)
-        job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)
+        job = _new_view(submission.caller, prepared, accepted)
+        if job is None:
+            job = await get_job(conn, submission.caller.tenant_id, accepted.job_id)
         kill_point("api.before_commit")
     assert job is not None, "it was written in this transaction, or the key that leads to it would be gone"
     kill_point("api.after_commit")
     await _tell_workers(runtime, accepted)
     return Submitted(job, accepted.replayed)
+
+
+def _new_view(caller: Caller, job: PreparedJob, accepted: Accepted) -> JobView | None:
+    """A job that was just written, as a read would show it; None where something else became of it than was asked."""
+    if accepted.arrival is None:
+        return None
+    return JobView(
+        id=job.id, tenant_id=caller.tenant_id, status="queued", tier=job.request.tier, model=job.model.name,
+        requested_model=job.requested_model, shared_from=None, pool=job.model.pool, gen=1, attempt=0, n=job.request.n,
+        prompt_tokens=len(job.prompt_ids), max_tokens=job.max_tokens, cached_tokens=0, completion_tokens=0,
+        metadata=job.request.metadata, error=None, created_at=accepted.arrival.created_at, started_at=None, finished_at=None,
+        deadline_at=accepted.arrival.deadline_at, cancel_requested_at=None, changes=job.changes, held_by=None,
+        not_before=None, budget_metric=None, budget_period=None, choices=None,
+    )  # fmt: skip
 
 
 async def _replay(runtime: Runtime, submission: Submission) -> Submitted | None:

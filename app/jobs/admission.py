@@ -40,11 +40,19 @@ _TOLERANCE = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Who asks, for what. `digest` is the same when the same request comes again."""
+    """Who asks, for what. `digest` is the same when the same request comes again.
+
+    `tokens`: of many jobs of one tier that come together, `request` the one with the earliest deadline; None: of the one request.
+    """
 
     tenant_id: str
     request: JobRequest
     digest: bytes
+    tokens: int | None = None
+
+    def size(self, settings: Settings, *, tokens_per_char: float) -> int:
+        """About how many tokens what is asked for may need."""
+        return size_of(self.request, settings, tokens_per_char=tokens_per_char) if self.tokens is None else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +180,15 @@ class Admission:
 
     def hold(self, applicant: Applicant, model: Model) -> Hold:
         """Count the job in from here on; see `LoadBoard.take`."""
-        size = self._size(applicant.request, model)
+        size = self._size(applicant, model)
         return self._loads.take(model.pool, applicant.request.tier, applicant.tenant_id, size)
 
     def learn(self, request: JobRequest, model: Model, num_prompt_tokens: int) -> None:
         """The prompt was counted: the next one's size is estimated better."""
         self._density.learn(model.name, num_chars=_num_chars(request), num_tokens=num_prompt_tokens)
 
-    def _size(self, request: JobRequest, model: Model) -> int:
-        return size_of(request, self._settings, tokens_per_char=self._density.of(model.name))
+    def _size(self, applicant: Applicant, model: Model) -> int:
+        return applicant.size(self._settings, tokens_per_char=self._density.of(model.name))
 
     def _ask(self, applicant: Applicant, model: Model, figures: PoolFigures) -> Ask:
         request, tenant = applicant.request, applicant.tenant_id
@@ -191,7 +199,7 @@ class Admission:
         service_s = whole_s * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
-            self._size(request, model),
+            self._size(applicant, model),
             self._loads.own_tokens(model.pool, request.tier, tenant),
             self._loads.weight_of(model.pool, request.tier, tenant),
             request.deadline_s,

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, insert, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import storable
 from app.jobs import tables as t
+from app.jobs.copying import insert_rows
 from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_notice
 from app.jobs.states import EndStatus
@@ -142,12 +143,11 @@ async def _record(
         for job_id, each in endings.items()
         if each.choices is not None
     ]
-    if results:
-        await conn.execute(insert(t.job_results), results)
+    await insert_rows(conn, t.job_results, results)
     if rows:
-        await conn.execute(insert(usage), [each for row in rows for each in _usage_rows(row, endings[row.id])])
-        await conn.execute(
-            insert(t.attempts),
+        await insert_rows(conn, usage, [each for row in rows for each in _usage_rows(row, endings[row.id])])
+        await insert_rows(
+            conn, t.attempts,
             [
                 {
                     "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],

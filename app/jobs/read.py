@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, select
+from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
@@ -82,11 +82,14 @@ def _view(row: Row[Any]) -> JobView:
     return JobView(**values)
 
 
+_ONE = _select(with_choices=True).where(
+    t.jobs.c.id == bindparam("job_id"), t.jobs.c.tenant_id == bindparam("tenant_id")
+)
+
+
 async def get_job(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> JobView | None:
     """The tenant's job with its result; None where the tenant has no such job."""
-    row = (
-        await conn.execute(_select(with_choices=True).where(t.jobs.c.id == job_id, t.jobs.c.tenant_id == tenant_id))
-    ).one_or_none()
+    row = (await conn.execute(_ONE, {"job_id": job_id, "tenant_id": tenant_id})).one_or_none()
     return None if row is None else _view(row)
 
 

@@ -1,7 +1,7 @@
 """Was this very work done lately, or is it under way? Then it is done once: the first job leads, the others take its result."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -48,19 +48,19 @@ def work_key(
     return digest.digest()
 
 
-async def share(conn: AsyncConnection, tenant_id: str, works: Sequence[Work]) -> set[UUID]:
+async def share(conn: AsyncConnection, tenant_id: str, works: Callable[[], Sequence[Work]]) -> set[UUID]:
     """Join each job to a leader that computes the same or has lately, if its tenant wants that; in the submission's transaction.
 
-    The jobs are written and their budgets reserved. One whose leader has succeeded ends here and now, with its result.
+    The jobs are written and their budgets reserved; `works` is only called where the tenant shares, since keys cost time. One whose leader has succeeded ends here and now, with its result.
 
     Returns:
         The jobs that are not to be nominated.
     """
-    wanted = {each.job_id: each for each in works if each.key is not None}
-    if not wanted:
-        return set()
     recent_s = await conn.scalar(text("SELECT share_identical_s FROM tenants WHERE id = :id"), {"id": tenant_id})
     if recent_s is None:
+        return set()
+    wanted = {each.job_id: each for each in works() if each.key is not None}
+    if not wanted:
         return set()
     await conn.execute(_MARK, {"ids": list(wanted), "keys": [each.key for each in wanted.values()]})
     # Two submissions of the same work at the same time: the second waits, and finds the first.

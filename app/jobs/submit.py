@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from sqlalchemy import insert, select, text
+from sqlalchemy import Uuid, any_, bindparam, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +24,8 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.jobs import tables as t
+from app.jobs.arrival import Arrival, write_one
+from app.jobs.copying import insert_rows
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
@@ -36,6 +39,7 @@ from app.quotas.rights import ALL_RIGHTS, Rights
 from app.redis import RedisError
 from app.settings import Settings
 
+NOMINATE_CHUNK = 250  # jobs: a script holds Redis up for as long as it runs
 MAX_CHARS_PER_TOKEN = 64  # no text has that many on average: 3 to 5 are usual
 
 
@@ -68,6 +72,11 @@ class PreparedJob:
         return len(self.prompt_ids) + self.request.n * self.max_tokens
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether the same request gives the same output."""
+        return self.request.temperature == 0 or self.request.seed is not None
+
+    @property
     def work_key(self) -> bytes | None:
         """What its output follows from; None where chance has a part in it."""
         model, form = self.model, "prompt" if self.request.messages is None else "messages"
@@ -78,13 +87,33 @@ class PreparedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ManyKey:
+    """An Idempotency-Key that stands for many jobs together, and the hash of what was asked."""
+
+    key: str
+    body_hash: bytes
+
+    @classmethod
+    def of(cls, key: str, requests: Sequence[JobRequest]) -> "ManyKey":
+        """Of these requests in their order; one alone isn't the same as that one submitted by itself."""
+        digest = hashlib.sha256()
+        for each in requests:
+            digest.update(_body_hash(each))
+        return cls(key, digest.digest())
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
-    """The promise that a 202 gives. `replayed`: it was given before, under the same Idempotency-Key."""
+    """The promise that a 202 gives. `replayed`: it was given before, under the same Idempotency-Key.
+
+    `arrival`: of a job that came alone and is as its owner asked, waiting for nothing but its turn.
+    """
 
     job_id: UUID
     replayed: bool
     nomination: Nomination | None
     pool: str
+    arrival: Arrival | None = None
 
 
 def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings: Settings) -> PreparedJob:
@@ -168,29 +197,64 @@ async def accept(
         IdempotencyMismatch: the key came with another body before.
     """
     assert idempotency_key is None or len(prepared) == 1
+    key = None if idempotency_key is None else ManyKey(idempotency_key, _body_hash(prepared[0].request))
+    return await _accept(conn, caller, prepared, key)
+
+
+async def submit_many(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], *, key: ManyKey | None = None
+) -> list[Accepted]:
+    """All of these jobs of one tenant or none, in the caller's transaction; the jobs exist when it commits. Then `nominate` them.
+
+    Caps and budgets see them together, in the order given: a job that the ones before it leave no room for refuses all, unless it
+    may wait (`on_budget`). The rows go by COPY. With `key`, one that was used before gives the jobs that it made, in their order.
+
+    Raises:
+        TenantSuspended, QueueLimitReached, OverTenantLimit, BudgetExhausted, IdempotencyMismatch: as `accept`; roll back.
+    """
+    return await _accept(conn, caller, prepared, key) if prepared else []
+
+
+async def _accept(
+    conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], key: ManyKey | None
+) -> list[Accepted]:
     try:
         await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=sum(each.cost for each in prepared))
     except (QueueLimitReached, TenantSuspended):
         # What the same key has made a moment ago is a promise, full or not: that request held the lock before us.
-        first = await find_replay(conn, caller, idempotency_key, prepared[0].request) if idempotency_key else None
+        first = await replay_of(conn, caller, key) if key else None
         if first is None:
             raise
-        return [first]
-    prices = await prices_of(conn, {each.model.name for each in prepared})
-    await _insert_jobs(conn, caller, prepared, prices)
-    if idempotency_key is not None:
-        first = await _claim_key(conn, caller, idempotency_key, prepared[0])
+        return first
+    # What a budget may cut isn't known before it was asked.
+    arrival = None
+    if len(prepared) == 1 and prepared[0].request.on_budget != "truncate":
+        row = _job_row(caller, prepared[0])
+        arrival = await write_one(conn, row, _input_row(prepared[0]), deadline_s=prepared[0].request.deadline_s)
+        prices = {prepared[0].model.name: arrival.prices}
+    else:
+        prices = await prices_of(conn, {each.model.name for each in prepared})
+        await _insert_jobs(conn, caller, prepared, prices)
+    if key is not None:
+        first = await _claim_key(conn, caller, key, prepared)
         if first is not None:
-            return [first]
+            return first
     answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
     await _write_answers(conn, prepared, answers)
     final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
-    await _insert_inputs(conn, final)
+    if arrival is None:
+        await insert_rows(conn, t.job_inputs, [_input_row(each) for each in final])
     held = {each.id for each, answer in zip(final, answers, strict=True) if answer.hold}
-    works = [Work(each.id, each.request.tier, each.work_key) for each in final if each.id not in held]
-    waiting = held | await share(conn, caller.tenant_id, works)
+    certain = [each for each in final if each.is_deterministic and each.id not in held]
+    waiting = set(held)
+    if certain:
+        waiting |= await share(
+            conn, caller.tenant_id, lambda: [Work(each.id, each.request.tier, each.work_key) for each in certain]
+        )
     return [
-        Accepted(each.id, False, None if each.id in waiting else _nomination(caller, each), each.model.pool)
+        Accepted(each.id, False, None, each.model.pool)
+        if each.id in waiting
+        else Accepted(each.id, False, _nomination(caller, each), each.model.pool, arrival)
         for each in final
     ]
 
@@ -211,30 +275,45 @@ async def find_replay(conn: AsyncConnection, caller: Caller, key: str, request: 
     Raises:
         IdempotencyMismatch: it was made of another body.
     """
+    first = await replay_of(conn, caller, ManyKey(key, _body_hash(request)))
+    return None if first is None else first[0]
+
+
+async def replay_of(conn: AsyncConnection, caller: Caller, key: ManyKey) -> list[Accepted] | None:
+    """The jobs that this Idempotency-Key made before, in their order, if it did.
+
+    Raises:
+        IdempotencyMismatch: they were made of another body.
+    """
     keys = t.idempotency_keys
     row = (
         await conn.execute(
-            select(keys.c.body_hash, keys.c.job_id).where(keys.c.tenant_id == caller.tenant_id, keys.c.key == key)
+            select(keys.c.body_hash, keys.c.job_id, keys.c.job_ids).where(
+                keys.c.tenant_id == caller.tenant_id, keys.c.key == key.key
+            )
         )
     ).one_or_none()
     if row is None:
         return None
-    if row.body_hash != _body_hash(request):
+    if row.body_hash != key.body_hash:
         raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key for a new job")
-    return Accepted(row.job_id, True, None, "")
+    return [Accepted(job_id, True, None, "") for job_id in row.job_ids or [row.job_id]]
 
 
 async def nominate(queue: JobQueue, accepted: Sequence[Accepted]) -> bool:
-    """Tell the workers, after the commit. Best effort: a job that this loses is found by the sweeper.
+    """Tell the workers, after the commit, one call a chunk. Best effort: a job that this loses is found by the sweeper.
 
     Returns:
         Whether Redis has them now.
     """
     nominations = [each.nomination for each in accepted if each.nomination is not None]
     try:
-        return await queue.enqueue(nominations) is not None
+        for start in range(0, len(nominations), NOMINATE_CHUNK):
+            if await queue.enqueue(nominations[start : start + NOMINATE_CHUNK]) is None:
+                return False
     except RedisError:
         return False
+    return True
 
 
 def _refuse_hopeless(request: JobRequest, model: Model) -> None:
@@ -281,17 +360,23 @@ def _body_hash(request: JobRequest) -> bytes:
 _MAX_BINDS = 3
 
 
-async def _claim_key(conn: AsyncConnection, caller: Caller, key: str, job: PreparedJob) -> Accepted | None:
-    """Bind the key to the job. If another request has it (we wait for its commit), undo our row and return its job."""
+async def _claim_key(
+    conn: AsyncConnection, caller: Caller, key: ManyKey, jobs: Sequence[PreparedJob]
+) -> list[Accepted] | None:
+    """Bind the key to the jobs. If another request has it (we wait for its commit), undo our rows and return its jobs."""
     keys = t.idempotency_keys
-    row = {"tenant_id": caller.tenant_id, "key": key, "body_hash": _body_hash(job.request), "job_id": job.id}
+    ids = [each.id for each in jobs]
+    row = {
+        "tenant_id": caller.tenant_id, "key": key.key, "body_hash": key.body_hash, "job_id": ids[0],
+        "job_ids": ids if len(ids) > 1 else None,
+    }  # fmt: skip
     bind = upsert(keys).values(**row).on_conflict_do_nothing().returning(keys.c.job_id)
     for _ in range(_MAX_BINDS):
         if await conn.scalar(bind) is not None:
             return None
-        first = await find_replay(conn, caller, key, job.request)
+        first = await replay_of(conn, caller, key)
         if first is not None:
-            await conn.execute(t.jobs.delete().where(t.jobs.c.id == job.id))
+            await conn.execute(t.jobs.delete().where(t.jobs.c.id == any_(bindparam("ids", ids, type_=ARRAY(Uuid)))))
             return first
         # The key was past its time and forgotten between the two statements: now it is free.
     raise Unavailable("this Idempotency-Key is being forgotten just now: send the request again")
@@ -325,27 +410,14 @@ async def _insert_jobs(
 ) -> None:
     deadlines = [each.request.deadline_s for each in prepared]
     rows = [
-        {
-            "id": each.id,
-            "tenant_id": caller.tenant_id,
-            "api_key_id": caller.api_key_id,
-            "pool": each.model.pool,
-            "model": each.model.name,
-            "requested_model": each.requested_model,
-            "tier": each.request.tier,
-            "prompt_tokens": len(each.prompt_ids),
-            "max_tokens": each.max_tokens,
-            "n": each.request.n,
-            "on_budget": each.request.on_budget,
+        _job_row(caller, each)
+        | {
             "input_price": prices[each.model.name].input_price,
             "output_price": prices[each.model.name].output_price,
-            "changes": each.changes,
-            "metadata": each.request.metadata,
-            "webhook": each.request.webhook.model_dump(exclude_none=True) if each.request.webhook else None,
         }
         for each in prepared
     ]
-    await conn.execute(insert(t.jobs), rows)
+    await insert_rows(conn, t.jobs, rows)
     if any(deadline is not None for deadline in deadlines):
         # Deadlines are facts of Postgres' clock.
         timed = [
@@ -360,17 +432,31 @@ async def _insert_jobs(
         )
 
 
-async def _insert_inputs(conn: AsyncConnection, prepared: Sequence[PreparedJob]) -> None:
-    await conn.execute(
-        insert(t.job_inputs),
-        [
-            {
-                "job_id": each.id,
-                "request": each.request.canonical(),
-                "sampling": each.sampling,
-                "prompt_ids": np.asarray(each.prompt_ids, dtype="<i4").tobytes(),
-                "tokenizer_hash": each.model.tokenizer_hash,
-            }
-            for each in prepared
-        ],
-    )
+def _job_row(caller: Caller, job: PreparedJob) -> dict[str, Any]:
+    request = job.request
+    return {
+        "id": job.id,
+        "tenant_id": caller.tenant_id,
+        "api_key_id": caller.api_key_id,
+        "pool": job.model.pool,
+        "model": job.model.name,
+        "requested_model": job.requested_model,
+        "tier": request.tier,
+        "prompt_tokens": len(job.prompt_ids),
+        "max_tokens": job.max_tokens,
+        "n": request.n,
+        "on_budget": request.on_budget,
+        "changes": job.changes,
+        "metadata": request.metadata,
+        "webhook": request.webhook.model_dump(exclude_none=True) if request.webhook else None,
+    }
+
+
+def _input_row(job: PreparedJob) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "request": job.request.canonical(),
+        "sampling": job.sampling,
+        "prompt_ids": np.asarray(job.prompt_ids, dtype="<i4").tobytes(),
+        "tokenizer_hash": job.model.tokenizer_hash,
+    }

@@ -242,6 +242,7 @@ idempotency_keys = Table(
     Column("key", Text, primary_key=True),
     Column("body_hash", LargeBinary, nullable=False),
     Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_ids", ARRAY(Uuid)),  # where it stands for many jobs: all of them in their order, `job_id` the first
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Index(None, "job_id"),
     Index(None, "created_at"),

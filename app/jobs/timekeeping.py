@@ -56,13 +56,16 @@ async def forget_canaries(conn: AsyncConnection, *, ttl_s: float) -> int:
 
 
 async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:
-    """Delete Idempotency-Keys whose job ended longer than `ttl_s` ago."""
+    """Delete Idempotency-Keys whose job ended longer than `ttl_s` ago, or whose jobs did, all of them."""
     result = await conn.execute(
         text("""
             DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
                 SELECT k.tenant_id, k.key FROM idempotency_keys k JOIN jobs j ON j.id = k.job_id
                 WHERE k.created_at < statement_timestamp() - make_interval(secs => :ttl)
                   AND j.finished_at < statement_timestamp() - make_interval(secs => :ttl)
+                  AND (k.job_ids IS NULL OR NOT EXISTS (
+                      SELECT 1 FROM jobs other WHERE other.id = ANY(k.job_ids)
+                        AND coalesce(other.finished_at, 'infinity') >= statement_timestamp() - make_interval(secs => :ttl)))
                 ORDER BY k.created_at LIMIT :most)
         """),
         {"ttl": ttl_s, "most": most},

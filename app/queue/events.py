@@ -1,5 +1,6 @@
 """How do a job's tokens reach its readers? One Redis stream a job; entry ids tell how far it has come."""
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -99,6 +100,8 @@ class Publication:
 _SEQ_BITS = 32
 _ORDERS = 4  # places that one attempt has at one seq
 _END_ORDER = 3
+_KEEP_PART = 1 / 100  # of the time that a stream stays: after so much of it the time is set anew
+_MAX_KEPT = 10_000
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JobEvent)
 
@@ -110,6 +113,7 @@ class EventLog:
         self.redis = redis
         self._ttl_s = int(ttl_s)
         self._max_entries = max_entries
+        self._kept_at: dict[UUID, float] = {}  # when each stream that we write was last told how long to stay
 
     async def publish(self, publications: list[Publication]) -> None:
         """Append all in one round trip; an entry that isn't newer than the stream's last one is dropped.
@@ -120,8 +124,10 @@ class EventLog:
         if not publications:
             return
         pipe = self.redis.pipeline(transaction=False)
+        appends: list[int] = []  # which of the replies are theirs
         for each in publications:
             key = events_key(each.job_id)
+            appends.append(len(pipe.command_stack))
             pipe.xadd(
                 key,
                 {"d": _encoder.encode(each.event)},
@@ -129,14 +135,29 @@ class EventLog:
                 maxlen=self._max_entries,
                 approximate=True,
             )
-            pipe.expire(key, self._ttl_s)
+            if self._must_keep(each):
+                pipe.expire(key, self._ttl_s)
         replies = await pipe.execute(raise_on_error=False)
-        for each, reply in zip(publications, replies[::2], strict=True):
+        for each, reply in zip(publications, [replies[place] for place in appends], strict=True):
             if isinstance(reply, ResponseError) and "equal or smaller" in str(reply):
                 if each.place.order == _END_ORDER:
                     await self._append_end(each)
             elif isinstance(reply, Exception):
                 raise reply
+
+    def _must_keep(self, publication: Publication) -> bool:
+        """Whether its stream's time is to be set: at the start, at the end, and now and then between them."""
+        now = asyncio.get_running_loop().time()
+        if publication.place.order == _END_ORDER:
+            self._kept_at.pop(publication.job_id, None)
+            return True
+        kept_at = self._kept_at.get(publication.job_id)
+        if kept_at is not None and publication.event.kind == "tokens" and now - kept_at < self._ttl_s * _KEEP_PART:
+            return False
+        if len(self._kept_at) >= _MAX_KEPT:
+            self._kept_at.clear()  # of jobs that were given back: the others are set once more
+        self._kept_at[publication.job_id] = now
+        return True
 
     async def _append_end(self, end: Publication) -> None:
         """Put an end behind the tokens of an earlier, longer attempt: readers must learn that there is no more."""

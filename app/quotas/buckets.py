@@ -26,9 +26,9 @@ class Bucket:
     unit: Unit
     rate: Rate
 
-    def amount(self, tokens: int) -> int:
-        """What a job of so many tokens takes."""
-        return tokens if self.unit == "tokens" else 1
+    def amount(self, tokens: int, requests: int = 1) -> int:
+        """What jobs of so many tokens together take."""
+        return tokens if self.unit == "tokens" else requests
 
 
 def buckets_of(tenant_id: str, api_key_id: UUID | None, limits: Limits) -> tuple[Bucket, ...]:

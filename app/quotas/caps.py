@@ -1,6 +1,8 @@
 """How much of a tenant's work may wait at a time? Counted under a lock on its row, in the submission's own transaction."""
 
-from sqlalchemy import text
+from typing import Any
+
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import OverTenantLimit, QueueLimitReached
@@ -36,6 +38,8 @@ async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, toke
         return
     if caps.suspended_at is not None:
         raise suspended()
+    if jobs > 1:
+        _refuse_hopeless(caps, jobs, tokens)
     if caps.max_queued_tokens is not None and tokens > caps.max_queued_tokens:
         raise OverTenantLimit(
             f"max_tokens: prompt + n x max_tokens is {tokens}, and this tenant may have at most {caps.max_queued_tokens} "
@@ -55,4 +59,16 @@ async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, toke
                 reason=cap,
                 limit=limit,
                 queued=now,
+            )
+
+
+def _refuse_hopeless(caps: Row[Any], jobs: int, tokens: int) -> None:
+    """Jobs that come together and wouldn't fit into an empty queue."""
+    for unit, amount, limit in (("jobs", jobs, caps.max_queued_jobs), ("tokens", tokens, caps.max_queued_tokens)):
+        if limit is not None and amount > limit:
+            raise OverTenantLimit(
+                f"jobs: together they are {amount} {unit}, and this tenant may have at most {limit} {unit} waiting: "
+                "send fewer in a call",
+                param="jobs",
+                limit=limit,
             )

@@ -98,9 +98,10 @@ class RateLimiter:
         limits: Limits,
         *,
         tokens: int,
+        requests: int = 1,
         undone_by: tuple[type[Exception], ...] = (),
     ) -> AsyncIterator[Charge]:
-        """Take one request and its tokens, and give them back if nothing comes of it.
+        """Take one request (or many that come together) and its tokens, and give them back if nothing comes of it.
 
         That is: on `void`, on an error that is a refusal, and on those of `undone_by`. After any other error, `Unavailable` among
         them, the job may exist: what was taken stays taken.
@@ -110,7 +111,7 @@ class RateLimiter:
             ExceedsBurst: a limit never lets so many tokens in at once.
         """
         refusals: tuple[type[Exception], ...] = (PenstockError, *undone_by)
-        charge = await self.admit(tenant_id, api_key_id, limits, tokens=tokens)
+        charge = await self.admit(tenant_id, api_key_id, limits, tokens=tokens, requests=requests)
         try:
             yield charge
         except refusals as error:
@@ -122,15 +123,17 @@ class RateLimiter:
         if charge.is_void:
             await self.give_back(charge)
 
-    async def admit(self, tenant_id: str, api_key_id: UUID | None, limits: Limits, *, tokens: int) -> Charge:
-        """Take one request and its tokens, the most that the job may need, from every limit that applies, or nothing at all.
+    async def admit(
+        self, tenant_id: str, api_key_id: UUID | None, limits: Limits, *, tokens: int, requests: int = 1
+    ) -> Charge:
+        """Take one request (or many that come together) and its tokens, the most that the job may need, from every limit that applies, or nothing at all.
 
         Raises:
             RateLimited: a limit is reached.
             ExceedsBurst: a limit never lets so many tokens in at once.
         """
         buckets = buckets_of(tenant_id, api_key_id, limits)
-        amounts = tuple(bucket.amount(tokens) for bucket in buckets)
+        amounts = tuple(bucket.amount(tokens, requests) for bucket in buckets)
         for bucket, amount in zip(buckets, amounts, strict=True):
             if amount > bucket.rate.burst:
                 raise _exceeds(bucket, amount)
@@ -253,6 +256,14 @@ def _limited(standings: Sequence[Standing], amounts: Sequence[int]) -> RateLimit
 
 def _exceeds(bucket: Bucket, amount: int) -> ExceedsBurst:
     owner = "API key" if bucket.policy.startswith("key") else "tenant"
+    if bucket.unit == "requests":
+        return ExceedsBurst(
+            f"jobs: these are {amount} jobs, and this {owner} may submit {bucket.rate.burst} at once: send fewer in a call, "
+            "or have the limit's burst raised",
+            param="jobs",
+            policy=bucket.policy,
+            limit=bucket.rate.burst,
+        )
     return ExceedsBurst(
         f"max_tokens: prompt and n x max_tokens may be {amount} tokens, and this {owner} may submit {bucket.rate.burst} at "
         "once: ask for less, or have the limit's burst raised",

@@ -96,7 +96,13 @@ GUARDS = (
     Guard(
         "idempotency-key",
         "requests under one key are one job, also when they come at once",
-        (Patch("app/jobs/submit.py", "        if first is not None:\n            return [first]\n", ""),),
+        (
+            Patch(
+                "app/jobs/submit.py",
+                "        if first is not None:\n            return first\n    answers",
+                "    answers",
+            ),
+        ),
         (f"{LIFE}::test_concurrent_submissions_under_one_key_make_one_job",),
     ),
     Guard(

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again after this
 _ERROR_WAIT_S = 0.5
-_MAX_CLAIM = 64
+_MAX_CLAIM = 256
 _CHECKPOINT_TIMEOUT_S = 2.0
 _RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
 

@@ -9,6 +9,7 @@ from random import SystemRandom
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.garbage import collect_seldom
 from app.probe import probe
 from app.redis import create_redis
 from app.settings import Settings, settings
@@ -44,6 +45,7 @@ def main() -> int:
     """The process's exit status: 0 after a drain, 1 after an error, which stands on stderr."""
     config = settings()
     configure_logging(config.log_level)
+    collect_seldom()
     try:
         asyncio.run(run(config))
     except (PenstockError, EngineError) as error:

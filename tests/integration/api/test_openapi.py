@@ -70,6 +70,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "PATCH /v1/admin/models/{name}": "changeModelPrice",
         "GET /v1/models": "listModels",
         "POST /v1/jobs/quote": "quoteJob",
+        "POST /v1/jobs/bulk": "submitJobs",
         "GET /v1/autoscale": "autoscale",
         "GET /healthz": "health",
         "GET /readyz": "readiness",

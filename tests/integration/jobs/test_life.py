@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import app.jobs.submit as submit_module
@@ -26,6 +28,7 @@ from app.quotas.tables import budgets, usage
 from app.redis import Redis
 from app.settings import Settings
 from app.webhooks.tables import webhook_deliveries
+from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
 
 FATE = Fate(max_attempts=3, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
@@ -133,6 +136,34 @@ async def test_a_failing_insert_undoes_the_whole_finish(engine: AsyncEngine, set
             await finish(conn, [success(job)])
     assert (await view(engine, job.job_id)).status == "running"
     assert await rows(engine, job_results) == []
+
+
+async def test_many_ends_leave_what_each_would_have_left_alone(engine: AsyncEngine, settings: Settings) -> None:
+    """Twenty go by COPY: a fenced one among them changes nothing, awkward texts arrive, and a rule that one breaks undoes all."""
+    await seed(engine)
+    _, started = await start_all(engine, await submit(engine, settings, count=20))
+    texts = [f"{number}\t\\N\n\x00\u2028\\." for number in range(20)]
+    ends = [
+        success(job, choices=[{"index": 0, "text": words, "finish_reason": "stop"}], detail={"said": words})
+        for job, words in zip(started, texts, strict=True)
+    ]
+    stale = replace(ends[7], attempt=ends[7].attempt + 1)
+    async with engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE usage ADD CONSTRAINT never CHECK (completion_tokens < 3)"))
+    with pytest.raises(IntegrityError, match="never"):
+        async with engine.begin() as conn:
+            await finish(conn, ends)
+    assert await rows(engine, job_results) == []
+    async with engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE usage DROP CONSTRAINT never"))
+        ended = await finish(conn, [*ends[:7], stale, *ends[8:]])
+    assert ended == {job.job_id for job in started} - {started[7].job_id}
+    assert (await view(engine, started[7].job_id)).status == "running"
+    found = {row.job_id: row.choices[0]["text"] for row in await rows(engine, job_results)}
+    assert found == {job.job_id: words for job, words in zip(started, texts, strict=True) if job is not started[7]}
+    async with engine.begin() as conn:
+        assert await finish(conn, ends) == {started[7].job_id}
+    await assert_audit_clean(engine, None)
 
 
 async def test_a_nomination_starts_a_job_once(engine: AsyncEngine, settings: Settings) -> None:
@@ -623,20 +654,20 @@ async def test_what_an_unknown_commit_did_is_found_again(engine: AsyncEngine, se
 async def test_a_key_that_is_forgotten_during_its_replay_gives_no_error(
     engine: AsyncEngine, settings: Settings
 ) -> None:
-    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, find_replay finds nothing: a 500."""
+    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, replay_of finds nothing: a 500."""
     await seed(engine)
     async with engine.begin() as conn:
         await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
-    original = submit_module.find_replay
+    original = submit_module.replay_of
 
     async def late(conn, *args):  # what a busy event loop may do: between the two statements `forget` commits
         async with engine.begin() as other:
             await other.execute(text("DELETE FROM idempotency_keys"))
         return await original(conn, *args)
 
-    submit_module.find_replay = late
+    submit_module.replay_of = late
     try:
         async with engine.begin() as conn:
             await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
     finally:
-        submit_module.find_replay = original
+        submit_module.replay_of = original

@@ -231,6 +231,23 @@ async def test_late_events_of_a_fenced_attempt_are_refused_by_their_place(redis:
     assert msgspec.to_builtins(stored[2].event)["attempt"] == 2
 
 
+async def test_a_stream_stays_for_its_time_after_its_start_and_after_its_end(redis: Redis) -> None:
+    """In between the time is set anew now and then only: a command less for each token. What another process writes counts from its own first."""
+    log, job_id = EventLog(redis, ttl_s=600, max_entries=1000), new_id()
+    key = f"ev:{job_id.hex}"
+
+    async def ttl_after(kind: str, seq: int, *, through: EventLog = log) -> int:
+        await redis.expire(key, 5)
+        await through.publish([Publication(job_id, seq, JobEvent(kind=kind, attempt=1))])
+        return int(await redis.ttl(key))
+
+    assert await ttl_after("started", 0) > 500
+    assert await ttl_after("tokens", 1) <= 5
+    assert await ttl_after("tokens", 2, through=EventLog(redis, ttl_s=600, max_entries=1000)) > 500
+    assert await ttl_after("succeeded", 2) > 500
+    assert log._kept_at == {}
+
+
 async def test_a_lost_claim_of_a_busy_tenant_is_put_back_too(queue: JobQueue, redis: Redis) -> None:
     """Each claim used to move the stream's place in `pend`: a tenant that was claimed from all the time was never looked at."""
     lost, *others = [nominate() for _ in range(6)]

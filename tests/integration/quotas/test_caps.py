@@ -154,10 +154,14 @@ async def test_without_caps_nobody_waits_for_the_tenants_row(engine: AsyncEngine
 async def test_many_jobs_in_one_transaction_are_counted_together(engine: AsyncEngine, settings: Settings) -> None:
     await seed(engine)
     await limit(engine, max_queued_jobs=5)
-    with pytest.raises(QueueLimitReached, match="6 more would pass the 5"):
+    with pytest.raises(OverTenantLimit, match=r"together they are 6 jobs.* at most 5 jobs waiting") as refused:
         await submit(engine, settings, count=6)
+    assert refused.value.extra["param"] == "jobs"
     assert await waiting(engine) == (0, 0)
-    await submit(engine, settings, count=5)
+    await submit(engine, settings, count=2)
+    with pytest.raises(QueueLimitReached, match="2 jobs of this tenant wait, 4 more would pass the 5"):
+        await submit(engine, settings, count=4)
+    await submit(engine, settings, count=3)
 
 
 async def test_the_same_idempotency_key_is_a_replay_where_the_queue_is_full(

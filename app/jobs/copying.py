@@ -1,0 +1,71 @@
+"""How do many rows get into a table in one go? By COPY, in its text format: Postgres parses no statement and plans nothing."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from sqlalchemy import JSON, LargeBinary, Table, Text, insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_COPY_FROM = 8  # rows
+# The characters that mean something in the format (PostgreSQL documentation, COPY, "Text Format").
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+async def insert_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert these rows, in the caller's transaction: a few by a statement, which is one round trip, many by `copy_rows`."""
+    if len(rows) >= _COPY_FROM:
+        await copy_rows(conn, table, rows)
+    elif rows:
+        await conn.execute(insert(table), list(rows))
+
+
+async def copy_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert these rows, in the caller's transaction. All have the same columns; those that are left out get their defaults.
+
+    None is NULL, in JSON columns, too.
+
+    Raises:
+        DBAPIError: as SQLAlchemy's own statements do; a row breaks a rule of the table, or Postgres went away.
+    """
+    if not rows:
+        return
+    names = list(rows[0])
+    writers = [(name, _writer(table.c[name].type)) for name in names]
+    lines = [
+        "\t".join([r"\N" if (value := row[name]) is None else write(value) for name, write in writers]) for row in rows
+    ]
+    columns = ", ".join(f'"{name}"' for name in names)
+    statement = f'COPY "{table.name}" ({columns}) FROM STDIN'
+    driver: Any = (await conn.get_raw_connection()).driver_connection
+    try:
+        async with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            await copy.write("\n".join([*lines, ""]).encode())
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            statement, None, error, psycopg.Error,
+            hide_parameters=True, connection_invalidated=bool(driver.closed), dialect=conn.dialect,
+        ) from error  # fmt: skip
+
+
+def _writer(kind: Any) -> Callable[[Any], str]:
+    if isinstance(kind, JSON):
+        return _json
+    if isinstance(kind, LargeBinary):
+        return _bytes
+    return _text if isinstance(kind, Text) else str
+
+
+def _text(value: str) -> str:
+    return value.translate(_ESCAPES)
+
+
+def _json(value: Any) -> str:
+    # As the driver writes it in a statement: what Postgres refuses there (NaN), it refuses here. Control characters are escaped.
+    return json.dumps(value).replace("\\", "\\\\")
+
+
+def _bytes(value: bytes) -> str:
+    return "\\\\x" + value.hex()

@@ -1,0 +1,1 @@
+"""What does the control plane do a second, beside what a user would queue with?"""

@@ -1,0 +1,63 @@
+"""Who asks the API? A client that costs little itself: HTTP/1.1 on connections that stay open, bodies made beforehand."""
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+
+class Refused(Exception):
+    """The API didn't answer as it should; the message holds what it said."""
+
+
+@dataclass
+class Client:
+    """Connections to one API process; each carries one request at a time, and they are as many as are under way."""
+
+    url: str
+    token: str
+    _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for _, writer in self._idle:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def post(self, path: str, body: bytes, *, expect: int = 202) -> bytes:
+        """The answer to a POST of JSON. Raises Refused for another status than `expect`."""
+        return await self._ask("POST", path, body, expect)
+
+    async def get(self, path: str) -> Any:
+        """The JSON at a path. Raises Refused."""
+        return json.loads(await self._ask("GET", path, b"", 200))
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server has: it was idle for long
+        where = urlsplit(self.url)
+        return await asyncio.open_connection(where.hostname, where.port)
+
+    async def _ask(self, method: str, path: str, body: bytes, expect: int) -> bytes:
+        where = urlsplit(self.url)
+        reader, writer = await self._connection()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {self.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        status_line, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        length = next(int(each.split(":")[1]) for each in headers if each.lower().startswith("content-length"))
+        answer = await reader.readexactly(length)
+        self._idle.append((reader, writer))
+        if int(status_line.split(" ")[1]) != expect:
+            raise Refused(f"{method} {path}: {status_line}: {answer[:500].decode(errors='replace')}")
+        return answer
