@@ -653,15 +653,14 @@ class _Calls:
             taken += answer["job_ids"]
         return taken
 
-    def get(self, job: Job | str) -> _Flow[Job]:
-        return (yield from self.ask("GET", _job_path(job)))  # type: ignore[no-any-return]
+    def get(self, job: Job | str, wait_s: float) -> _Flow[Job]:
+        return (yield from self.ask("GET", _job_path(job), headers=_prefer(wait_s)))  # type: ignore[no-any-return]
 
     def wait(self, job: Job | str, timeout_s: float | None) -> _Flow[Job]:
         until = math.inf if timeout_s is None else self.clock() + timeout_s
         while True:
             asked_at = self.clock()
-            headers = _prefer(min(MAX_WAIT_S, until - asked_at))
-            found: Job = yield from self.ask("GET", _job_path(job), headers=headers)
+            found = yield from self.get(job, until - asked_at)
             if found["status"] in ENDED:
                 return found
             now = self.clock()
@@ -1059,9 +1058,9 @@ class Penstock:
         """Hand many in, up to 1,000 a request, each request all or nothing; the jobs' ids, in their order."""
         return self._run(self._calls.submit_many(jobs, idempotency_key))
 
-    def get(self, job: Job | str) -> Job:
-        """The job as it is now."""
-        return self._run(self._calls.get(job))
+    def get(self, job: Job | str, *, wait_s: float = 0.0) -> Job:
+        """The job as it is now; with `wait_s` (at most 25), as soon as it ends, or after that time."""
+        return self._run(self._calls.get(job, wait_s))
 
     def list(self, *, limit: int | None = None, **filters: Unpack[JobFilters]) -> Iterator[Job]:
         """The tenant's jobs, newest first, without their texts; pages are fetched as they are needed."""
@@ -1245,9 +1244,9 @@ class AsyncPenstock:
         """Hand many in."""
         return await self._run(self._calls.submit_many(jobs, idempotency_key))
 
-    async def get(self, job: Job | str) -> Job:
+    async def get(self, job: Job | str, *, wait_s: float = 0.0) -> Job:
         """The job as it is now."""
-        return await self._run(self._calls.get(job))
+        return await self._run(self._calls.get(job, wait_s))
 
     async def list(self, *, limit: int | None = None, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
         """The tenant's jobs, newest first: `async for`."""

@@ -39,6 +39,8 @@ def one_line(error: BaseException) -> str | None:
     """The error in words; None where it is none that we know: then it is a bug, and its traceback is wanted."""
     if isinstance(error, PenstockError):
         return error.detail
+    if type(error).__module__ == "app.client":
+        return _api_error(error)
     package = type(error).__module__.partition(".")[0]
     if package.startswith("pydantic"):
         return _settings_error(error)
@@ -49,6 +51,15 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     return None
+
+
+def _api_error(error: BaseException) -> str:
+    """What the API said, with the code to look up."""
+    from app.client import NoAnswer, Refused
+
+    if isinstance(error, NoAnswer):
+        return f"{error}: is `penstock up` running?"
+    return f"{error} ({error.code})" if isinstance(error, Refused) else str(error)
 
 
 def _settings_error(error: Any) -> str | None:

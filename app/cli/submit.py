@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.errors import CommandFailed
-from app.cli.http import ENDED, MAX_WAIT_S, Api, Job, Target, describe_error, texts_of, tokens_of
-from app.errors import PenstockError
+from app.cli.errors import CommandFailed, one_line
+from app.cli.http import Target, describe_error, open_api, tokens_of
+from app.client import ENDED, MAX_WAIT_S, AsyncPenstock, Job, PenstockError, texts
 from app.ids import new_id
 from app.jobs.request import JobRequest
 
@@ -142,7 +142,7 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
             progress.update(bar, completed=done, tokens=sum(tokens_of(each.job or {}) for each in submissions))
             printer.print_what_is_ready()
 
-        async with Api(target, connections=2 * CONCURRENCY) as api:
+        async with open_api(target, connections=2 * CONCURRENCY) as api:
             await _Runner(api, submissions, wait=wait, moved=moved).run()
     return all(each.error is None and (each.succeeded or not wait) for each in submissions)
 
@@ -150,7 +150,7 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
 class _Runner:
     """Hands in and waits side by side, each with a bounded number of requests: who waits doesn't keep others from the queue."""
 
-    def __init__(self, api: Api, submissions: list[Submission], *, wait: bool, moved: Any) -> None:
+    def __init__(self, api: AsyncPenstock, submissions: list[Submission], *, wait: bool, moved: Any) -> None:
         self._api = api
         self._submissions = submissions
         self._wait = wait
@@ -176,9 +176,9 @@ class _Runner:
         while self._to_hand_in:
             each = self._to_hand_in.popleft()
             try:
-                each.job = await self._api.submit(each.body, idempotency_key=each.key)
+                each.job = await self._api.submit(idempotency_key=each.key, **each.body)
             except PenstockError as error:
-                each.error = error.detail
+                each.error = one_line(error)
             if self._wait and not each.has_ended:
                 self._to_wait_for.put_nowait(each)
             else:
@@ -191,9 +191,9 @@ class _Runner:
             assert each.job is not None
             asked_at = monotonic()
             try:
-                each.job = await self._api.job(each.job["id"], wait_s=MAX_WAIT_S)
+                each.job = await self._api.get(each.job, wait_s=MAX_WAIT_S)
             except PenstockError as error:
-                each.error = f"{each.job['id']}: {error.detail}"
+                each.error = f"{each.job['id']}: {one_line(error)}"
             if each.has_ended:
                 self._count()
             else:
@@ -245,10 +245,10 @@ class _Printer:
             print(f"penstock: {where}{job['id']} {describe_error(job)}", file=sys.stderr, flush=True)
 
     def _print_texts(self, each: Submission, job: Job) -> None:
-        texts = texts_of(job)
-        for number, text in enumerate(texts, start=1):
-            if len(self._submissions) > 1 or len(texts) > 1:
-                choice = f", choice {number}" if len(texts) > 1 else ""
+        written = texts(job)
+        for number, text in enumerate(written, start=1):
+            if len(self._submissions) > 1 or len(written) > 1:
+                choice = f", choice {number}" if len(written) > 1 else ""
                 print(f"--- {each.place or job['id']}{choice}")
             print(text, flush=True)
             if not text:
