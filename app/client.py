@@ -919,6 +919,9 @@ class _Reading:
     def check(self, response: httpx.Response) -> None:
         """Raises NotPenstock: it isn't a stream."""
         self._calls.has_answered = True
+        if response.status_code == 204:  # nothing follows the event that was named
+            self.is_over = True
+            return
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise NotPenstock(f"what answers at {self._calls.url} sends no stream of events")
 
@@ -1110,7 +1113,7 @@ class Penstock:
                             yield from reading.feed(chunk)
                             if reading.is_over:
                                 return
-                        delay_s = reading.lost(None)
+                        delay_s = 0.0 if reading.is_over else reading.lost(None)
                     else:
                         answer.read()
                         delay_s = reading.refused(answer)
@@ -1291,7 +1294,7 @@ class AsyncPenstock:
                                 yield event
                             if reading.is_over:
                                 return
-                        delay_s = reading.lost(None)
+                        delay_s = 0.0 if reading.is_over else reading.lost(None)
                     else:
                         await answer.aread()
                         delay_s = reading.refused(answer)

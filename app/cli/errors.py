@@ -68,9 +68,13 @@ def _settings_error(error: Any) -> str | None:
         return None
     wrong = []
     for each in error.errors():
-        name = str(each["loc"][0]) if each["loc"] else "settings"
+        message = each["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        if not each["loc"]:  # how several of them fit together; its input would be all settings, with their secrets
+            wrong.append(message)
+            continue
+        name = str(each["loc"][0])
         variable = name if name.isupper() else f"PENSTOCK_{name.upper()}"
-        message = each["msg"][:1].lower() + each["msg"][1:]
         secret = any(word in name.lower() for word in ("pepper", "url", "key"))
         wrong.append(f"{variable}: {message}" + ("" if secret else f" (it is {each['input']!r})"))
     return "; ".join(wrong)

@@ -424,14 +424,16 @@ class BreakerMode(StrEnum):
 
 @models_app.command("breaker")
 def breaker(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[
+        str | None, typer.Argument(help="The model's name. Left out: show all models' breakers.", show_default=False)
+    ] = None,
     mode: Annotated[
         BreakerMode | None,
         typer.Argument(help="open: take no new jobs; close: take all; auto: by its error rate. Left out: show it."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a model's circuit breaker, or set it until told otherwise; accepted jobs run on in any case."""
+    """Show circuit breakers, or set a model's until told otherwise; accepted jobs run on in any case."""
     from app.cli import models
 
     models.breaker(_settings(data_dir), model, mode.value if mode else None)

@@ -119,10 +119,15 @@ def test_a_key_for_a_bad_tenant_is_refused_in_one_line(penstock: Run) -> None:
 
 
 def test_an_operator_stops_a_model_and_lets_it_go_on(penstock: Run) -> None:
-    assert penstock("models", "breaker", "null").out.startswith("null: closed by its error rate")
-    assert penstock("models", "breaker", "null", "open").out.startswith("null: open by an operator's word")
+    assert penstock("models", "breaker", "null").out.startswith("null: takes new jobs (closed by its error rate")
+    assert penstock("models", "breaker", "null", "open").out.startswith(
+        "null: takes no new jobs (open by an operator's word"
+    )
+    assert penstock("models", "breaker").out.count("null: takes no new jobs") == 1
     assert "null is open by an operator's word" in penstock("doctor", PENSTOCK_ENGINE="null").out
-    assert penstock("models", "breaker", "null", "auto").out.startswith("null: closed by its error rate")
+    assert penstock("models", "breaker", "null", "auto").out.startswith(
+        "null: takes new jobs (closed by its error rate"
+    )
     assert "breaker" not in penstock("doctor", PENSTOCK_ENGINE="null").out
     unknown = penstock("models", "breaker", "unheard-of")
     assert unknown.status == 1
@@ -174,4 +179,5 @@ def test_a_taken_port_is_found_before_anything_is_started(penstock: Run, tmp_pat
         result = penstock("up", "--port", taken.getsockname()[1], "--data-dir", tmp_path / "new")
     assert result.status == 1
     assert result.err.count("\n") == 1
+    assert "give another --port, or PENSTOCK_API_PORT" in result.err
     assert not (tmp_path / "new").exists()

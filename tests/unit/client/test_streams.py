@@ -157,6 +157,12 @@ def test_a_reader_goes_on_where_it_says(driven: Drive) -> None:
     assert told(events) == (IDS[3:], "".join(TEXTS[2:]))
 
 
+def test_a_reader_who_has_all_is_told_nothing(driven: Drive) -> None:
+    with hostile(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n") as server:
+        assert driven(url=server.url).events(after=99) == []
+        assert len(server.asked) == 1
+
+
 def test_refusals_in_between_are_waited_out(driven: Drive) -> None:
     cut = [stream_head(), *[wire for _, wire in story()[:3]]]
     busy = http(503, b'{"retryable": true}', Retry_After="3")
