@@ -76,7 +76,7 @@ def test_a_wrong_call_is_told_in_one_line_with_status_2(penstock: Run, arguments
         ({"PENSTOCK_LEASE_TTL_S": "soon"}, "PENSTOCK_LEASE_TTL_S: input should be a valid number"),
         (
             {"PENSTOCK_LEASE_RENEW_S": "100"},
-            "penstock: lease_renew_s < lease_fence_s < lease_ttl_s must hold: a worker",
+            "lease_renew_s < lease_fence_s < lease_ttl_s must hold: a worker",
         ),
         ({}, "DATABASE_URL isn't set"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must look like postgresql://"),
