@@ -511,7 +511,7 @@ def _reason(error: Exception | None) -> str:
     return words
 
 
-def _refusal(response: httpx.Response) -> Refused:
+def refusal_of(response: httpx.Response) -> Refused:
     """The answer as an error: a problem document of ours, OpenAI's `error`, or whatever a proxy made of it."""
     try:
         said = response.json()
@@ -610,7 +610,7 @@ class _Calls:
                 self.has_answered = True
                 if response.is_success:
                     return response
-                refusal = _refusal(response)
+                refusal = refusal_of(response)
                 if not repeatable and response.status_code in {502, 504}:
                     raise _Uncertain(f"no answer from {self.url} ({refusal})") from refusal
                 delay_s = patience.after_refusal(refusal, response)
@@ -945,7 +945,7 @@ class _Reading:
     def refused(self, response: httpx.Response) -> float:
         """Seconds until the next connection; raises Refused where there shall be none."""
         self._calls.has_answered = True
-        refusal = _refusal(response)
+        refusal = refusal_of(response)
         delay_s = self._patience.after_refusal(refusal, response)
         self._calls.will_retry(refusal, delay_s)
         return delay_s
@@ -1188,6 +1188,13 @@ class Penstock:
         """The batch and the lines that are finished."""
         return self._run(self._calls.batch_result(batch))
 
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Any other route of the API, tried again like the others: the JSON object that it answers.
+
+        `options` are httpx': json, params, headers, ... With `repeatable=False` it isn't sent again where it may have been served.
+        """
+        return cast("dict[str, Any]", self._run(self._calls.ask(method, path, **options)))
+
     def _run(self, flow: _Flow[T]) -> T:
         try:
             step = next(flow)
@@ -1358,6 +1365,10 @@ class AsyncPenstock:
     async def batch_result(self, batch: Batch | str) -> BatchResult:
         """The batch and the lines that are finished."""
         return await self._run(self._calls.batch_result(batch))
+
+    async def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Any other route of the API."""
+        return cast("dict[str, Any]", await self._run(self._calls.ask(method, path, **options)))
 
     async def _run(self, flow: _Flow[T]) -> T:
         try:

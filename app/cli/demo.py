@@ -16,13 +16,13 @@ from rich.text import Text
 
 from app.cli.board import Board
 from app.cli.errors import one_line
-from app.cli.http import Target, describe_error, open_api, tokens_of
+from app.cli.http import Api, Target, describe_error, tokens_of
 from app.cli.jobs import STYLES
 from app.cli.prompts import JOBS, TENANTS, DemoJob
 from app.cli.stack import Access, Stack
 from app.cli.up import until_signal
 from app.cli.watch import Report
-from app.client import ENDED, AsyncPenstock, Job, PenstockError, texts
+from app.client import ENDED, Job, PenstockError, texts
 from app.db import create_engine
 from app.quotas.keys import create_key, ensure_tenant
 from app.quotas.usage import TenantUsage, usage_by_tenant
@@ -121,7 +121,7 @@ class _Demo:
     async def _run_jobs(self, access: Access) -> None:
         keys = await self._make_keys()
         began = monotonic()
-        apis = {tenant: open_api(Target(access.url, key)) for tenant, key in keys.items()}
+        apis = {tenant: Api(Target(access.url, key)) for tenant, key in keys.items()}
         try:
             with _Progress(self._console, self._shown, began):
                 await asyncio.gather(*(self._run_job(apis[each.wanted.tenant], each) for each in self._shown))
@@ -129,7 +129,7 @@ class _Demo:
             self._jobs_s = monotonic() - began
             await asyncio.gather(*(api.close() for api in apis.values()))
 
-    async def _run_job(self, api: AsyncPenstock, shown: _Shown) -> None:
+    async def _run_job(self, api: Api, shown: _Shown) -> None:
         try:
             shown.job = await api.submit(**shown.wanted.body)
             while not shown.has_ended:

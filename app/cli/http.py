@@ -41,9 +41,11 @@ def find_target(settings: Settings, url: str | None, api_key: str | None) -> Tar
     return Target(url.rstrip("/").removesuffix("/v1"), api_key)
 
 
-def open_api(target: Target, *, connections: int = 32) -> AsyncPenstock:
-    """A client of it that says on standard error when it has to wait long. Use it as an async context manager."""
-    return AsyncPenstock(target.url, target.api_key, retries=RETRIES, on_retry=_say, connections=connections)
+class Api(AsyncPenstock):
+    """The client, which here says on standard error when it has to wait long. Use it as an async context manager."""
+
+    def __init__(self, target: Target, *, connections: int = 32) -> None:
+        super().__init__(target.url, target.api_key, retries=RETRIES, on_retry=_say, connections=connections)
 
 
 def _say(error: PenstockError | None, delay_s: float) -> None:

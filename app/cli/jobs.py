@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.errors import CommandFailed
-from app.cli.http import Target, describe_error, open_api, tokens_of
-from app.client import ENDED, AsyncPenstock, Job, texts
+from app.cli.http import Api, Target, describe_error, tokens_of
+from app.client import ENDED, Job, texts
 
 REFRESH_S = 0.5
 STYLES = {
@@ -61,7 +61,7 @@ def cancel_jobs(target: Target, job_ids: list[str]) -> None:
         CommandFailed: the API refuses one: it doesn't exist, or has ended.
     """
 
-    async def cancel_all(api: AsyncPenstock) -> None:
+    async def cancel_all(api: Api) -> None:
         for job_id in job_ids:
             job = await api.cancel(job_id)
             status = job.get("status")
@@ -93,16 +93,16 @@ def table_of(jobs: list[Job]) -> Table:
 
 
 async def _with_api(target: Target, act: Any) -> Any:
-    async with open_api(target) as api:
+    async with Api(target) as api:
         work: Coroutine[Any, Any, Any] = act(api)
         return await work
 
 
-async def _newest(api: AsyncPenstock, limit: int, **filters: Any) -> list[Job]:
+async def _newest(api: Api, limit: int, **filters: Any) -> list[Job]:
     return [job async for job in api.list(limit=limit, **filters)]
 
 
-async def _watch_all(api: AsyncPenstock, limit: int) -> None:
+async def _watch_all(api: Api, limit: int) -> None:
     console = Console()
     if not console.is_terminal:
         await _watch_in_lines(api, console, limit)
@@ -117,7 +117,7 @@ async def _watch_all(api: AsyncPenstock, limit: int) -> None:
             await asyncio.sleep(REFRESH_S)
 
 
-async def _watch_in_lines(api: AsyncPenstock, console: Console, limit: int) -> None:
+async def _watch_in_lines(api: Api, console: Console, limit: int) -> None:
     """Where there is no terminal: a line for each change."""
     known: dict[str, str] = {}
     while True:
@@ -131,7 +131,7 @@ async def _watch_in_lines(api: AsyncPenstock, console: Console, limit: int) -> N
         await asyncio.sleep(REFRESH_S)
 
 
-async def _watch_one(api: AsyncPenstock, job_id: str) -> Job:
+async def _watch_one(api: Api, job_id: str) -> Job:
     console = Console()
     job = await api.get(job_id)
     last = ""

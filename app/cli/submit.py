@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli.errors import CommandFailed, one_line
-from app.cli.http import Target, describe_error, open_api, tokens_of
-from app.client import ENDED, MAX_WAIT_S, AsyncPenstock, Job, PenstockError, texts
+from app.cli.http import Api, Target, describe_error, tokens_of
+from app.client import ENDED, MAX_WAIT_S, Job, PenstockError, texts
 from app.ids import new_id
 from app.jobs.request import JobRequest
 
@@ -142,7 +142,7 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
             progress.update(bar, completed=done, tokens=sum(tokens_of(each.job or {}) for each in submissions))
             printer.print_what_is_ready()
 
-        async with open_api(target, connections=2 * CONCURRENCY) as api:
+        async with Api(target, connections=2 * CONCURRENCY) as api:
             await _Runner(api, submissions, wait=wait, moved=moved).run()
     return all(each.error is None and (each.succeeded or not wait) for each in submissions)
 
@@ -150,7 +150,7 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
 class _Runner:
     """Hands in and waits side by side, each with a bounded number of requests: who waits doesn't keep others from the queue."""
 
-    def __init__(self, api: AsyncPenstock, submissions: list[Submission], *, wait: bool, moved: Any) -> None:
+    def __init__(self, api: Api, submissions: list[Submission], *, wait: bool, moved: Any) -> None:
         self._api = api
         self._submissions = submissions
         self._wait = wait

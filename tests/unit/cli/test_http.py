@@ -3,7 +3,7 @@
 import pytest
 
 from app.cli.errors import one_line
-from app.cli.http import Target, find_target, open_api, tokens_of
+from app.cli.http import Api, Target, find_target, tokens_of
 from app.client import PenstockError as ApiError
 from app.errors import PenstockError
 from app.settings import Settings
@@ -16,7 +16,7 @@ TOMORROW = b'{"code": "unavailable", "detail": "come back tomorrow", "retryable"
 
 async def said(url: str) -> str | None:
     """What a person reads when a call fails."""
-    async with open_api(Target(url, "pk_000000000000_secret")) as api:
+    async with Api(Target(url, "pk_000000000000_secret")) as api:
         with pytest.raises(ApiError) as raised:
             await api.get("job_1")
     return one_line(raised.value)
@@ -29,7 +29,7 @@ async def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with hostile(
         http(429, TOO_FAST, Retry_After="7"), http(503, Retry_After="2"), http(200, b'{"id": "job_1"}')
     ) as server:
-        async with open_api(Target(server.url, "pk")) as api:
+        async with Api(Target(server.url, "pk")) as api:
             monkeypatch.setattr(api, "_sleep", no_sleep)
             assert await api.get("job_1") == {"id": "job_1"}
     assert capsys.readouterr().err == "penstock: too fast (rate_limited); trying again in 7 s, Ctrl-C gives up\n"

@@ -259,6 +259,18 @@ def test_a_refused_part_of_many_says_what_was_taken(driven: Drive) -> None:
     assert raised.value.__notes__ == ["the first 1000 jobs were taken; the same call with idempotency_key='k' goes on"]
 
 
+def test_any_route_can_be_asked_and_is_tried_again_unless_that_is_forbidden(driven: Drive) -> None:
+    lost = http(502)
+    with hostile(lost, http(200, b'{"object": "list"}'), lost) as server:
+        client = driven(url=server.url)
+        assert client.call("request", "GET", "/v1/models", params={"limit": 3}) == {"object": "list"}
+        assert server.asked[1].line == "GET /v1/models?limit=3 HTTP/1.1"
+        with pytest.raises(NoAnswer):
+            client.call("request", "POST", "/v1/things", json={"a": 1}, repeatable=False)
+        assert len(server.asked) == 3
+        assert json.loads(server.asked[2].body) == {"a": 1}
+
+
 def test_an_id_cant_lead_elsewhere(driven: Drive) -> None:
     handler, seen = answers(httpx.Response(200, json=JOB))
     driven(handler=handler).call("get", "../admin/tenants?x=1")
