@@ -5,6 +5,8 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 JOB_PREFIX = "job_"
+FILE_PREFIX = "file-"
+BATCH_PREFIX = "batch_"
 
 
 def new_id() -> UUID:
@@ -19,7 +21,12 @@ def job_name(job_id: UUID) -> str:
 
 def parse_job_name(name: str) -> UUID | None:
     """The id behind a public name; None where it can't be one."""
-    digits = name.removeprefix(JOB_PREFIX)
+    return parse_name(JOB_PREFIX, name)
+
+
+def parse_name(prefix: str, name: str) -> UUID | None:
+    """The id behind a name that is this prefix and 32 hex digits; None where it isn't."""
+    digits = name.removeprefix(prefix)
     if digits == name or len(digits) != 32 or not all(c in "0123456789abcdef" for c in digits):
         return None
     return UUID(hex=digits)

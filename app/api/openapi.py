@@ -6,6 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from app.api.batch_documents import DESCRIBED as BATCHES
+from app.api.batch_documents import BatchChangeRequest, BatchRequest
 from app.api.documents import JobObject, Problem
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
@@ -91,9 +93,9 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
-    BudgetChange, ModelChange,
+    BudgetChange, ModelChange, BatchRequest, BatchChangeRequest,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS, *BATCHES)
 JOB_BODY = body_of(JobRequest)
 
 

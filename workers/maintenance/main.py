@@ -12,10 +12,12 @@ from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
 from app.probe import probe
+from app.racing import race
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
+from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,9 @@ async def run(config: Settings) -> None:
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
     rq = connect_rq(config)
     dispatch = partial(dispatch_due, db, open_queue(rq), again_after_s=config.webhook_redispatch_s)
-    keeping = asyncio.create_task(keeper.run({"webhooks": (_DISPATCH_EVERY_S, dispatch)}))
+    batches = BatchKeeper(config, SystemClock(), db, redis)
+    rounds = {"webhooks": (_DISPATCH_EVERY_S, dispatch), "files": (config.audit_every_s, batches.forget)}
+    keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeping.cancel)
