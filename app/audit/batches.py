@@ -38,16 +38,17 @@ BATCHES = [
         "batch_files",
         "an ended batch's files, as long as they are kept, hold each custom_id of its lines once",
         f"""
-        SELECT {_NAME} AS subject, concat(coalesce(wanted.times, 0), ' times ', left(custom_id, 64)) AS expected,
-               concat(coalesce(held.times, 0), ' times') AS found
+        SELECT {_NAME} AS subject, concat(coalesce(t.wanted, 0), ' times ', left(t.custom_id, 64)) AS expected,
+               concat(coalesce(t.held, 0), ' times') AS found
         FROM batches b CROSS JOIN LATERAL (
-            (SELECT custom_id, count(*) AS times FROM batch_lines WHERE batch_id = b.id GROUP BY custom_id) wanted
+            SELECT custom_id, w.times AS wanted, h.times AS held
+            FROM (SELECT custom_id, count(*) AS times FROM batch_lines WHERE batch_id = b.id GROUP BY custom_id) w
             FULL JOIN (
                 SELECT line::json ->> 'custom_id' AS custom_id, count(*) AS times
                 FROM file_pieces p CROSS JOIN LATERAL string_to_table(convert_from(p.data, 'UTF8'), E'\\n') AS line
                 WHERE p.file_id IN (b.output_file_id, b.error_file_id) AND line <> ''
-                GROUP BY 1) held USING (custom_id))
-        WHERE b.status IN {_ENDED} AND wanted.times IS DISTINCT FROM held.times
+                GROUP BY 1) h USING (custom_id)) t
+        WHERE b.status IN {_ENDED} AND t.wanted IS DISTINCT FROM t.held
           AND (SELECT count(*) FROM files f WHERE f.id IN (b.output_file_id, b.error_file_id))
             = num_nonnulls(b.output_file_id, b.error_file_id)
         """,  # noqa: S608 - constants only

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.auditor import CHECKS
+from app.audit.batches import BATCHES
 from app.audit.nominations import CLAIMS
 from app.ids import job_name, new_id
 from app.jobs import rescue, store
@@ -144,7 +145,7 @@ CORRUPTIONS = {
 
 
 async def test_each_check_of_the_database_is_tried() -> None:
-    assert sorted(CORRUPTIONS) == sorted(check.name for check in CHECKS)
+    assert sorted(CORRUPTIONS) == sorted(check.name for check in CHECKS if check not in BATCHES)
 
 
 @pytest.mark.parametrize("check", CORRUPTIONS)
