@@ -5,7 +5,6 @@ import contextlib
 import logging
 import signal
 import sys
-from functools import partial
 from random import SystemRandom
 
 from app.clock import SystemClock
@@ -16,11 +15,10 @@ from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
+from app.webhooks.nominate import Rooms
 from workers.maintenance.keeper import Keeper
 
 log = logging.getLogger(__name__)
-
-_DISPATCH_EVERY_S = 1.0
 
 
 async def run(config: Settings) -> None:
@@ -33,8 +31,13 @@ async def run(config: Settings) -> None:
     redis = create_redis(config)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
     rq = connect_rq(config)
-    dispatch = partial(dispatch_due, db, open_queue(rq), again_after_s=config.webhook_redispatch_s)
-    keeping = asyncio.create_task(keeper.run({"webhooks": (_DISPATCH_EVERY_S, dispatch)}))
+    queue, rooms = open_queue(rq), Rooms.of(config)
+
+    async def dispatch() -> int:
+        await dispatch_due(db, queue, rooms)
+        return 0  # nothing was repaired
+
+    keeping = asyncio.create_task(keeper.run({"webhooks": (config.webhook_dispatch_every_s, dispatch)}))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeping.cancel)
