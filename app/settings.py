@@ -314,6 +314,15 @@ class Settings(BaseSettings):
     webhook_concurrency: int = Field(
         256, ge=1, le=4096, description="Deliveries that one webhook worker has under way at once."
     )
+    webhook_endpoint_concurrency: int = Field(
+        32, ge=1, le=1024, description="Most deliveries that are under way at once from one tenant to one server."
+    )
+    webhook_dispatch_every_s: Seconds = Field(
+        0.2, description="How often maintenance hands over deliveries that are due."
+    )
+    webhook_disable_after_s: Seconds = Field(
+        432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
+    )
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")

@@ -25,6 +25,7 @@ from app.api import (
     problems,
     quotes,
     tenants,
+    webhooks,
     why,
 )
 from app.api.access import AccessLog
@@ -63,7 +64,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
+        jobs.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
         models.router, files.router, batches.router, autoscale.router, health.router, metrics.router, problems.router,
     )  # fmt: skip
     for router in routers:

@@ -2,19 +2,17 @@
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import database_now
+from app.webhooks.outbox import Event, emit
+
 EVENTS = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 
 
 async def announce(
     conn: AsyncConnection, tenant_id: str, name: str, status: str, metadata: dict[str, str] | None
 ) -> None:
-    """Write the deliveries of `batch.<status>`, in the caller's transaction."""
+    """Write the deliveries of `batch.<status>` for the tenant's endpoints, in the caller's transaction."""
     event_type = f"batch.{status}"
     assert event_type in EVENTS
     data = {"id": name, "object": "batch", "status": status, "metadata": metadata}
-    await _emit(conn, tenant_id, event_type, data)
-
-
-async def _emit(conn: AsyncConnection, tenant_id: str, event_type: str, data: dict[str, object]) -> None:
-    """Where the outbox will take it: a tenant has no endpoints yet."""
-    del conn, tenant_id, event_type, data
+    await emit(conn, [Event(tenant_id, event_type, await database_now(conn), data)])

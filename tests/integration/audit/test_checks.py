@@ -118,6 +118,8 @@ CORRUPTIONS = {
     "notice_true": [("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                      "tenant_id, id, 'job.succeeded', 'https://example.com', '' FROM jobs WHERE status = 'expired'")],
     "notice_written": ["DELETE FROM webhook_deliveries WHERE event_type = 'job.succeeded'"],
+    "endpoint_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
+                      "'https://example.com/', 'x', '{job.*}', '2000-01-01' FROM tenants")],
     "notice_once": ["DROP INDEX uq_webhook_deliveries_event",
                     ("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                     "tenant_id, job_id, event_type, url, body FROM webhook_deliveries WHERE event_type = 'job.dead'")],
