@@ -4,10 +4,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, fairness, grammars, lifecycle, overload, quantization, rebuild, simulate
+from benchmarks import (
+    batches,
+    chaos,
+    claims,
+    engine,
+    fairness,
+    grammars,
+    lifecycle,
+    overload,
+    quantization,
+    rebuild,
+    simulate,
+)
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
+    "batches": batches,
     "chaos": chaos,
     "claims": claims,
     "engine": engine,

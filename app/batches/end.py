@@ -68,6 +68,7 @@ async def begin_end(db: AsyncEngine, batch: Batch) -> bool:
             "finalizing_at": func.statement_timestamp(),
         }  # fmt: skip
         await conn.execute(update(batches).where(batches.c.id == batch.id).values(**values))
+        await announce(conn, batch.tenant_id, batch_name(batch.id), "finalizing", batch.metadata)
     return True
 
 

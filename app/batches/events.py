@@ -1,11 +1,10 @@
-"""What is told of a batch? That it has ended, and how, in the transaction that ended it."""
+"""What is told of a batch? Each of its states, in the transaction that brought it there."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import database_now
+from app.webhooks.events import BATCH_EVENTS
 from app.webhooks.outbox import Event, emit
-
-EVENTS = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 
 
 async def announce(
@@ -13,6 +12,6 @@ async def announce(
 ) -> None:
     """Write the deliveries of `batch.<status>` for the tenant's endpoints, in the caller's transaction."""
     event_type = f"batch.{status}"
-    assert event_type in EVENTS
+    assert event_type in BATCH_EVENTS
     data = {"id": name, "object": "batch", "status": status, "metadata": metadata}
     await emit(conn, [Event(tenant_id, event_type, await database_now(conn), data)])

@@ -65,9 +65,8 @@ async def _decide(conn: AsyncConnection, batch: Batch, reader: BatchReader, rank
     decided = await conn.scalar(update(batches).where(*still).values(**values).returning(batches.c.id))
     if decided is None:
         return False
-    if reader.num_errors:
-        await announce(conn, batch.tenant_id, batch_name(batch.id), "failed", batch.metadata)
-    else:
+    await announce(conn, batch.tenant_id, batch_name(batch.id), str(values["status"]), batch.metadata)
+    if not reader.num_errors:
         await _insert_lines(conn, batch.id, reader.lines, ranks)
     return True
 

@@ -144,9 +144,9 @@ class Api:
                 return _object(response, self._target.url)
             delay_s = _retry_after_s(response, tries)
             if delay_s is None or monotonic() - began + delay_s > PATIENCE_S:
-                raise _refusal(response)
+                raise refusal_of(response)
             if delay_s >= _WORTH_SAYING_S:
-                say = f"penstock: {_refusal(response)}; trying again in {delay_s:.0f} s, Ctrl-C gives up"
+                say = f"penstock: {refusal_of(response)}; trying again in {delay_s:.0f} s, Ctrl-C gives up"
                 print(say, file=sys.stderr, flush=True)
             await self._sleep(delay_s)
 
@@ -180,7 +180,8 @@ def _object(response: httpx.Response, url: str) -> Job:
     return found
 
 
-def _refusal(response: httpx.Response) -> Refused:
+def refusal_of(response: httpx.Response) -> Refused:
+    """The error that an answer tells."""
     try:
         problem = response.json()
     except ValueError:

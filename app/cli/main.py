@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.cli.batch_commands import batch_commands
 from app.cli.quota_commands import commands_of
 
 if TYPE_CHECKING:
@@ -636,6 +637,7 @@ def _become(module: str, **options: object) -> None:
 
 for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
     app.add_typer(_commands, name=_name)
+app.add_typer(batch_commands(_target), name="batches")
 
 
 if __name__ == "__main__":

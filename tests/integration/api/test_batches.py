@@ -370,3 +370,20 @@ async def test_a_batch_outlives_the_api(client: httpx.AsyncClient, bench: Bench,
     done = await bench.run(client, batch)
     async with running(app, tenant.auth) as again:
         assert (await read_batch(again, batch))["output_file_id"] == done["output_file_id"]
+
+
+async def test_each_state_of_a_batch_is_told_to_endpoints_that_want_it(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    endpoint = {"url": "https://example.com/hooks", "events": ["batch.*"]}
+    assert (await client.post("/v1/webhook_endpoints", json=endpoint)).status_code in {200, 201}
+    done = await bench.run(client, await make_batch(client, [chat_line("a")]))
+    await bench.run(client, await make_batch(client, ["x"]))
+    async with engine.connect() as conn:
+        rows = (await conn.execute(text("SELECT event_type, body FROM webhook_deliveries ORDER BY id"))).all()
+    assert [row.event_type for row in rows] == [
+        "batch.in_progress", "batch.finalizing", "batch.completed", "batch.failed",
+    ]  # fmt: skip
+    assert json.loads(rows[2].body)["data"] == {
+        "id": done["id"], "object": "batch", "status": "completed", "metadata": None,
+    }  # fmt: skip
