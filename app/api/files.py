@@ -45,7 +45,7 @@ FORM: dict[str, Any] = {
         }
     },
 }
-LINES: dict[str, Any] = {
+LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The bytes.", "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ from app.quotas.tables import tenants
 from app.settings import Settings
 
 CHUNK = 500  # lines that one transaction submits
-_BUDGET_RETRY_S = 5.0
+_BUDGET_RETRY_S = 2.0
 _CAP_RETRY_S = 1.0
 _BREAKER_RETRY_S = 5.0
 
@@ -107,7 +107,9 @@ class Pump:
             room = window - int(await conn.scalar(_ROOM, {"batch": batch.id}) or 0)
             if room < max(1, min(CHUNK, window // 4)):
                 return Pumped()  # a few more would cost a transaction, and don't hurry
-            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": min(CHUNK, room)})).all()
+            # While something holds the batch up, one line is enough to see whether it still does.
+            most = 1 if batch.waiting_for is not None else min(CHUNK, room)
+            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": most})).all()
             if not rows:
                 return Pumped()
             spans = [Span(row.number, row.start, row.length) for row in rows]
@@ -201,7 +203,8 @@ class Pump:
                 accepted = await accept(conn, _caller(batch), [each.job for each in ready])
                 await self._take_probe(conn, ready)
                 bound = {"numbers": [each.number for each in ready], "jobs": [each.job_id for each in accepted]}
-                await conn.execute(_BIND, {"batch": batch.id, **bound})
+                written = await conn.execute(_BIND, {"batch": batch.id, **bound})
+                assert written.rowcount == len(ready), "they are locked, and a line has one job"
             if failed:
                 await record(conn, now, [], failed)
             kill_point("batches.before_submit_commit")

@@ -179,9 +179,9 @@ async def read_pieces(db: AsyncEngine, file_id: UUID) -> AsyncIterator[bytes]:
         InvalidRequest: the file was deleted in the middle.
     """
     async with db.connect() as conn:
-        num_pieces = await conn.scalar(select(files.c.pieces).where(files.c.id == file_id))
+        num_pieces = int(await conn.scalar(select(files.c.pieces).where(files.c.id == file_id)) or 0)
     p = file_pieces.c
-    for first in range(1, (num_pieces or 0) + 1, _PAGE_PIECES):
+    for first in range(1, num_pieces + 1, _PAGE_PIECES):
         last = min(first + _PAGE_PIECES - 1, num_pieces)
         page = select(p.data).where(p.file_id == file_id, p.number.between(first, last)).order_by(p.number)
         async with db.connect() as conn:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
 from app.clock import SystemClock
@@ -40,7 +41,10 @@ async def run(config: Settings) -> None:
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
-    rounds = {"webhooks": (config.webhook_dispatch_every_s, dispatch), "files": (config.audit_every_s, batches.forget)}
+    rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
+        "webhooks": (config.webhook_dispatch_every_s, dispatch),
+        "files": (config.audit_every_s, batches.forget),
+    }
     keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

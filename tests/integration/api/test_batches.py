@@ -1,5 +1,6 @@
 """Are batches as OpenAI's: whole or not at all, each custom_id once, cancelled, expired and changed as it is promised?"""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,9 +9,14 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.batches.collect import collect
+from app.batches.pump import Pump
+from app.batches.store import batch_id_of, get_batch
 from app.clock import SystemClock
 from app.ids import new_id
-from app.jobs.models import Model
+from app.jobs.breakers import BreakerBoard
+from app.jobs.models import Model, ModelCatalog
+from app.jobs.submit import nominate
 from app.queue.streams import JobQueue
 from app.quotas.tables import budgets
 from app.redis import Redis
@@ -363,6 +369,29 @@ async def test_files_with_a_line_too_many_do_not_end_the_batch(
     report = await report_on(engine, None)
     assert not {each.check for each in report.findings} & {"batch_line_job", "batch_counts"}
     assert json.dumps(report.document())
+
+
+async def test_two_keepers_at_once_make_one_job_and_one_result_of_each_line(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine, redis: Redis, settings: Settings
+) -> None:
+    made = await make_batch(client, [chat_line(f"c{n}") for n in range(8)])
+    await bench.keep()
+    catalog = ModelCatalog(engine, clock=SystemClock())
+    breakers = BreakerBoard(engine, clock=SystemClock(), timeout_s=5)
+    async with engine.connect() as conn:
+        batch = await get_batch(conn, "acme", batch_id_of(made["id"]))
+    pumps = [Pump(engine, catalog, breakers, settings) for _ in range(3)]
+    pumped = await asyncio.gather(*[each.submit(batch) for each in pumps])
+    assert sorted(len(each.accepted) for each in pumped) == [0, 0, 8]
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT count(*) FROM jobs")) == 8
+    for each in pumped:
+        await nominate(bench.queue, each.accepted)
+    await bench.work()
+    assert sorted(await asyncio.gather(*[collect(engine, batch.id) for _ in range(3)])) == [0, 0, 8]
+    done = await bench.run(client, made)
+    assert done["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    await assert_audit_clean(engine, redis)
 
 
 async def test_a_batch_outlives_the_api(client: httpx.AsyncClient, bench: Bench, app: Any, tenant: Tenant) -> None:

@@ -1,6 +1,7 @@
 """Are files kept as they came, in pieces, and refused where they may not be?"""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from app.files.store import PIECE_BYTES, Span, forget_files, read_spans
 from app.jobs.models import Model
 from app.settings import Settings
 from tests.support.api import Tenant, assert_problem, make_tenant, running
+from tests.support.api_process import running_process
 from tests.support.batches import upload
 
 BOUNDARY = "0123boundary"
@@ -174,3 +176,36 @@ async def test_files_past_their_time_and_uploads_that_stand_still_go(
     bad = fields | {"expires_after[seconds]": "5"}
     answer = await client.post("/v1/files", data=bad, files={"file": b"x"})
     assert_problem(answer, 422, "invalid_request", "3600")
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that the process has ever had."""
+    (line,) = [each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks of memory are read from /proc")
+async def test_a_large_file_is_never_in_memory_whole(
+    engine: AsyncEngine, settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
+    tenant = await make_tenant(engine, settings, "acme")
+    size, chunk = 48 * 2**20, b"x" * 2**16
+
+    async def body(num_bytes: int) -> AsyncIterator[bytes]:
+        yield part("purpose", b"batch") + part("file", b"", '; filename="a"').removesuffix(b"\r\n")
+        for _ in range(num_bytes // len(chunk)):
+            yield chunk
+        yield b"\r\n" + END
+
+    with running_process(environment, tmp_path) as api:
+        async with httpx.AsyncClient(base_url=await api.url(), headers=tenant.auth, timeout=120) as client:
+            for num_bytes in (2**20, size):  # the first one warms up
+                before = peak_mib(api.process.pid)
+                answer = await client.post("/v1/files", content=body(num_bytes), headers=FORM)
+                assert answer.json()["bytes"] == num_bytes
+            received = 0
+            async with client.stream("GET", f"/v1/files/{answer.json()['id']}/content") as content:
+                async for each in content.aiter_bytes():
+                    received += len(each)
+        assert received == size
+        assert peak_mib(api.process.pid) - before < 24
