@@ -16,6 +16,7 @@ from benchmarks import (
     quantization,
     rebuild,
     simulate,
+    webhooks,
 )
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "quantization": quantization,
     "rebuild": rebuild,
     "simulate": simulate,
+    "webhooks": webhooks,
 }
 
 
