@@ -4,10 +4,24 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, fairness, grammars, lifecycle, overload, quantization, rebuild, simulate
+from benchmarks import (
+    batches,
+    chaos,
+    claims,
+    engine,
+    fairness,
+    grammars,
+    lifecycle,
+    overload,
+    quantization,
+    rebuild,
+    simulate,
+    webhooks,
+)
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
+    "batches": batches,
     "chaos": chaos,
     "claims": claims,
     "engine": engine,
@@ -18,6 +32,7 @@ BENCHMARKS = {
     "quantization": quantization,
     "rebuild": rebuild,
     "simulate": simulate,
+    "webhooks": webhooks,
 }
 
 

@@ -6,13 +6,17 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from app.api.batch_documents import DESCRIBED as BATCHES
+from app.api.batch_documents import BatchChangeRequest, BatchRequest
 from app.api.documents import JobObject, Problem
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
+from app.api.webhook_documents import DESCRIBED as WEBHOOKS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
 from app.jobs.prices import ModelChange
 from app.jobs.request import JobRequest
 from app.quotas.wanted import Because, BudgetChange, BudgetWanted, KeyRotation, KeyWanted, TenantChange, TenantWanted
+from app.webhooks.wanted import EndpointChange, EndpointWanted, Recovery, SecretRotation
 
 PROBLEM = "application/problem+json"
 _REF = "#/components/schemas/{model}"
@@ -91,9 +95,9 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
-    BudgetChange, ModelChange,
+    BudgetChange, ModelChange, EndpointWanted, EndpointChange, SecretRotation, Recovery, BatchRequest, BatchChangeRequest,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS, *WEBHOOKS, *BATCHES)
 JOB_BODY = body_of(JobRequest)
 
 

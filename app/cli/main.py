@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.cli.batch_commands import batch_commands
 from app.cli.quota_commands import commands_of
+from app.cli.webhook_commands import commands_of as webhook_commands_of
 
 if TYPE_CHECKING:
     from app.cli.http import Target
@@ -155,12 +157,6 @@ def worker(
 def maintenance(data_dir: DataDir = None) -> None:
     """Run the repairer and timekeeper in the foreground."""
     _become("workers.maintenance.main", data_dir=data_dir)
-
-
-@app.command()
-def webhooks(data_dir: DataDir = None) -> None:
-    """Run one webhook worker in the foreground."""
-    _become("workers.webhooks.main", data_dir=data_dir)
 
 
 @app.command()
@@ -638,6 +634,10 @@ def _become(module: str, **options: object) -> None:
 
 for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
     app.add_typer(_commands, name=_name)
+app.add_typer(batch_commands(_target), name="batches")
+app.add_typer(
+    webhook_commands_of(_target, lambda data_dir: _become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
+)
 
 
 if __name__ == "__main__":

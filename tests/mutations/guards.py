@@ -29,7 +29,27 @@ class Guard:
 LIFE = "tests/integration/jobs/test_life.py"
 RATES = "tests/integration/quotas/test_rates.py"
 
+BATCHES = "tests/integration/api/test_batches.py"
+
 GUARDS = (
+    Guard(
+        "batch-line-waits",
+        "a line of a batch becomes one job, however many pumps are at it",
+        (
+            Patch(
+                "app/batches/pump.py",
+                "number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'\n    FOR UPDATE",
+                "number = ANY(CAST(:numbers AS integer[]))\n    FOR UPDATE",
+            ),
+        ),
+        (f"{BATCHES}::test_two_keepers_at_once_make_one_job_and_one_result_of_each_line",),
+    ),
+    Guard(
+        "batch-files-compared",
+        "a batch whose files don't hold each line once doesn't end",
+        (Patch("app/batches/end.py", "    await check_files(db, now)  # nobody", "    # nobody"),),
+        (f"{BATCHES}::test_files_with_a_line_too_many_do_not_end_the_batch",),
+    ),
     Guard(
         "caps-lock",
         "submitters at once don't fill the same last place",
