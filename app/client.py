@@ -238,6 +238,10 @@ class Batch(TypedDict):
     completion_window: str
     created_at: int
     expires_at: NotRequired[int | None]
+    model: NotRequired[str | None]
+    tier: NotRequired[Tier]
+    eta: NotRequired[int | None]
+    waiting_for: NotRequired[WaitingFor | None]
     metadata: dict[str, str] | None
 
 
@@ -696,11 +700,11 @@ class _Calls:
         return response.content
 
     def create_batch(
-        self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None
+        self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None, more: Mapping[str, Any]
     ) -> _Flow[Batch]:
         """Never two by one call: where an answer is lost, the batch is looked for by a mark in its metadata."""
         mark = _new_key()
-        body = {
+        body = dict(more) | {
             "input_file_id": file_id,
             "endpoint": endpoint,
             "completion_window": window,
@@ -770,7 +774,7 @@ class _Calls:
         on_progress: Callable[[Batch], None] | None,
     ) -> _Flow[BatchResult]:
         file = yield from self.upload(batch_lines(requests, endpoint), "batch.jsonl", "batch")
-        made = yield from self.create_batch(file["id"], endpoint, window, metadata)
+        made = yield from self.create_batch(file["id"], endpoint, window, metadata, {})
         ended = yield from self.wait_batch(made, timeout_s, on_progress)
         return (yield from self.batch_result(ended))
 
@@ -1158,9 +1162,10 @@ class Penstock:
         endpoint: str = "/v1/chat/completions",
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> Batch:
-        """Start a batch over an uploaded file."""
-        return self._run(self._calls.create_batch(input_file_id, endpoint, completion_window, metadata))
+        """Start a batch over an uploaded file; `more` are other members of the request, such as `tier`."""
+        return self._run(self._calls.create_batch(input_file_id, endpoint, completion_window, metadata, more))
 
     def get_batch(self, batch: Batch | str) -> Batch:
         """The batch as it is now."""
@@ -1340,9 +1345,10 @@ class AsyncPenstock:
         endpoint: str = "/v1/chat/completions",
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> Batch:
         """Start a batch over an uploaded file."""
-        return await self._run(self._calls.create_batch(input_file_id, endpoint, completion_window, metadata))
+        return await self._run(self._calls.create_batch(input_file_id, endpoint, completion_window, metadata, more))
 
     async def get_batch(self, batch: Batch | str) -> Batch:
         """The batch as it is now."""

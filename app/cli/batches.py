@@ -3,10 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from rich.console import Console
@@ -14,11 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from app.cli.errors import CommandFailed
-from app.cli.http import Api, Target, refusal_of
+from app.cli.http import Api, Target
+from app.client import BATCH_ENDED, Batch, refusal_of
 
-Batch = dict[str, Any]
-
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 REFRESH_S = 0.5
 _PAGE = 100
 
@@ -26,22 +24,14 @@ _PAGE = 100
 class BatchApi(Api):
     """Calls of /v1/files and /v1/batches. Use it as an async context manager."""
 
-    async def upload(self, file: Path) -> str:
+    async def upload_file(self, file: Path) -> str:
         """Hand a file in, as it is read; its id."""
         try:
             with file.open("rb") as stream:
                 form = {"data": {"purpose": "batch"}, "files": {"file": (file.name, stream)}}
-                return str((await self._call("POST", "/v1/files", **form))["id"])
+                return str((await self.request("POST", "/v1/files", **form))["id"])
         except OSError as error:
             raise CommandFailed(f"{file} can't be read: {error.strerror}") from error
-
-    async def create(self, body: dict[str, Any]) -> Batch:
-        """Make a batch."""
-        return await self._call("POST", "/v1/batches", json=body)
-
-    async def batch(self, batch_id: str) -> Batch:
-        """The batch as it is now."""
-        return await self._call("GET", f"/v1/batches/{batch_id}")
 
     async def batches(self, *, limit: int) -> list[Batch]:
         """The newest batches, newest first."""
@@ -49,20 +39,16 @@ class BatchApi(Api):
         after: dict[str, str] = {}
         while len(found) < limit:
             query = {"limit": str(min(_PAGE, limit - len(found)))} | after
-            page = await self._call("GET", "/v1/batches", params=query)
+            page = await self.request("GET", "/v1/batches", params=query)
             found += page["data"]
             if not page.get("has_more"):
                 break
             after = {"after": page["last_id"]}
         return found
 
-    async def cancel_batch(self, batch_id: str) -> Batch:
-        """Ask for the batch's end."""
-        return await self._call("POST", f"/v1/batches/{batch_id}/cancel")
-
     async def change(self, batch_id: str, body: dict[str, Any]) -> Batch:
         """Another tier or deadline."""
-        return await self._call("POST", f"/v1/batches/{batch_id}", json=body)
+        return cast("Batch", await self.request("POST", f"/v1/batches/{batch_id}", json=body))
 
     async def save(self, path: str, write: Callable[[bytes], Any]) -> int:
         """Give what stands at a path to `write`, as it comes; how many bytes."""
@@ -81,7 +67,7 @@ def submit(target: Target, file: Path, options: dict[str, Any], *, wait: bool, a
     """Upload a file and make a batch of it; whether it went well, as far as was waited for."""
 
     async def act(api: BatchApi) -> Batch:
-        batch = await api.create({"input_file_id": await api.upload(file)} | options)
+        batch = await api.create_batch(await api.upload_file(file), **options)
         return await _watch(api, batch) if wait else batch
 
     batch = _with_api(target, act)
@@ -110,7 +96,7 @@ def show_batch(target: Target, batch_id: str, *, watch: bool, as_json: bool) -> 
     """Print all that is known of a batch; with `watch`, when it has ended."""
 
     async def act(api: BatchApi) -> Batch:
-        batch = await api.batch(batch_id)
+        batch = await api.get_batch(batch_id)
         return await _watch(api, batch) if watch else batch
 
     batch = _with_api(target, act)
@@ -189,15 +175,15 @@ async def _watch(api: BatchApi, batch: Batch) -> Batch:
     """Until it has ended, with its counts on a terminal."""
     console = Console(stderr=True)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        while batch["status"] not in ENDED:
+        while batch["status"] not in BATCH_ENDED:
             if console.is_terminal:
                 live.update(Text(_line(batch)))
             await asyncio.sleep(REFRESH_S)
-            batch = await api.batch(batch["id"])
+            batch = await api.get_batch(batch["id"])
     return batch
 
 
-def _print_batch(batch: Batch) -> None:
+def _print_batch(batch: Mapping[str, Any]) -> None:
     for name in ("id", "status", "endpoint", "model", "tier", "input_file_id", "output_file_id", "error_file_id"):
         if batch.get(name) is not None:
             print(f"{name.removesuffix('_file_id'):<12} {batch[name]}")
@@ -212,13 +198,13 @@ def _print_batch(batch: Batch) -> None:
         print(f"{place}: {each['message']} ({each['code']})")
 
 
-def _line(batch: Batch) -> str:
+def _line(batch: Mapping[str, Any]) -> str:
     eta = f", done about {_when(batch['eta'])}" if batch.get("eta") else ""
     waits = f", waiting: {batch['waiting_for']['detail']}" if batch.get("waiting_for") else ""
     return f"{batch['id']} {batch['status']}, {_counts(batch)}{eta}{waits}"
 
 
-def _counts(batch: Batch) -> str:
+def _counts(batch: Mapping[str, Any]) -> str:
     counts = batch["request_counts"]
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{counts['completed']} of {counts['total']}{failed}"

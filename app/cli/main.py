@@ -400,6 +400,20 @@ def show_webhook_secret(
     keys.webhook_secret(_settings(data_dir), tenant)
 
 
+@keys_app.command("rotate-webhook-secret")
+def rotate_webhook_secret(
+    tenant: Annotated[str, typer.Argument(help="Whose webhooks it signs.")],
+    overlap_hours: Annotated[
+        float, typer.Option("--overlap-hours", min=0, max=720, help="So long both secrets sign.")
+    ] = 24.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a tenant a new secret for webhooks to jobs' own URLs, and print it; audited."""
+    from app.cli import keys
+
+    keys.rotate_webhook_secret(_settings(data_dir), tenant, overlap_s=overlap_hours * 3600)
+
+
 @keys_app.command("revoke")
 def revoke_key(
     prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import httpx
 
-from app.cli.http import Refused, Target
+from app.cli.errors import CommandFailed
+from app.cli.http import Target
 from app.errors import Unavailable
 
 Shown = dict[str, Any]
@@ -21,7 +22,7 @@ class Webhooks:
     """Calls of /v1/webhook_endpoints and /v1/webhook_deliveries. Use it as a context manager.
 
     Raises:
-        Refused: the API says no.
+        CommandFailed: the API says no.
         Unavailable: nothing answers.
     """
 
@@ -102,9 +103,7 @@ class Webhooks:
             found = {}
         if not response.is_success:
             code = found.get("code") or f"http_{response.status_code}"
-            raise Refused(
-                f"{found.get('detail') or response.reason_phrase} ({code})", code=code, status=response.status_code
-            )
+            raise CommandFailed(f"{found.get('detail') or response.reason_phrase} ({code})")
         assert isinstance(found, dict)
         return found
 

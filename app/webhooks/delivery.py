@@ -87,7 +87,8 @@ _BEGIN = text("""
         RETURNING delivery_id, at)
     SELECT begun.id, begun.tries, noted.at, begun.event_id, begun.event_type, begun.url, begun.body,
            coalesce(e.secret, t.webhook_secret) AS secret,
-           CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret END AS old_secret,
+           CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret
+                WHEN e.id IS NULL AND t.old_webhook_until > statement_timestamp() THEN t.old_webhook_secret END AS old_secret,
            begun.tries - begun.sent_before AS round, begun.endpoint_id, e.failing_since IS NOT NULL AS is_failing,
            begun.lane, coalesce(r.room, :first_room) AS room
     FROM begun JOIN noted ON noted.delivery_id = begun.id JOIN tenants t ON t.id = begun.tenant_id

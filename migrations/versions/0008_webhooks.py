@@ -46,6 +46,8 @@ def upgrade() -> None:
         ["tenant_id", "id"],
         postgresql_where=sa.text("status <> 'deleted'"),
     )
+    op.add_column("tenants", sa.Column("old_webhook_secret", sa.Text(), nullable=True))
+    op.add_column("tenants", sa.Column("old_webhook_until", _TIMESTAMP, nullable=True))
     op.create_table(
         "webhook_lanes",
         sa.Column("lane", sa.Text(), nullable=False),
@@ -100,6 +102,8 @@ def downgrade() -> None:
     for name in ("error", "sent_before", "handed_until", "lane", "endpoint_id", "event_id"):
         op.drop_column("webhook_deliveries", name)
     op.drop_table("webhook_lanes")
+    op.drop_column("tenants", "old_webhook_until")
+    op.drop_column("tenants", "old_webhook_secret")
     op.drop_index(
         "ix_webhook_endpoints_tenant",
         table_name="webhook_endpoints",

@@ -334,4 +334,36 @@ GUARDS = (
         (Patch("app/quotas/lua/admit.lua", "  if floor > level then level, stale[i] = floor, true end\n", ""),),
         (f"{RATES}::test_what_is_let_in_while_redis_is_told_goes_along_with_the_next_request",),
     ),
+    Guard(
+        "webhooks-try-fence",
+        "a try of a delivery begins once, whoever holds an older nomination",
+        (
+            Patch(
+                "app/webhooks/delivery.py",
+                "WHERE d.status = 'pending' AND d.tries = wanted.number - 1\n",
+                "WHERE d.status = 'pending'\n",
+            ),
+        ),
+        ("tests/integration/webhooks/test_delivery.py::test_a_stale_nomination_begins_nothing",),
+    ),
+    Guard(
+        "webhooks-disabled",
+        "nothing is sent to an endpoint that was disabled, whatever was handed over before",
+        (Patch("app/webhooks/delivery.py", "          AND (d.endpoint_id IS NULL OR e.status = 'enabled')\n", ""),),
+        (
+            "tests/integration/webhooks/test_endpoints.py::test_what_was_handed_over_before_its_endpoint_was_disabled_isnt_sent",
+        ),
+    ),
+    Guard(
+        "webhooks-every-record",
+        "one address that isn't public among a name's records spoils them all",
+        (
+            Patch(
+                "app/webhooks/address.py",
+                "    for address in addresses:\n        if not is_allowed",
+                "    for address in addresses[:1]:\n        if not is_allowed",
+            ),
+        ),
+        ("tests/integration/webhooks/test_ssrf.py::test_no_hostile_url_is_ever_connected_to",),
+    ),
 )

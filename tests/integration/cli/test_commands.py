@@ -108,6 +108,9 @@ def test_a_tenants_webhook_secret_is_shown_to_the_operator(penstock: Run) -> Non
     shown = penstock("keys", "webhook-secret", "hooked")
     assert shown.status == 0
     assert shown.out.startswith("whsec_")
+    rotated = penstock("keys", "rotate-webhook-secret", "hooked", "--overlap-hours", "1")
+    assert (rotated.status, rotated.out[:6]) == (0, "whsec_")
+    assert penstock("keys", "webhook-secret", "hooked").out == rotated.out != shown.out
     missing = penstock("keys", "webhook-secret", "nobody")
     assert (missing.status, missing.err.count("\n")) == (1, 1)
 

@@ -19,13 +19,14 @@ from app.api.main import create_app
 from app.clock import SystemClock
 from app.db import database_now
 from app.ids import endpoint_name, new_id, parse_name
+from app.quotas.keys import rotate_webhook_secret
 from app.settings import Settings
 from app.webhooks.nominate import Rooms, nominate
 from app.webhooks.outbox import Event, emit
 from tests.support.api import Tenant, assert_problem, make_tenant, register_bytes, running
 from tests.support.audit import assert_audit_clean
 from tests.support.receiver import Received, Receiver, answer, receiver
-from tests.support.webhooks import pass_time, state, tries
+from tests.support.webhooks import pass_time, secret, state, tries
 from workers.webhooks.courier import Courier
 
 ENDPOINTS = "/v1/webhook_endpoints"
@@ -267,6 +268,23 @@ async def test_the_receivers_package_verifies_before_during_and_after_a_rotation
     assert [verifies(third, Received("/", each.headers, each.body + b" ")) for each in server.received] == [False] * 4
 
 
+async def test_the_secret_of_jobs_own_urls_is_rotated_too(
+    client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
+) -> None:
+    first = await secret(engine)
+    async with engine.begin() as conn:
+        second = await rotate_webhook_secret(conn, "acme", overlap_s=60.0, actor="test")
+    await tell(engine, "job.dead", url=server.url("/"))
+    await postman.go()
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE tenants SET old_webhook_until = now() - interval '1 s'"))
+    await tell(engine, "job.dead", url=server.url("/"))
+    await postman.go()
+    during, after = server.received
+    assert [verifies(each, during) for each in (first, second)] == [True, True]
+    assert [verifies(each, after) for each in (first, second)] == [False, True]
+
+
 async def test_a_secret_is_shown_once_and_belongs_to_its_endpoint(
     client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
 ) -> None:
@@ -364,6 +382,22 @@ async def test_a_delivery_that_was_written_while_its_endpoint_was_disabled_is_gi
     assert await postman.go() == 0
     (found,) = await deliveries(client)
     assert (found["status"], found["error"], server.received) == ("failed", "by its owner", [])
+
+
+async def test_what_was_handed_over_before_its_endpoint_was_disabled_isnt_sent(
+    client: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, server: Receiver
+) -> None:
+    made = await make(client, server.url("/"))
+    await tell(engine, "job.dead")
+    async with engine.begin() as conn:
+        (handed,) = await nominate(conn, ROOMS, limit=10)
+    # As by another worker, whose transaction has yet to give up what waits.
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE webhook_endpoints SET status = 'disabled'"))
+    await Courier(settings, SystemClock(), engine, Random(0)).deliver(handed)
+    assert server.received == []
+    assert (await endpoint(client, made))["status"] == "disabled"
+    assert [each["tries"] for each in await deliveries(client)] == [0]
 
 
 async def test_a_deleted_endpoint_is_gone_but_its_history_isnt(
