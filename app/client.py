@@ -797,7 +797,7 @@ def _bulks(jobs: Iterable[JobParams]) -> Iterator[bytes]:
     chunk: list[bytes] = []
     num_bytes = 0
     for job in jobs:
-        encoded = json.dumps(job, ensure_ascii=False).encode()
+        encoded = json.dumps(job, ensure_ascii=False, allow_nan=False).encode()
         if chunk and (len(chunk) == BULK_JOBS or num_bytes + len(encoded) > _BULK_BYTES):
             yield b'{"jobs": [' + b",".join(chunk) + b"]}"
             chunk, num_bytes = [], 0
