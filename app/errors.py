@@ -44,6 +44,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class StorageFull(InvalidRequest):
+    """As many bytes of the tenant's files are kept as may be (`limit`): delete some."""
+
+    code = "storage_full"
+    status = 413
+
+
 class UnsupportedMedia(InvalidRequest):
     """The body is of a kind that isn't read here: send plain `application/json`."""
 
@@ -158,6 +165,14 @@ class BudgetRetired(PenstockError):
     """The budget was retired: it can't be changed any more."""
 
     code = "budget_retired"
+    status = 409
+    retryable = False
+
+
+class FileInUse(PenstockError):
+    """A batch that hasn't ended reads or writes the file: cancel the batch first, or wait for its end."""
+
+    code = "file_in_use"
     status = 409
     retryable = False
 

@@ -5,6 +5,11 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 JOB_PREFIX = "job_"
+FILE_PREFIX = "file-"
+BATCH_PREFIX = "batch_"
+EVENT_PREFIX = "evt_"
+ENDPOINT_PREFIX = "we_"
+DELIVERY_PREFIX = "wd_"
 
 
 def new_id() -> UUID:
@@ -19,7 +24,27 @@ def job_name(job_id: UUID) -> str:
 
 def parse_job_name(name: str) -> UUID | None:
     """The id behind a public name; None where it can't be one."""
-    digits = name.removeprefix(JOB_PREFIX)
+    return parse_name(JOB_PREFIX, name)
+
+
+def event_name(event_id: UUID) -> str:
+    """The id of a webhook's event, its webhook-id: `evt_` and 32 hex digits."""
+    return EVENT_PREFIX + event_id.hex
+
+
+def endpoint_name(endpoint_id: UUID) -> str:
+    """The id of a webhook endpoint: `we_` and 32 hex digits."""
+    return ENDPOINT_PREFIX + endpoint_id.hex
+
+
+def delivery_name(delivery_id: UUID) -> str:
+    """The id of a webhook delivery: `wd_` and 32 hex digits."""
+    return DELIVERY_PREFIX + delivery_id.hex
+
+
+def parse_name(prefix: str, name: str) -> UUID | None:
+    """The id behind a public name with this prefix; None where it can't be one."""
+    digits = name.removeprefix(prefix)
     if digits == name or len(digits) != 32 or not all(c in "0123456789abcdef" for c in digits):
         return None
     return UUID(hex=digits)

@@ -9,13 +9,21 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, create_engine, text
 
+import app.batches.tables
+import app.files.tables
 import app.jobs.tables
 import app.quotas.tables
 import app.webhooks.tables
 from app.db import metadata
 from app.settings import Settings
 
-ALL_TABLES: tuple[object, ...] = (app.jobs.tables, app.quotas.tables, app.webhooks.tables)
+ALL_TABLES: tuple[object, ...] = (
+    app.jobs.tables,
+    app.quotas.tables,
+    app.webhooks.tables,
+    app.files.tables,
+    app.batches.tables,
+)
 MIGRATION_LOCK = 0x70656E73  # "pens": two processes that migrate at once take turns
 
 

@@ -114,6 +114,23 @@ class Settings(BaseSettings):
     )
     stream_stall_s: Seconds = Field(30.0, description="A reader that takes nothing for so long is cut off.")
 
+    # Files and batches
+    max_file_bytes: int = Field(
+        200 * 2**20, ge=1024, le=2**40, description="Largest file that may be uploaded, in bytes; more is a 413."
+    )
+    max_tenant_file_bytes: int = Field(
+        50 * 2**30, ge=1024, le=2**50, description="Most bytes that the files of one tenant may have together."
+    )
+    file_ttl_s: Seconds = Field(2_592_000.0, description="How long files that batches have written are kept.")
+    max_batch_lines: int = Field(50_000, ge=1, le=10_000_000, description="Most lines of a batch's input file.")
+    max_batch_window_s: Seconds = Field(
+        1_209_600.0, description="Longest `completion_window` of a batch, and furthest deadline."
+    )
+    batch_window_lines: int = Field(
+        2000, ge=1, le=100_000, description="Most lines of one batch that wait in the queue or run at a time."
+    )
+    batch_every_s: Seconds = Field(0.2, description="How often batches in progress are looked at.")
+
     # Leases and repair
     lease_ttl_s: Seconds = Field(15.0, description="A worker that hasn't renewed for so long is dead to the others.")
     lease_renew_s: Seconds = Field(3.0, description="How often a worker renews its lease.")
@@ -312,6 +329,15 @@ class Settings(BaseSettings):
     )
     webhook_concurrency: int = Field(
         256, ge=1, le=4096, description="Deliveries that one webhook worker has under way at once."
+    )
+    webhook_endpoint_concurrency: int = Field(
+        32, ge=1, le=1024, description="Most deliveries that are under way at once from one tenant to one server."
+    )
+    webhook_dispatch_every_s: Seconds = Field(
+        0.2, description="How often maintenance hands over deliveries that are due."
+    )
+    webhook_disable_after_s: Seconds = Field(
+        432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
     )
 
     # Logs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import (
     api,
+    batches,
     chaos,
     claims,
     engine,
@@ -17,11 +18,13 @@ from benchmarks import (
     rebuild,
     simulate,
     streams,
+    webhooks,
 )
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
     "api": api,
+    "batches": batches,
     "chaos": chaos,
     "claims": claims,
     "engine": engine,
@@ -33,6 +36,7 @@ BENCHMARKS = {
     "rebuild": rebuild,
     "simulate": simulate,
     "streams": streams,
+    "webhooks": webhooks,
 }
 
 

@@ -11,7 +11,7 @@ from app.api.bulk_body import Bulk, Errors, told_of
 from app.api.runtime import Runtime
 from app.api.submission import NOMINATE_TIMEOUT_S, refusals_counted
 from app.errors import InvalidRequest, ModelUnavailable, PenstockError
-from app.jobs.admission import Applicant, digest_of, size_of
+from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import take_probe, unavailable
 from app.jobs.models import Model
 from app.jobs.request import JobRequest
@@ -129,7 +129,7 @@ def _applicants(runtime: Runtime, submission: BulkSubmission, models: Sequence[M
     found = []
     for group in groups.values():
         model, first = min(group, key=lambda pair: pair[1].deadline_s or float("inf"))
-        tokens = sum(size_of(request, runtime.settings) for _, request in group)
+        tokens = sum(runtime.admission.size(request, model) for _, request in group)
         found.append((model, Applicant(tenant_id, first, digest, tokens)))
     return found
 

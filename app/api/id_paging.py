@@ -24,14 +24,20 @@ class IdPage:
 
 
 def parse_id_page(
-    query: QueryParams, *, default_limit: int, id_pattern: str, choices: Mapping[str, tuple[str, ...]]
+    query: QueryParams,
+    *,
+    default_limit: int,
+    id_pattern: str,
+    choices: Mapping[str, tuple[str, ...]],
+    others: tuple[str, ...] = (),
 ) -> IdPage:
-    """The page that a query string asks for. `id_pattern` is what a cursor may hold; `choices` are filters and their values.
+    """The page that a query string asks for. `id_pattern` is what a cursor may hold; `choices` are filters and their values, `others`
+    parameters that the caller reads itself.
 
     Raises:
         InvalidRequest: an unknown, repeated or malformed parameter.
     """
-    names = ("cursor", "limit", *choices)
+    names = ("cursor", "limit", *choices, *others)
     given: dict[str, str] = {}
     for name, value in query.multi_items():
         if name not in names:

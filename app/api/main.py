@@ -11,10 +11,12 @@ from fastapi.routing import APIRoute
 
 from app.api import (
     autoscale,
+    batches,
     budgets,
     bulk,
     dead_letters,
     events,
+    files,
     health,
     jobs,
     keys,
@@ -25,6 +27,7 @@ from app.api import (
     problems,
     quotes,
     tenants,
+    webhooks,
     why,
 )
 from app.api.access import AccessLog
@@ -64,9 +67,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, bulk.router, events.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router,
-        budgets.router, prices.router,
-        models.router, autoscale.router, health.router, metrics.router, problems.router,
+        jobs.router, bulk.router, events.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router,
+        keys.router, budgets.router, prices.router, models.router, files.router, batches.router, autoscale.router, health.router,
+        metrics.router, problems.router,
     )  # fmt: skip
     for router in routers:
         app.include_router(router)

@@ -6,15 +6,19 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from app.api.batch_documents import DESCRIBED as BATCHES
+from app.api.batch_documents import BatchChangeRequest, BatchRequest
 from app.api.bulk_documents import BulkObject, BulkRequest
 from app.api.documents import JobObject, Problem
 from app.api.event_documents import DESCRIBED as EVENTS
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
+from app.api.webhook_documents import DESCRIBED as WEBHOOKS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
 from app.jobs.prices import ModelChange
 from app.jobs.request import JobRequest
 from app.quotas.wanted import Because, BudgetChange, BudgetWanted, KeyRotation, KeyWanted, TenantChange, TenantWanted
+from app.webhooks.wanted import EndpointChange, EndpointWanted, Recovery, SecretRotation
 
 PROBLEM = "application/problem+json"
 _REF = "#/components/schemas/{model}"
@@ -95,9 +99,12 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
-    BudgetChange, ModelChange, BulkRequest,
+    BudgetChange, ModelChange, BulkRequest, EndpointWanted, EndpointChange, SecretRotation, Recovery, BatchRequest,
+    BatchChangeRequest,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, BulkObject, Problem, *EVENTS, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (
+    JobObject, BulkObject, Problem, *EVENTS, *LETTERS, *QUOTAS, *WEBHOOKS, *BATCHES,
+)  # fmt: skip
 JOB_BODY = body_of(JobRequest)
 
 

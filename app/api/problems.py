@@ -143,7 +143,7 @@ async def _parameters(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = str(first["loc"][-1])
-    return problem(InvalidRequest(f"{field}: {first['msg']}", param=field))
+    return problem(InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}", param=field))
 
 
 async def _databases(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.audit.batches import BATCHES
 from app.audit.letters import LETTERS
 from app.audit.lives import LIVES, Check
 from app.audit.money import MONEY
@@ -14,7 +15,7 @@ from app.clock import Clock
 from app.ids import job_name
 from app.redis import Redis, RedisError
 
-CHECKS: list[Check] = [*LIVES, *LETTERS, *MONEY]
+CHECKS: list[Check] = [*LIVES, *LETTERS, *MONEY, *BATCHES]
 _STATEMENT_TIMEOUT_MS = (
     30 * 60 * 1000
 )  # millions of jobs take their time; the session's own limit is for transactions that others wait for

@@ -162,8 +162,22 @@ LIVES = [
           AND (coalesce(j.webhook -> 'events', '[]') ? e.type
                OR (e.type <> 'job.started' AND coalesce(j.webhook -> 'events', '[]') = '[]'))
           AND NOT EXISTS (
-            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = e.type
+            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = e.type AND d.endpoint_id IS NULL
               AND d.reservation = coalesce(e.reservation, d.reservation))
+        """,
+    ),
+    Check(
+        "endpoint_told",
+        "each end of a job since a tenant's endpoint was last changed, that it asked for, has its delivery to it",
+        """
+        SELECT j.id AS subject, concat('a delivery of job.', j.status, ' to endpoint ', e.id) AS expected, 'none' AS found
+        FROM webhook_endpoints e JOIN jobs j ON j.tenant_id = e.tenant_id
+        -- An end reads the endpoints a moment after its own time, and an endpoint's row is visible a moment after its.
+        WHERE e.status = 'enabled' AND j.finished_at > e.updated_at + interval '30 s'
+          AND (e.events IS NULL OR e.events && ARRAY['job.' || j.status, 'job.*', '*'])
+          AND NOT EXISTS (
+            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = 'job.' || j.status
+              AND d.endpoint_id = e.id AND d.reservation = j.reservation)
         """,
     ),
     Check(
@@ -172,7 +186,7 @@ LIVES = [
         """
         SELECT job_id AS subject, 'one delivery' AS expected, concat(count(*), ' of ', event_type) AS found
         FROM webhook_deliveries WHERE job_id IS NOT NULL
-        GROUP BY job_id, event_type, url, CASE WHEN event_type <> 'job.started' THEN reservation END HAVING count(*) > 1
+        GROUP BY job_id, event_type, url, endpoint_id, CASE WHEN event_type <> 'job.started' THEN reservation END HAVING count(*) > 1
         """,
     ),
 ]

@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.board import Board
-from app.cli.http import ENDED, Api, Job, Target, describe_error, texts_of, tokens_of
+from app.cli.errors import one_line
+from app.cli.http import Api, Target, describe_error, tokens_of
 from app.cli.jobs import STYLES
 from app.cli.prompts import JOBS, TENANTS, DemoJob
 from app.cli.stack import Access, Stack
 from app.cli.up import until_signal
 from app.cli.watch import Report
+from app.client import ENDED, Job, PenstockError, texts
 from app.db import create_engine
-from app.errors import PenstockError
-from app.ids import new_id
 from app.quotas.keys import create_key, ensure_tenant
 from app.quotas.usage import TenantUsage, usage_by_tenant
 from app.settings import Settings
@@ -37,7 +37,7 @@ def demo(settings: Settings) -> int:
     """Run it; return the exit status: 0 if every job succeeded, 1 if not, 130 after Ctrl-C.
 
     Raises:
-        PenstockError: the stack doesn't start, or doesn't stay up.
+        app.errors.PenstockError: the stack doesn't start, or doesn't stay up.
     """
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     # A demo writes into no database but its own, whatever the environment names.
@@ -67,7 +67,7 @@ class _Shown:
     @property
     def text(self) -> str:
         """The end of what it wrote, on one line."""
-        text = " ".join((self.error or " / ".join(texts_of(self.job or {}))).split())
+        text = " ".join((self.error or " / ".join((texts(self.job) if self.job else []))).split())
         return text if len(text) <= TEXT_CHARS else "…" + text[1 - TEXT_CHARS :]
 
 
@@ -127,16 +127,16 @@ class _Demo:
                 await asyncio.gather(*(self._run_job(apis[each.wanted.tenant], each) for each in self._shown))
         finally:
             self._jobs_s = monotonic() - began
-            await asyncio.gather(*(api.__aexit__(None, None, None) for api in apis.values()))
+            await asyncio.gather(*(api.close() for api in apis.values()))
 
     async def _run_job(self, api: Api, shown: _Shown) -> None:
         try:
-            shown.job = await api.submit(shown.wanted.body, idempotency_key=new_id().hex)
+            shown.job = await api.submit(**shown.wanted.body)
             while not shown.has_ended:
                 await asyncio.sleep(POLL_S)
-                shown.job = await api.job(shown.job["id"])
+                shown.job = await api.get(shown.job)
         except PenstockError as error:
-            shown.error = error.detail
+            shown.error = one_line(error)
 
     async def _make_keys(self) -> dict[str, str]:
         config = self._stack.settings
@@ -164,7 +164,7 @@ class _Demo:
         for each in self._shown:
             if not each.wanted.is_shown or each.job is None:
                 continue
-            for text in texts_of(each.job):
+            for text in texts(each.job):
                 self._say("")
                 self._console.print(Text(f"> {each.wanted.title.strip()}", style="bold"))
                 if self._console.is_terminal:

@@ -39,6 +39,8 @@ def one_line(error: BaseException) -> str | None:
     """The error in words; None where it is none that we know: then it is a bug, and its traceback is wanted."""
     if isinstance(error, PenstockError):
         return error.detail
+    if type(error).__module__ == "app.client":
+        return _api_error(error)
     package = type(error).__module__.partition(".")[0]
     if package.startswith("pydantic"):
         return _settings_error(error)
@@ -51,15 +53,28 @@ def one_line(error: BaseException) -> str | None:
     return None
 
 
+def _api_error(error: BaseException) -> str:
+    """What the API said, with the code to look up."""
+    from app.client import NoAnswer, Refused
+
+    if isinstance(error, NoAnswer):
+        return f"{error}: is `penstock up` running?"
+    return f"{error} ({error.code})" if isinstance(error, Refused) else str(error)
+
+
 def _settings_error(error: Any) -> str | None:
     """Each wrong setting by the variable that sets it, with its bound and what it was."""
     if getattr(error, "title", None) != "Settings":
         return None
     wrong = []
     for each in error.errors():
-        name = str(each["loc"][0]) if each["loc"] else "settings"
+        message = each["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        if not each["loc"]:  # how several of them fit together; its input would be all settings, with their secrets
+            wrong.append(message)
+            continue
+        name = str(each["loc"][0])
         variable = name if name.isupper() else f"PENSTOCK_{name.upper()}"
-        message = each["msg"][:1].lower() + each["msg"][1:]
         secret = any(word in name.lower() for word in ("pepper", "url", "key"))
         wrong.append(f"{variable}: {message}" + ("" if secret else f" (it is {each['input']!r})"))
     return "; ".join(wrong)

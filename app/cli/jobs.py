@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.errors import CommandFailed
-from app.cli.http import ENDED, Api, Job, Target, describe_error, texts_of, tokens_of
+from app.cli.http import Api, Target, describe_error, tokens_of
+from app.client import ENDED, Job, texts
 
 REFRESH_S = 0.5
 STYLES = {
@@ -27,7 +28,7 @@ STYLES = {
 
 def list_jobs(target: Target, filters: dict[str, str | None], *, limit: int, as_json: bool) -> None:
     """Print the newest jobs, newest first."""
-    jobs = asyncio.run(_with_api(target, lambda api: api.jobs(limit=limit, **filters)))
+    jobs = asyncio.run(_with_api(target, lambda api: _newest(api, limit, **filters)))
     if as_json:
         for job in jobs:
             print(json.dumps(job, ensure_ascii=False))
@@ -46,7 +47,7 @@ def list_jobs(target: Target, filters: dict[str, str | None], *, limit: int, as_
 
 def show_job(target: Target, job_id: str, *, as_json: bool) -> None:
     """Print all that is known of a job."""
-    job = asyncio.run(_with_api(target, lambda api: api.job(job_id)))
+    job = asyncio.run(_with_api(target, lambda api: api.get(job_id)))
     if as_json:
         print(json.dumps(job, ensure_ascii=False, indent=2))
         return
@@ -97,6 +98,10 @@ async def _with_api(target: Target, act: Any) -> Any:
         return await work
 
 
+async def _newest(api: Api, limit: int, **filters: Any) -> list[Job]:
+    return [job async for job in api.list(limit=limit, **filters)]
+
+
 async def _watch_all(api: Api, limit: int) -> None:
     console = Console()
     if not console.is_terminal:
@@ -104,7 +109,7 @@ async def _watch_all(api: Api, limit: int) -> None:
         return
     with Live(console=console, refresh_per_second=4) as live:
         while True:
-            jobs = await api.jobs(limit=limit)
+            jobs = await _newest(api, limit)
             going = sum(job["status"] not in ENDED for job in jobs)
             live.update(Group(table_of(jobs), Text(f"{going} of {len(jobs)} wait or run", style="dim")))
             if not going:
@@ -116,7 +121,7 @@ async def _watch_in_lines(api: Api, console: Console, limit: int) -> None:
     """Where there is no terminal: a line for each change."""
     known: dict[str, str] = {}
     while True:
-        jobs = await api.jobs(limit=limit)
+        jobs = await _newest(api, limit)
         for job in reversed(jobs):
             if known.get(job["id"]) != job["status"]:
                 known[job["id"]] = job["status"]
@@ -128,7 +133,7 @@ async def _watch_in_lines(api: Api, console: Console, limit: int) -> None:
 
 async def _watch_one(api: Api, job_id: str) -> Job:
     console = Console()
-    job = await api.job(job_id)
+    job = await api.get(job_id)
     last = ""
     with console.status(_progress(job)) as status:
         while job["status"] not in ENDED:
@@ -137,14 +142,15 @@ async def _watch_one(api: Api, job_id: str) -> Job:
             last = _progress(job)
             status.update(Text(last))
             await asyncio.sleep(REFRESH_S)
-            job = await api.job(job_id)
+            job = await api.get(job_id)
     _print_job(console, job)
     return job
 
 
 def _progress(job: Job) -> str:
     tokens = tokens_of(job)
-    waits = f", waiting: {job['waiting_for']['detail']}" if job.get("waiting_for") else ""
+    waiting_for = job.get("waiting_for")
+    waits = f", waiting: {waiting_for['detail']}" if waiting_for else ""
     return f"{job['id']} {job['status']}{f', {tokens} tokens' if tokens else ''}{waits}"
 
 
@@ -166,9 +172,9 @@ def _print_job(console: Console, job: Job) -> None:
     for name, value in lines.items():
         if value not in {None, ""}:
             _say(console, f"{name:<9} {value}")
-    texts = texts_of(job)
-    for number, text in enumerate(texts, start=1):
-        _say(console, f"\n--- choice {number}" if len(texts) > 1 else "")
+    written = texts(job)
+    for number, text in enumerate(written, start=1):
+        _say(console, f"\n--- choice {number}" if len(written) > 1 else "")
         _say(console, text)
 
 

@@ -49,6 +49,19 @@ def webhook_secret(settings: Settings, tenant: str) -> None:
     print(in_transaction(settings, lambda conn: keys.webhook_secret(conn, tenant, actor=actor())))
 
 
+def rotate_webhook_secret(settings: Settings, tenant: str, *, overlap_s: float) -> None:
+    """Give the tenant a new secret for webhooks to jobs' own URLs and print it.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    print(
+        in_transaction(
+            settings, lambda conn: keys.rotate_webhook_secret(conn, tenant, overlap_s=overlap_s, actor=actor())
+        )
+    )
+
+
 def show(settings: Settings, tenant: str | None, *, as_json: bool = False) -> None:
     """Print the keys, oldest first, without their secrets."""
 

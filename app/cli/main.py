@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.cli.batch_commands import batch_commands
 from app.cli.quota_commands import commands_of
+from app.cli.webhook_commands import commands_of as webhook_commands_of
 
 if TYPE_CHECKING:
     from app.cli.http import Target
@@ -155,12 +157,6 @@ def worker(
 def maintenance(data_dir: DataDir = None) -> None:
     """Run the repairer and timekeeper in the foreground."""
     _become("workers.maintenance.main", data_dir=data_dir)
-
-
-@app.command()
-def webhooks(data_dir: DataDir = None) -> None:
-    """Run one webhook worker in the foreground."""
-    _become("workers.webhooks.main", data_dir=data_dir)
 
 
 @app.command()
@@ -404,6 +400,20 @@ def show_webhook_secret(
     keys.webhook_secret(_settings(data_dir), tenant)
 
 
+@keys_app.command("rotate-webhook-secret")
+def rotate_webhook_secret(
+    tenant: Annotated[str, typer.Argument(help="Whose webhooks it signs.")],
+    overlap_hours: Annotated[
+        float, typer.Option("--overlap-hours", min=0, max=720, help="So long both secrets sign.")
+    ] = 24.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a tenant a new secret for webhooks to jobs' own URLs, and print it; audited."""
+    from app.cli import keys
+
+    keys.rotate_webhook_secret(_settings(data_dir), tenant, overlap_s=overlap_hours * 3600)
+
+
 @keys_app.command("revoke")
 def revoke_key(
     prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None
@@ -424,14 +434,16 @@ class BreakerMode(StrEnum):
 
 @models_app.command("breaker")
 def breaker(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[
+        str | None, typer.Argument(help="The model's name. Left out: show all models' breakers.", show_default=False)
+    ] = None,
     mode: Annotated[
         BreakerMode | None,
         typer.Argument(help="open: take no new jobs; close: take all; auto: by its error rate. Left out: show it."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a model's circuit breaker, or set it until told otherwise; accepted jobs run on in any case."""
+    """Show circuit breakers, or set a model's until told otherwise; accepted jobs run on in any case."""
     from app.cli import models
 
     models.breaker(_settings(data_dir), model, mode.value if mode else None)
@@ -636,6 +648,10 @@ def _become(module: str, **options: object) -> None:
 
 for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
     app.add_typer(_commands, name=_name)
+app.add_typer(batch_commands(_target), name="batches")
+app.add_typer(
+    webhook_commands_of(_target, lambda data_dir: _become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
+)
 
 
 if __name__ == "__main__":

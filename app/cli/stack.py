@@ -157,11 +157,13 @@ class Stack:
             try:
                 probe.bind(address)
             except PermissionError as error:
-                raise CommandFailed(f"port {port} needs rights that you don't have: give another --port") from error
+                raise CommandFailed(
+                    f"port {port} needs rights that you don't have: give another --port, or PENSTOCK_API_PORT"
+                ) from error
             except OSError as error:
                 raise CommandFailed(
                     f"port {port} on {host} can't be used ({error.strerror}): stop what listens there, "
-                    "or give another --port (0 takes a free one)"
+                    "or give another --port, or PENSTOCK_API_PORT (0 takes a free one)"
                 ) from error
             self.settings = self.settings.model_copy(update={"api_port": probe.getsockname()[1]})
 

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.errors import CommandFailed
-from app.cli.http import ENDED, MAX_WAIT_S, Api, Job, Target, describe_error, texts_of, tokens_of
-from app.errors import PenstockError
+from app.cli.errors import CommandFailed, one_line
+from app.cli.http import Api, Target, describe_error, tokens_of
+from app.client import ENDED, MAX_WAIT_S, Job, PenstockError, texts
 from app.ids import new_id
 from app.jobs.request import JobRequest
 
@@ -176,9 +176,9 @@ class _Runner:
         while self._to_hand_in:
             each = self._to_hand_in.popleft()
             try:
-                each.job = await self._api.submit(each.body, idempotency_key=each.key)
+                each.job = await self._api.submit(idempotency_key=each.key, **each.body)
             except PenstockError as error:
-                each.error = error.detail
+                each.error = one_line(error)
             if self._wait and not each.has_ended:
                 self._to_wait_for.put_nowait(each)
             else:
@@ -191,9 +191,9 @@ class _Runner:
             assert each.job is not None
             asked_at = monotonic()
             try:
-                each.job = await self._api.job(each.job["id"], wait_s=MAX_WAIT_S)
+                each.job = await self._api.get(each.job, wait_s=MAX_WAIT_S)
             except PenstockError as error:
-                each.error = f"{each.job['id']}: {error.detail}"
+                each.error = f"{each.job['id']}: {one_line(error)}"
             if each.has_ended:
                 self._count()
             else:
@@ -245,10 +245,10 @@ class _Printer:
             print(f"penstock: {where}{job['id']} {describe_error(job)}", file=sys.stderr, flush=True)
 
     def _print_texts(self, each: Submission, job: Job) -> None:
-        texts = texts_of(job)
-        for number, text in enumerate(texts, start=1):
-            if len(self._submissions) > 1 or len(texts) > 1:
-                choice = f", choice {number}" if len(texts) > 1 else ""
+        written = texts(job)
+        for number, text in enumerate(written, start=1):
+            if len(self._submissions) > 1 or len(written) > 1:
+                choice = f", choice {number}" if len(written) > 1 else ""
                 print(f"--- {each.place or job['id']}{choice}")
             print(text, flush=True)
             if not text:

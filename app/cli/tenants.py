@@ -9,7 +9,9 @@ from app.quotas.wanted import Because, TenantChange, TenantWanted, checked
 from app.settings import Settings
 
 _PAGE = 500
-_COLUMNS = ("tenant", "weight", "tiers", "running", "queued", "tokens", "requests/min", "tokens/min", "state")
+_COLUMNS = (
+    "tenant", "weight", "tiers", "max running", "max queued", "max queued tokens", "requests/min", "tokens/min", "state",
+)  # fmt: skip
 
 
 def show_all(settings: Settings, state: tenants.State, *, as_json: bool) -> None:

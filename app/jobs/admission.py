@@ -50,10 +50,6 @@ class Applicant:
     digest: bytes
     tokens: int | None = None
 
-    def size(self, settings: Settings, *, tokens_per_char: float) -> int:
-        """About how many tokens what is asked for may need."""
-        return size_of(self.request, settings, tokens_per_char=tokens_per_char) if self.tokens is None else self.tokens
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -187,8 +183,12 @@ class Admission:
         """The prompt was counted: the next one's size is estimated better."""
         self._density.learn(model.name, num_chars=_num_chars(request), num_tokens=num_prompt_tokens)
 
+    def size(self, request: JobRequest, model: Model) -> int:
+        """About how many tokens the job may need."""
+        return size_of(request, self._settings, tokens_per_char=self._density.of(model.name))
+
     def _size(self, applicant: Applicant, model: Model) -> int:
-        return applicant.size(self._settings, tokens_per_char=self._density.of(model.name))
+        return self.size(applicant.request, model) if applicant.tokens is None else applicant.tokens
 
     def _ask(self, applicant: Applicant, model: Model, figures: PoolFigures) -> Ask:
         request, tenant = applicant.request, applicant.tenant_id

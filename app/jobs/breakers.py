@@ -255,6 +255,11 @@ async def show(conn: AsyncConnection, model: str) -> Standing:
     return Standing(model, "closed", "auto", 0.0, 0, 0, 0)
 
 
+async def show_all(conn: AsyncConnection) -> list[Standing]:
+    """The breaker of each model that a worker has ever registered, by name."""
+    return [await show(conn, name) for name in await conn.scalars(text("SELECT name FROM models ORDER BY name"))]
+
+
 async def _require(conn: AsyncConnection, model: str) -> None:
     if await conn.scalar(text("SELECT 1 FROM models WHERE name = :model"), {"model": model}) is None:
         raise UnknownModel(f"model: {model!r} is not known: no worker has ever registered it", param="model")

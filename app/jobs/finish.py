@@ -12,11 +12,11 @@ from app.db import storable
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.dead.letters import write_dead_letters
-from app.jobs.notices import Used, job_notice
+from app.jobs.notices import Used, job_event
 from app.jobs.states import EndStatus
 from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
-from app.webhooks.outbox import wants, write_notices
+from app.webhooks.outbox import emit
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,7 @@ async def finish_shared(conn: AsyncConnection, shared: Sequence[tuple[UUID, UUID
             outcome="shared",
         )
         ran_under[row.id] = leader.incarnation
-    await write_notices(
-        conn,
-        [job_notice(row, "job.started", row.started_at) for row in rows if wants(row.webhook, "job.started")],
-    )
+    await emit(conn, [job_event(row, "job.started", row.started_at) for row in rows])
     await _record(conn, rows, ran_under, endings)
     return list(endings)
 
@@ -190,20 +187,18 @@ async def end_queued(
 
 async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: dict[UUID, Ending]) -> None:
     """What every end brings with it: the settlement, the notices, the dead letter."""
-    settlements, notices, dead = [], [], []
+    settlements, events, dead = [], [], []
     for row in rows:
         ending = endings.get(row.id)
         used = ending.used if ending and ending.billed else None
         prices = Prices(row.input_price, row.output_price)
         spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
         settlements.append(Settlement(row.id, row.reservation, spent))
-        event_type = f"job.{row.status}"
-        if wants(row.webhook, event_type):
-            notices.append(job_notice(row, event_type, row.finished_at, used))
+        events.append(job_event(row, f"job.{row.status}", row.finished_at, used))
         if row.status == "dead":
             dead.append(row)
     await settle(conn, settlements)
-    await write_notices(conn, notices)
+    await emit(conn, events)
     await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.jobs.spending import Ask, Hold, hold_of, prices_of, tell
+from app.jobs.spending import Ask, Hold, hold_of, listen, prices_of, tell
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.quotas.budgets import Window, open_account
@@ -85,6 +85,7 @@ async def wake_line(conn: AsyncConnection, budget_id: UUID, *, most: int = 500) 
         return {}
     prices = await prices_of(conn, {row.model for row in line})
     account = await open_account(conn, {(row.tenant_id, row.api_key_id) for row in line})
+    await listen(conn, account)
     woken: list[Ask] = []
     moved: dict[UUID, Hold] = {}
     stopped_by: list[Window] = []

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from app.ids import job_name
-from app.webhooks.outbox import Notice
+from app.webhooks.events import wants
+from app.webhooks.outbox import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,8 @@ class Used:
     completion_tokens: int = 0
 
 
-def job_notice(row: Row[Any], event_type: str, at: datetime, used: Used | None = None) -> Notice:
-    """The notice that `event_type` came true for the job of this row at that time; `used` is what was billed."""
+def job_event(row: Row[Any], event_type: str, at: datetime, used: Used | None = None) -> Event:
+    """That `event_type` came true for the job of this row at that time; `used` is what was billed. The usage is shaped as the API's."""
     used = used or Used()
     data = {
         "id": job_name(row.id),
@@ -30,6 +31,12 @@ def job_notice(row: Row[Any], event_type: str, at: datetime, used: Used | None =
         "tier": row.tier,
         "error": getattr(row, "error", None),
         "metadata": row.metadata,
-        "usage": {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens},
+        "usage": {
+            "prompt_tokens": used.prompt_tokens,
+            "cached_tokens": used.cached_tokens,
+            "completion_tokens": used.completion_tokens,
+            "total_tokens": used.prompt_tokens + used.completion_tokens,
+        },
     }
-    return Notice(row.tenant_id, row.id, event_type, row.webhook["url"], at.isoformat(), data, row.reservation)
+    url = row.webhook["url"] if wants(row.webhook, event_type) else None
+    return Event(row.tenant_id, event_type, at, data, job_id=row.id, url=url, reservation=row.reservation)

@@ -12,9 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.jobs import tables as t
 from app.jobs.states import OnBudget
 from app.quotas.budgets import MICROS, Account, Crossing, Prices, Reservation, Spending, Window, open_account
-from app.webhooks.outbox import Notice, write_notices
-
-THRESHOLD_EVENT = "budget.threshold"
+from app.webhooks.events import THRESHOLD_EVENT, wants
+from app.webhooks.outbox import Event, emit, listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Ask:
 
     def reservation(self, max_tokens: int | None = None) -> Reservation:
         """What is to be set aside for it."""
-        tells = THRESHOLD_EVENT in ((self.webhook or {}).get("events") or [])
+        tells = wants(self.webhook, THRESHOLD_EVENT)
         return Reservation(self.job_id, self.number, self.tenant_id, self.api_key_id, self.wanted(max_tokens), tells)
 
 
@@ -82,6 +81,7 @@ async def let_in(conn: AsyncConnection, asks: Sequence[Ask]) -> list[Answer]:
         BudgetExhausted: a job can't be let in; roll back.
     """
     account = await open_account(conn, {(each.tenant_id, each.api_key_id) for each in asks})
+    await listen(conn, account)
     answers = [answer(account, each) for each in asks]
     await tell(conn, await account.write(conn), {each.job_id: each.webhook for each in asks})
     return answers
@@ -140,28 +140,33 @@ def model_change(wanted: str, given: str, budget_id: str) -> dict[str, Any]:
     return {"model": {"asked": wanted, "given": given, "reason": "budget", "budget_id": budget_id}}
 
 
+async def listen(conn: AsyncConnection, account: Account) -> None:
+    """Note which tenants have an endpoint that wants to hear of thresholds. To be asked before anything is taken."""
+    account.heard = await listeners(conn, {each.tenant_id for each in account.windows}, THRESHOLD_EVENT)
+
+
 async def tell(
     conn: AsyncConnection, crossings: Sequence[Crossing], webhooks: Mapping[UUID, dict[str, Any] | None]
 ) -> None:
-    """Write the deliveries of thresholds that were crossed, to the webhook of the job that crossed each, in the caller's transaction."""
+    """Write the deliveries of thresholds that were crossed, to the tenant's endpoints and the webhook of the job that crossed each, in the caller's transaction."""
     if not crossings:
         return
     now: datetime = (await conn.execute(select(func.now()))).scalar_one()
-    notices = []
+    events = []
     for each in crossings:
         webhook = webhooks[each.job_id]
-        assert webhook is not None, "only jobs that can tell bring crossings"
         data = {
             "object": "budget",
             "id": str(each.budget_id),
             "api_key_id": None if each.api_key_id is None else str(each.api_key_id),
             "metric": each.metric,
             "period": each.period,
-            "window_start": each.start.isoformat(),
+            "window_start": each.start,
             "threshold": each.threshold,
             "limit": each.hard_limit,
             "used": each.used,
             "reserved": each.reserved,
         }
-        notices.append(Notice(each.tenant_id, None, THRESHOLD_EVENT, webhook["url"], now.isoformat(), data))
-    await write_notices(conn, notices)
+        url = webhook["url"] if webhook and wants(webhook, THRESHOLD_EVENT) else None
+        events.append(Event(each.tenant_id, THRESHOLD_EVENT, now, data, url=url))
+    await emit(conn, events)

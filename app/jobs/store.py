@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
-from app.jobs.notices import Used, job_notice
+from app.jobs.notices import Used, job_event
 from app.jobs.states import Lane
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.settings import Settings
-from app.webhooks.outbox import wants, write_notices
+from app.webhooks.outbox import emit
 
 # Only the last three count against the job; `engine_crash` means that it is a suspect.
 Cause = Literal[
@@ -149,14 +149,7 @@ async def start(
     started = (
         await conn.execute(_START, {**ids, "incarnation": incarnation, "pace": seconds_per_token * BEST_PACE})
     ).all()
-    await write_notices(
-        conn,
-        [
-            job_notice(row, "job.started", row.started_at)
-            for row in started
-            if row.attempt == 1 and wants(row.webhook, "job.started")
-        ],
-    )
+    await emit(conn, [job_event(row, "job.started", row.started_at) for row in started if row.attempt == 1])
     return await load(conn, incarnation, [row.id for row in started])
 
 

@@ -195,6 +195,7 @@ class Account:
     """The windows that apply to some callers now, locked by this transaction in the order of their ids; what is taken is written at once."""
 
     windows: list[Window]
+    heard: set[str] = field(default_factory=set)  # tenants that hear of thresholds whether a job can tell or not
     _taken: list[tuple[Window, Reservation, int]] = field(default_factory=list)
     _crossings: list[Crossing] = field(default_factory=list)
 
@@ -213,7 +214,7 @@ class Account:
             assert window.holds(amount), "it was asked before"
             window.reserved += amount
             self._taken.append((window, reservation, amount))
-            if reservation.can_tell:
+            if reservation.can_tell or reservation.tenant_id in self.heard:
                 self._crossings += _crossings(window, reservation.job_id)
 
     async def write(self, conn: AsyncConnection) -> list[Crossing]:

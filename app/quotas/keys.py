@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, case, insert, or_, select, text
+from sqlalchemy import and_, case, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -132,6 +132,30 @@ async def webhook_secret(conn: AsyncConnection, tenant_id: str, *, actor: str) -
         raise NotFound(f"there is no tenant {tenant_id!r}")
     await record_act(conn, actor, "webhook_secret.show", tenant_id, {})
     return str(secret)
+
+
+async def rotate_webhook_secret(conn: AsyncConnection, tenant_id: str, *, overlap_s: float, actor: str) -> str:
+    """Give the tenant a new secret for webhooks to jobs' own URLs; return it. For `overlap_s` both sign. Audited.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    overlaps = overlap_s > 0
+    until = func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, overlap_s)
+    changed = await conn.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant_id)
+        .values(
+            webhook_secret=secret,
+            old_webhook_secret=tenants.c.webhook_secret if overlaps else None,
+            old_webhook_until=until if overlaps else None,
+        )
+    )
+    if changed.rowcount == 0:
+        raise NotFound(f"there is no tenant {tenant_id!r}")
+    await record_act(conn, actor, "webhook_secret.rotate", tenant_id, {"overlap_s": overlap_s})
+    return secret
 
 
 async def authenticate(conn: AsyncConnection, token: str, *, pepper: str) -> ApiKey:

@@ -43,7 +43,9 @@ tenants = Table(
     Column("share_identical_s", Integer),
     Column("bill_shared", Boolean, nullable=False, server_default=text("true")),
     Column("suspended_at", Timestamp),
-    Column("webhook_secret", Text, nullable=False),
+    Column("webhook_secret", Text, nullable=False),  # for jobs' own URLs; endpoints have theirs
+    Column("old_webhook_secret", Text),  # the one before the last rotation; signs beside it
+    Column("old_webhook_until", Timestamp),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="id_is_slug"),
     CheckConstraint("weight BETWEEN 1 AND 1000", name="weight_in_range"),

@@ -63,6 +63,7 @@ OTHER_PROTOCOLS = frozenset(
 )
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 PRINTABLE = re.compile(r"[!-~]+")
+_LOCAL_HINT = " (for development, PENSTOCK_WEBHOOK_ALLOW_LOCAL=true allows the local host, by http too)"
 
 
 class AddressRefused(PenstockError):
@@ -94,15 +95,18 @@ class Target:
         return f"{self.scheme}://{self.authority}"
 
 
-def check_url(url: str, *, allow_local: bool) -> None:
+def check_url(url: str, *, allow_local: bool, param: str = "webhook.url") -> None:
     """Refuse a URL that no delivery could ever go to. By its text alone: nothing is looked up.
 
-    `allow_local` also allows http to the local host, and loopback addresses.
+    `allow_local` also allows http to the local host, and loopback addresses. `param` is what the field is called.
 
     Raises:
-        InvalidRequest: with `param="webhook.url"` and a message that says what to do.
+        InvalidRequest: with `param` and a message that says what to do.
     """
-    parse_url(url, allow_local=allow_local)
+    try:
+        parse_url(url, allow_local=allow_local)
+    except InvalidRequest as refused:
+        raise InvalidRequest(refused.detail.replace("webhook.url", param, 1), param=param) from None
 
 
 def parse_url(url: str, *, allow_local: bool) -> Target:
@@ -129,12 +133,16 @@ def parse_url(url: str, *, allow_local: bool) -> Target:
     address = _literal(host)
     local = _is_local(host, address)
     if parts.scheme == "http" and not (allow_local and local):
-        raise _refused("must start with https://" + (" (http is for localhost only)" if allow_local else ""))
+        hint = " (http is for localhost only)" if allow_local else _LOCAL_HINT if local else ""
+        raise _refused("must start with https://" + hint)
     _check_port(port, parts.netloc)
     if address is None:
-        _check_name(host, local=local and allow_local)
+        _check_name(host, local=local, allow_local=allow_local)
     elif not is_allowed(address, allow_local=allow_local):
-        raise _refused(f"leads to {address}, which isn't a public address: use a public one, best by name")
+        raise _refused(
+            f"leads to {address}, which isn't a public address: use a public one, best by name"
+            + (_LOCAL_HINT if local else "")
+        )
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or {"https": 443, "http": 80}[parts.scheme], resource)
 
@@ -231,14 +239,15 @@ def _is_local(host: str, address: Address | None) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def _check_name(host: str, *, local: bool) -> None:
+def _check_name(host: str, *, local: bool, allow_local: bool) -> None:
     labels = host.split(".")
     if len(host) > 253 or not all(LABEL.fullmatch(label) for label in labels):
         raise _refused("has a host that isn't a domain name: use letters, digits, hyphens and dots")
-    if not local and (
+    if not (local and allow_local) and (
         len(labels) < 2 or any(host == suffix or host.endswith("." + suffix) for suffix in LOCAL_SUFFIXES)
     ):
-        raise _refused("has a host that is known on a local network only: use a public domain name")
+        hint = _LOCAL_HINT if local else ""
+        raise _refused("has a host that is known on a local network only: use a public domain name" + hint)
 
 
 def _check_port(port: int | None, netloc: str) -> None:

@@ -1,4 +1,4 @@
-"""Where does a delivery stand, and who may try it now? Every change of a delivery's row.
+"""Where does a delivery stand, and who may try it now? Every change that a try makes to a delivery's row.
 
 pending --begin--> pending, leased --record--> delivered | failed | pending, due later
 
@@ -7,6 +7,7 @@ lost, the lease of a try runs out, or a failed try is repeated. `tries` counts b
 the next one, and only the latest one may fail the delivery or set its next date.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -14,15 +15,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.webhooks.retries import MAX_TRIES, Answer, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Nomination:
-    """A delivery that is due, and the number of the try that it is due for. Only nominated: `begin` decides."""
-
-    delivery_id: UUID
-    number: int
+from app.ids import delivery_name, event_name
+from app.webhooks.lanes import FIRST_ROOM, next_room
+from app.webhooks.nominate import Nomination
+from app.webhooks.retries import Answer, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,120 +28,234 @@ class Try:
     delivery_id: UUID
     number: int
     at: datetime  # by Postgres' clock
+    event_id: UUID
     event_type: str
     url: str
     body: bytes
     secrets: tuple[str, ...]
+    round: int  # which try since it was sent again by hand, counted from 1: the schedule's place
+    endpoint_id: UUID | None
+    is_failing: bool  # whether its endpoint is noted as failing
+    lane: str
+    room: int
 
     @property
     def webhook_id(self) -> str:
         """The same for every try: receivers know repeats by it. It is the event's id in the body, too."""
-        return f"evt_{self.delivery_id.hex}"
+        return event_name(self.event_id)
+
+    @property
+    def name(self) -> str:
+        """The delivery's public id."""
+        return delivery_name(self.delivery_id)
 
 
-_GIVE_UP = text("""
-    UPDATE webhook_deliveries SET status = 'failed', ended_at = clock_timestamp(), leased_until = NULL
-    WHERE status = 'pending' AND next_try_at <= statement_timestamp() AND tries >= :max_tries
-      AND (leased_until IS NULL OR leased_until <= statement_timestamp())
-""")
-_NOMINATE = text("""
-    WITH due AS (
-        SELECT id FROM webhook_deliveries
-        WHERE status = 'pending' AND next_try_at <= statement_timestamp()
-          AND (leased_until IS NULL OR leased_until <= statement_timestamp())
-        ORDER BY next_try_at LIMIT :limit FOR UPDATE SKIP LOCKED)
-    UPDATE webhook_deliveries d SET next_try_at = clock_timestamp() + make_interval(secs => :again_after_s)
-    FROM due WHERE d.id = due.id
-    RETURNING d.id, d.tries + 1 AS number
-""")
-_MAY_BEGIN = """
-    d.id = :id AND d.status = 'pending' AND d.tries = :number - 1
-    AND (d.leased_until IS NULL OR d.leased_until <= clock_timestamp())
-"""
-_URL = text(f"SELECT d.url FROM webhook_deliveries d WHERE {_MAY_BEGIN}")  # noqa: S608  constants only
-_POSTPONE = text(
-    "UPDATE webhook_deliveries d SET next_try_at = clock_timestamp() + make_interval(secs => :delay_s) "  # noqa: S608
-    f"WHERE {_MAY_BEGIN}"
-)
-_BEGIN = text(f"""
-    WITH begun AS (
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A try and what came of it."""
+
+    made: Try
+    answer: Answer
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`disable_after_s`: an endpoint that accepts nothing for so long is disabled. `most`: the most room that a lane may get."""
+
+    disable_after_s: float
+    most: int
+
+
+_BEGIN = text("""
+    WITH held AS (
+        SELECT d.id FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[])) AS wanted (id, number)
+        JOIN webhook_deliveries d ON d.id = wanted.id LEFT JOIN webhook_endpoints e ON e.id = d.endpoint_id
+        WHERE d.status = 'pending' AND d.tries = wanted.number - 1
+          AND (d.leased_until IS NULL OR d.leased_until <= statement_timestamp())
+          AND (d.endpoint_id IS NULL OR e.status = 'enabled')
+        ORDER BY d.id FOR UPDATE OF d),
+    begun AS (
         UPDATE webhook_deliveries d
         SET tries = d.tries + 1, leased_until = clock_timestamp() + make_interval(secs => :lease_s),
+            handed_until = clock_timestamp() + make_interval(secs => :lease_s),
             next_try_at = clock_timestamp() + make_interval(secs => :lease_s)
-        WHERE {_MAY_BEGIN}
+        FROM held WHERE d.id = held.id
         RETURNING d.*),
     noted AS (
-        INSERT INTO webhook_tries (delivery_id, number, at) SELECT id, tries, clock_timestamp() FROM begun RETURNING at)
-    SELECT begun.id, begun.tries, noted.at, begun.event_type, begun.url, begun.body, tenants.webhook_secret
-    FROM begun CROSS JOIN noted JOIN tenants ON tenants.id = begun.tenant_id
-""")  # noqa: S608  constants only
-_NOTE = """
-    WITH noted AS (
-        UPDATE webhook_tries SET http_status = :http_status, error = :error, duration_ms = :duration_ms
-        WHERE delivery_id = :id AND number = :number)
-"""
-_LATEST = "WHERE id = :id AND status = 'pending' AND tries = :number RETURNING id"
-_RECORD = {
-    # A receiver that has it has it, whatever other tries there are.
-    "delivered": text(f"""{_NOTE}
-        UPDATE webhook_deliveries SET status = 'delivered', ended_at = clock_timestamp(), leased_until = NULL
-        WHERE id = :id AND status <> 'delivered' RETURNING id
-    """),  # noqa: S608  constants only
-    "failed": text(f"""{_NOTE}
-        UPDATE webhook_deliveries SET status = 'failed', ended_at = clock_timestamp(), leased_until = NULL
-        {_LATEST}
-    """),  # noqa: S608  constants only
-    "again": text(f"""{_NOTE}
-        UPDATE webhook_deliveries
-        SET next_try_at = clock_timestamp() + make_interval(secs => :delay_s), leased_until = NULL
-        {_LATEST}
-    """),  # noqa: S608  constants only
-}
+        INSERT INTO webhook_tries (delivery_id, number, at) SELECT id, tries, clock_timestamp() FROM begun
+        RETURNING delivery_id, at)
+    SELECT begun.id, begun.tries, noted.at, begun.event_id, begun.event_type, begun.url, begun.body,
+           coalesce(e.secret, t.webhook_secret) AS secret,
+           CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret
+                WHEN e.id IS NULL AND t.old_webhook_until > statement_timestamp() THEN t.old_webhook_secret END AS old_secret,
+           begun.tries - begun.sent_before AS round, begun.endpoint_id, e.failing_since IS NOT NULL AS is_failing,
+           begun.lane, coalesce(r.room, :first_room) AS room
+    FROM begun JOIN noted ON noted.delivery_id = begun.id JOIN tenants t ON t.id = begun.tenant_id
+    LEFT JOIN webhook_endpoints e ON e.id = begun.endpoint_id LEFT JOIN webhook_lanes r ON r.lane = begun.lane
+""")
+_LOCK_ENDPOINTS = text("""
+    SELECT id FROM webhook_endpoints WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
+""")
+_WELL = text("""
+    UPDATE webhook_endpoints SET failing_since = NULL WHERE id = ANY(CAST(:ids AS uuid[])) AND failing_since IS NOT NULL
+""")
+_FAILING = text("""
+    UPDATE webhook_endpoints SET failing_since = clock_timestamp()
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND failing_since IS NULL
+""")
+_DISABLE = text("""
+    UPDATE webhook_endpoints e
+    SET status = 'disabled', disabled_at = clock_timestamp(), updated_at = clock_timestamp(),
+        disabled_reason = CASE WHEN failed.is_gone THEN failed.error
+            ELSE concat('no try was accepted since ', to_char(e.failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                        '; the last one: ', failed.error) END
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:gone AS boolean[]), CAST(:errors AS text[])) AS failed (id, is_gone, error)
+    WHERE e.id = failed.id AND e.status = 'enabled'
+      AND (failed.is_gone OR e.failing_since <= statement_timestamp() - make_interval(secs => :disable_after_s))
+    RETURNING e.id
+""")
+_NOTE = text("""
+    UPDATE webhook_tries t SET http_status = n.http_status, error = n.error, duration_ms = n.duration_ms
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:statuses AS integer[]), CAST(:errors AS text[]),
+                CAST(:durations AS integer[])) AS n (id, number, http_status, error, duration_ms)
+    WHERE t.delivery_id = n.id AND t.number = n.number
+""")
+# A receiver that has it has it, whatever other tries there are; of those that failed, the latest decides.
+_RECORD = text("""
+    WITH made AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:outcomes AS text[]),
+                             CAST(:delays AS float8[]), CAST(:errors AS text[])) AS m (id, number, outcome, delay_s, error)),
+    held AS (
+        SELECT d.id FROM webhook_deliveries d JOIN made USING (id)
+        WHERE (made.outcome = 'delivered' AND d.status <> 'delivered') OR (d.status = 'pending' AND d.tries = made.number)
+        ORDER BY d.id FOR UPDATE OF d)
+    UPDATE webhook_deliveries d
+    SET status = CASE made.outcome WHEN 'again' THEN 'pending' ELSE made.outcome END,
+        ended_at = CASE WHEN made.outcome <> 'again' THEN clock_timestamp() END,
+        next_try_at = CASE made.outcome WHEN 'again' THEN clock_timestamp() + make_interval(secs => made.delay_s)
+            ELSE d.next_try_at END,
+        leased_until = NULL, handed_until = NULL, error = CASE made.outcome WHEN 'failed' THEN made.error END
+    FROM made JOIN held USING (id) WHERE d.id = made.id
+    RETURNING d.id
+""")
+_ROOMS = text("""
+    INSERT INTO webhook_lanes (lane, room)
+    SELECT * FROM unnest(CAST(:lanes AS text[]), CAST(:rooms AS smallint[])) AS r (lane, room) ORDER BY lane
+    ON CONFLICT (lane) DO UPDATE SET room = excluded.room, changed_at = now()
+""")
+_CLOSE = text("""
+    UPDATE webhook_deliveries d SET status = 'failed', ended_at = clock_timestamp(), leased_until = NULL, handed_until = NULL,
+        error = held.error
+    FROM (
+        SELECT p.id, coalesce(e.disabled_reason, 'the endpoint was deleted') AS error
+        FROM webhook_deliveries p JOIN webhook_endpoints e ON e.id = p.endpoint_id
+        WHERE e.id = ANY(CAST(:ids AS uuid[])) AND e.status <> 'enabled' AND p.status = 'pending'
+        ORDER BY p.id FOR UPDATE OF p) held
+    WHERE d.id = held.id
+""")
 
 
-async def nominate(conn: AsyncConnection, *, limit: int, again_after_s: float) -> list[Nomination]:
-    """Take what is due, oldest first. What doesn't begin within `again_after_s` is due again.
+async def begin(conn: AsyncConnection, nominations: Sequence[Nomination], *, lease_s: float) -> dict[Nomination, Try]:
+    """Lease these tries, by one statement. Missing is one that may not begin: it is stale, somebody is at it, or its endpoint is disabled.
 
-    A delivery whose last try was lost with its worker is given up here.
+    A try's row stays without a result if its holder dies.
     """
-    await conn.execute(_GIVE_UP, {"max_tries": MAX_TRIES})
-    rows = await conn.execute(_NOMINATE, {"limit": limit, "again_after_s": again_after_s})
-    return [Nomination(row.id, row.number) for row in rows]
+    rows = await conn.execute(
+        _BEGIN,
+        {
+            "ids": [each.delivery_id for each in nominations],
+            "numbers": [each.number for each in nominations],
+            "lease_s": lease_s,
+            "first_room": FIRST_ROOM,
+        },
+    )
+    begun: dict[Nomination, Try] = {}
+    for row in rows:
+        secrets = (row.secret,) if row.old_secret is None else (row.secret, row.old_secret)
+        begun[Nomination(row.id, row.tries)] = Try(
+            row.id, row.tries, row.at, row.event_id, row.event_type, row.url, bytes(row.body), secrets, row.round,
+            row.endpoint_id, bool(row.is_failing), row.lane, row.room,
+        )  # fmt: skip
+    return begun
 
 
-async def url_of(conn: AsyncConnection, nomination: Nomination) -> str | None:
-    """Where a try would go; None where it may not begin: it is stale, or somebody is at it."""
-    url: str | None = await conn.scalar(_URL, _key(nomination))
-    return url
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The deliveries that tries changed, the others were decided by somebody else meanwhile; and endpoints that this disabled."""
+
+    changed: set[UUID]
+    disabled: set[UUID]
 
 
-async def postpone(conn: AsyncConnection, nomination: Nomination, *, delay_s: float) -> None:
-    """Nominate it again after `delay_s`, without counting a try."""
-    await conn.execute(_POSTPONE, {**_key(nomination), "delay_s": delay_s})
+async def record(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> Recorded:
+    """Note what came of tries and what follows, each delivery's at most once a call. Endpoints are locked before deliveries.
+
+    What is pending for an endpoint that this disables is for `close_disabled`, in a transaction of its own.
+    """
+    assert len({each.made.delivery_id for each in results}) == len(results), "one try of a delivery at a time"
+    disabled = await _judge_endpoints(conn, results, rules)
+    keys = {"ids": [each.made.delivery_id for each in results], "numbers": [each.made.number for each in results]}
+    errors = [each.answer.error for each in results]
+    await conn.execute(
+        _NOTE,
+        keys
+        | {
+            "statuses": [each.answer.http_status for each in results],
+            "errors": errors,
+            "durations": [each.answer.duration_ms for each in results],
+        },
+    )
+    changed = await conn.execute(
+        _RECORD,
+        keys
+        | {
+            "outcomes": [each.verdict.outcome for each in results],
+            "delays": [each.verdict.delay_s for each in results],
+            "errors": errors,
+        },
+    )
+    rooms: dict[str, int] = {}
+    for each in results:
+        room = next_room(rooms.get(each.made.lane, each.made.room), each.answer.duration_ms / 1000, most=rules.most)
+        if room != each.made.room or each.made.lane in rooms:
+            rooms[each.made.lane] = room
+    if rooms:
+        await conn.execute(_ROOMS, {"lanes": list(rooms), "rooms": list(rooms.values())})
+    return Recorded({row.id for row in changed}, disabled)
 
 
-async def begin(conn: AsyncConnection, nomination: Nomination, *, lease_s: float) -> Try | None:
-    """Lease the try, by one UPDATE; None where it may not begin. Its row stays without a result if the holder dies."""
-    row = (await conn.execute(_BEGIN, {**_key(nomination), "lease_s": lease_s})).one_or_none()
-    if row is None:
-        return None
-    return Try(row.id, row.tries, row.at, row.event_type, row.url, bytes(row.body), (row.webhook_secret,))
+async def close_disabled(conn: AsyncConnection, endpoint_ids: Sequence[UUID]) -> int:
+    """Give up what is pending for endpoints that aren't enabled, in the caller's transaction; return how many."""
+    closed = await conn.execute(_CLOSE, {"ids": list(endpoint_ids)})
+    return closed.rowcount
 
 
-async def record(conn: AsyncConnection, made: Try, answer: Answer, verdict: Verdict) -> bool:
-    """Note what came of a try and what follows; False where the delivery was decided by others in the meantime."""
-    values: dict[str, object] = {
-        "id": made.delivery_id,
-        "number": made.number,
-        "http_status": answer.http_status,
-        "error": answer.error,
-        "duration_ms": answer.duration_ms,
-    }
-    if verdict.outcome == "again":
-        values["delay_s"] = verdict.delay_s
-    changed = await conn.scalar(_RECORD[verdict.outcome], values)
-    return changed is not None
-
-
-def _key(nomination: Nomination) -> dict[str, object]:
-    return {"id": nomination.delivery_id, "number": nomination.number}
+async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> set[UUID]:
+    """Note who fails and who is well again; disable who is gone, or has failed for too long."""
+    well = {each.made.endpoint_id for each in results if each.verdict.outcome == "delivered"}
+    recovered = {each.made.endpoint_id for each in results if each.made.is_failing} & well - {None}
+    failed: dict[UUID, Answer] = {}
+    for each in results:
+        endpoint_id = each.made.endpoint_id
+        if endpoint_id is None or each.verdict.outcome == "delivered":
+            continue
+        if each.answer.is_gone or (endpoint_id not in well and endpoint_id not in failed):
+            failed[endpoint_id] = each.answer
+    if not recovered and not failed:
+        return set()
+    await conn.execute(_LOCK_ENDPOINTS, {"ids": [*recovered, *failed]})
+    await conn.execute(_WELL, {"ids": list(recovered)})
+    if not failed:
+        return set()
+    await conn.execute(_FAILING, {"ids": list(failed)})
+    rows = await conn.execute(
+        _DISABLE,
+        {
+            "ids": list(failed),
+            "gone": [answer.is_gone for answer in failed.values()],
+            "errors": [answer.error for answer in failed.values()],
+            "disable_after_s": rules.disable_after_s,
+        },
+    )
+    return {row.id for row in rows}

@@ -9,8 +9,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.ids import delivery_name
 from app.settings import Settings
-from app.webhooks.delivery import Nomination, nominate
+from app.webhooks.nominate import Nomination, Rooms, nominate
 
 QUEUE_NAME = "webhooks"
 FUNCTION = "workers.webhooks.deliver.deliver"  # by name: the control plane never imports workers
@@ -41,10 +42,10 @@ def open_queue(redis: SyncRedis) -> Queue:
     return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, default_timeout=-1)
 
 
-async def dispatch_due(engine: AsyncEngine, queue: Queue, *, again_after_s: float, limit: int = 500) -> int:
-    """Hand deliveries that are due to RQ; return how many. Any number of processes may do so at once.
+async def dispatch_due(engine: AsyncEngine, queue: Queue, rooms: Rooms, *, limit: int = 500) -> int:
+    """Hand deliveries that are due and have room to RQ; return how many. Any number of processes may do so at once, in turns.
 
-    What RQ or Redis loses is handed over again after `again_after_s`; what it has twice begins once.
+    What RQ or Redis loses is handed over again after `rooms.again_after_s`; what it has twice begins once.
 
     Raises:
         redis.RedisError: Redis is away. Nothing is lost.
@@ -54,9 +55,9 @@ async def dispatch_due(engine: AsyncEngine, queue: Queue, *, again_after_s: floa
     if room <= 0:
         return 0
     async with engine.begin() as conn:
-        nominations = await nominate(conn, limit=min(limit, room), again_after_s=again_after_s)
+        nominations = await nominate(conn, rooms, limit=min(limit, room))
     if nominations:
-        await asyncio.to_thread(_enqueue, queue, nominations, again_after_s)
+        await asyncio.to_thread(_enqueue, queue, nominations, rooms.again_after_s)
     return len(nominations)
 
 
@@ -71,7 +72,7 @@ def _enqueue(queue: Queue, nominations: list[Nomination], ttl_s: float) -> None:
                 timeout=-1,  # a try has its own
                 result_ttl=0,
                 failure_ttl=FAILURES_KEPT_S,
-                description=each.delivery_id.hex,
+                description=delivery_name(each.delivery_id),
             )
             for each in nominations
         ]

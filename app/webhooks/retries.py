@@ -23,6 +23,11 @@ class Answer:
     duration_ms: int
     retry_after_s: float | None = None
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the endpoint says that nobody will ever listen there again."""
+        return self.http_status == 410
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -40,7 +45,7 @@ def judge(answer: Answer, *, number: int, draw: float) -> Verdict:
     """
     if answer.http_status is not None and 200 <= answer.http_status <= 299:
         return Verdict("delivered")
-    if answer.http_status == 410 or number >= MAX_TRIES:
+    if answer.is_gone or number >= MAX_TRIES:
         return Verdict("failed")
     wanted_s = min(answer.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
     return Verdict("again", max(DELAYS_S[number - 1], wanted_s) * (1.0 + JITTER * draw))

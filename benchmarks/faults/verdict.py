@@ -92,9 +92,9 @@ async def _compare(conn: AsyncConnection, tally: Tally, verdict: Verdict) -> Non
 async def _compare_hooks(conn: AsyncConnection, tally: Tally, verdict: Verdict) -> None:
     verdict.told_twice = [f"{job} {event}" for (job, event), ids in tally.told.items() if len(ids) > 1]
     came = {webhook_id for ids in tally.told.values() for webhook_id in ids}
-    rows = await conn.execute(text("SELECT id, status FROM webhook_deliveries"))
+    rows = await conn.execute(text("SELECT event_id, status FROM webhook_deliveries"))
     for row in rows:
         if row.status == "pending":
             verdict.untold += 1
-        elif row.status == "delivered" and f"evt_{row.id.hex}" not in came:
+        elif row.status == "delivered" and f"evt_{row.event_id.hex}" not in came:
             verdict.never_told += 1

@@ -29,7 +29,27 @@ class Guard:
 LIFE = "tests/integration/jobs/test_life.py"
 RATES = "tests/integration/quotas/test_rates.py"
 
+BATCHES = "tests/integration/api/test_batches.py"
+
 GUARDS = (
+    Guard(
+        "batch-line-waits",
+        "a line of a batch becomes one job, however many pumps are at it",
+        (
+            Patch(
+                "app/batches/pump.py",
+                "number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'\n    FOR UPDATE",
+                "number = ANY(CAST(:numbers AS integer[]))\n    FOR UPDATE",
+            ),
+        ),
+        (f"{BATCHES}::test_two_keepers_at_once_make_one_job_and_one_result_of_each_line",),
+    ),
+    Guard(
+        "batch-files-compared",
+        "a batch whose files don't hold each line once doesn't end",
+        (Patch("app/batches/end.py", "    await check_files(db, now)  # nobody", "    # nobody"),),
+        (f"{BATCHES}::test_files_with_a_line_too_many_do_not_end_the_batch",),
+    ),
     Guard(
         "caps-lock",
         "submitters at once don't fill the same last place",
@@ -319,5 +339,37 @@ GUARDS = (
         "what a process let in without Redis counts when Redis is back",
         (Patch("app/quotas/lua/admit.lua", "  if floor > level then level, stale[i] = floor, true end\n", ""),),
         (f"{RATES}::test_what_is_let_in_while_redis_is_told_goes_along_with_the_next_request",),
+    ),
+    Guard(
+        "webhooks-try-fence",
+        "a try of a delivery begins once, whoever holds an older nomination",
+        (
+            Patch(
+                "app/webhooks/delivery.py",
+                "WHERE d.status = 'pending' AND d.tries = wanted.number - 1\n",
+                "WHERE d.status = 'pending'\n",
+            ),
+        ),
+        ("tests/integration/webhooks/test_delivery.py::test_a_stale_nomination_begins_nothing",),
+    ),
+    Guard(
+        "webhooks-disabled",
+        "nothing is sent to an endpoint that was disabled, whatever was handed over before",
+        (Patch("app/webhooks/delivery.py", "          AND (d.endpoint_id IS NULL OR e.status = 'enabled')\n", ""),),
+        (
+            "tests/integration/webhooks/test_endpoints.py::test_what_was_handed_over_before_its_endpoint_was_disabled_isnt_sent",
+        ),
+    ),
+    Guard(
+        "webhooks-every-record",
+        "one address that isn't public among a name's records spoils them all",
+        (
+            Patch(
+                "app/webhooks/address.py",
+                "    for address in addresses:\n        if not is_allowed",
+                "    for address in addresses[:1]:\n        if not is_allowed",
+            ),
+        ),
+        ("tests/integration/webhooks/test_ssrf.py::test_no_hostile_url_is_ever_connected_to",),
     ),
 )

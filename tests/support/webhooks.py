@@ -1,15 +1,17 @@
 """Deliveries for tests that need no job, and time that passes at once."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import Row, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.ids import new_id
+from app.ids import event_name, new_id
 from app.quotas.keys import ensure_tenant
-from app.webhooks.delivery import Nomination
-from app.webhooks.outbox import Notice, write_notices
-from app.webhooks.tables import webhook_deliveries, webhook_tries
+from app.webhooks.nominate import Nomination
+from app.webhooks.outbox import Event, emit, lane_of
+from app.webhooks.tables import webhook_deliveries, webhook_lanes, webhook_tries
 
 DATA = {"id": "job_1", "text": "Füchse"}
 
@@ -18,11 +20,12 @@ async def notify(engine: AsyncEngine, *urls: str, tenant: str = "acme") -> list[
     """One delivery for each URL, in their order, all due."""
     async with engine.begin() as conn:
         await ensure_tenant(conn, tenant)
-        notices = [Notice(tenant, new_id(), "job.succeeded", url, "2026-01-01T00:00:00Z", DATA) for url in urls]
-        await write_notices(conn, notices)
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        events = [Event(tenant, "job.succeeded", at, DATA, job_id=new_id(), url=url) for url in urls]
+        await emit(conn, events)
         rows = await conn.execute(select(webhook_deliveries.c.id, webhook_deliveries.c.job_id))
         by_job = {row.job_id: row.id for row in rows}
-        return [by_job[notice.job_id] for notice in notices]
+        return [by_job[each.job_id] for each in events]
 
 
 async def secret(engine: AsyncEngine, tenant: str = "acme") -> str:
@@ -56,7 +59,8 @@ async def pass_time(engine: AsyncEngine, seconds: float) -> None:
         await conn.execute(
             text(
                 "UPDATE webhook_deliveries SET next_try_at = next_try_at - make_interval(secs => :s), "
-                "leased_until = leased_until - make_interval(secs => :s)"
+                "leased_until = leased_until - make_interval(secs => :s), "
+                "handed_until = handed_until - make_interval(secs => :s)"
             ),
             {"s": seconds},
         )
@@ -65,3 +69,15 @@ async def pass_time(engine: AsyncEngine, seconds: float) -> None:
 def first(delivery_id: UUID) -> Nomination:
     """Its first try."""
     return Nomination(delivery_id, 1)
+
+
+async def trust(engine: AsyncEngine, *urls: str, tenant: str = "acme", room: int = 64) -> None:
+    """Let these URLs' lanes have so many under way, as if they had shown to be quick."""
+    async with engine.begin() as conn:
+        rows = [{"lane": lane_of(tenant, url), "room": room} for url in urls]
+        await conn.execute(insert(webhook_lanes).on_conflict_do_nothing(), rows)
+
+
+async def webhook_id(engine: AsyncEngine, delivery_id: UUID) -> str:
+    """What each of its tries carries."""
+    return event_name((await state(engine, delivery_id)).event_id)

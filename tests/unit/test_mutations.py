@@ -54,7 +54,7 @@ def test_each_guard_stands_in_the_docs_with_its_killers() -> None:
 def test_a_guard_that_no_test_misses_is_seen_to_survive(tmp_path: Path) -> None:
     killer = ("tests/unit/webhooks/test_retries.py",)
     harmless = Patch("app/webhooks/retries.py", "JITTER = 0.1  #", "JITTER = 0.1  # no harm:")
-    harmful = Patch("app/webhooks/retries.py", "answer.http_status == 410", "answer.http_status == 411")
+    harmful = Patch("app/webhooks/retries.py", "self.http_status == 410", "self.http_status == 411")
     assert killers_of(Guard("harmless", "nothing", (harmless,), killer), tmp_path / "harmless") == []
     assert killers_of(Guard("harmful", "all", (harmful,), killer), tmp_path / "harmful") != []
     with pytest.raises(Broken, match="no_such_test"):

@@ -5,22 +5,23 @@ import contextlib
 import logging
 import signal
 import sys
-from functools import partial
+from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
 from app.probe import probe
+from app.racing import race
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
+from app.webhooks.nominate import Rooms
+from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 
 log = logging.getLogger(__name__)
-
-_DISPATCH_EVERY_S = 1.0
 
 
 async def run(config: Settings) -> None:
@@ -33,8 +34,18 @@ async def run(config: Settings) -> None:
     redis = create_redis(config)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
     rq = connect_rq(config)
-    dispatch = partial(dispatch_due, db, open_queue(rq), again_after_s=config.webhook_redispatch_s)
-    keeping = asyncio.create_task(keeper.run({"webhooks": (_DISPATCH_EVERY_S, dispatch)}))
+    queue, rooms = open_queue(rq), Rooms.of(config)
+
+    async def dispatch() -> int:
+        await dispatch_due(db, queue, rooms)
+        return 0  # nothing was repaired
+
+    batches = BatchKeeper(config, SystemClock(), db, redis)
+    rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
+        "webhooks": (config.webhook_dispatch_every_s, dispatch),
+        "files": (config.audit_every_s, batches.forget),
+    }
+    keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeping.cancel)

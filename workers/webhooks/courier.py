@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import ssl
-from collections import defaultdict
 from concurrent.futures import Future
 from random import Random
 from threading import BoundedSemaphore
@@ -14,24 +13,28 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
 from app.errors import InvalidRequest, Misconfigured
+from app.ids import delivery_name, endpoint_name
 from app.settings import Settings
 from app.telemetry import emit
 from app.webhooks import delivery
 from app.webhooks.address import AddressRefused, Resolver, parse_url, resolve, system_resolver
-from app.webhooks.delivery import Nomination, Try
+from app.webhooks.delivery import Made, Rules, Try
+from app.webhooks.nominate import Nomination
 from app.webhooks.retries import Answer, judge, parse_retry_after
 from app.webhooks.signing import sign
 from workers.webhooks.post import post
+from workers.webhooks.together import Together
 
 log = logging.getLogger(__name__)
+
+_MOST_TOGETHER = 64  # tries in one transaction
 
 
 class Courier:
     """Makes the deliveries of one process. Stateless but for what is under way: it may be killed at any point.
 
     One slow endpoint must not delay the others. A delivery that waits costs a coroutine, not a process, so that there is room for
-    `webhook_concurrency` of them; and no endpoint gets more than a quarter of that: what comes beyond is postponed, for as long as its
-    slowest try has taken so far, so that an endpoint that hangs is asked ever less often.
+    `webhook_concurrency` of them; how many of those one endpoint may have, the dispatcher knows (app/webhooks/lanes.py).
 
     Raises:
         Misconfigured: a try could outlast its lease.
@@ -55,8 +58,9 @@ class Courier:
         self._random = random
         self._resolver = resolver
         self._verify = verify or httpx.create_ssl_context(trust_env=False)
-        self._share = max(1, settings.webhook_concurrency // 4)
-        self._begun_at: defaultdict[str, list[float]] = defaultdict(list)  # by endpoint, oldest first
+        self._rules = Rules(settings.webhook_disable_after_s, settings.webhook_endpoint_concurrency)
+        self._begin = Together(self._begin_all, most=_MOST_TOGETHER)
+        self._note = Together(self._note_all, most=_MOST_TOGETHER)
         self._slots = BoundedSemaphore(settings.webhook_concurrency)
         self._loop = asyncio.get_running_loop()
         self._under_way: set[Future[None]] = set()
@@ -78,32 +82,31 @@ class Courier:
         Raises:
             DBAPIError: Postgres is away. The delivery is nominated again.
         """
-        async with self._db.connect() as conn:
-            url = await delivery.url_of(conn, nomination)
-        if url is None:
-            return
-        try:
-            endpoint = parse_url(url, allow_local=self._settings.webhook_allow_local).origin
-        except InvalidRequest:
-            endpoint = url  # it is refused below, as a try that its owner sees
-        begun_at = self._begun_at[endpoint]
-        now = self._clock.monotonic()
-        if len(begun_at) >= self._share:
-            delay_s = max(1.0, now - begun_at[0]) * (1.0 + self._random.random())
+        made = await self._begin(nomination)
+        if made is not None:
+            await self._record(made, await self._ask(made))
+
+    async def _begin_all(self, nominations: list[Nomination]) -> list[Try | None]:
+        unique = list(dict.fromkeys(nominations))
+        async with self._db.begin() as conn:
+            begun = await delivery.begin(conn, unique, lease_s=self._settings.webhook_lease_s)
+        # One that came twice is begun once.
+        return [begun.pop(each, None) for each in nominations]
+
+    async def _note_all(self, results: list[Made]) -> list[None]:
+        """In one transaction, or in as many as a delivery has tries here: late ones, and those that followed them."""
+        left = results
+        while left:
+            now = list({each.made.delivery_id: each for each in reversed(left)}.values())
+            left = [each for each in left if not any(each is one for one in now)]
             async with self._db.begin() as conn:
-                await delivery.postpone(conn, nomination, delay_s=delay_s)
-            return
-        begun_at.append(now)
-        try:
-            async with self._db.begin() as conn:
-                made = await delivery.begin(conn, nomination, lease_s=self._settings.webhook_lease_s)
-            if made is not None:
-                answer = await self._ask(made)
-                await self._record(made, answer)
-        finally:
-            begun_at.remove(now)
-            if not begun_at:
-                self._begun_at.pop(endpoint, None)
+                recorded = await delivery.record(conn, now, self._rules)
+            for endpoint_id in recorded.disabled:
+                emit(log, logging.WARNING, "webhook_endpoint_disabled", endpoint=endpoint_name(endpoint_id))
+            if recorded.disabled:
+                async with self._db.begin() as conn:
+                    await delivery.close_disabled(conn, list(recorded.disabled))
+        return [None] * len(results)
 
     async def _ask(self, made: Try) -> Answer:
         """Post it and say what came of it."""
@@ -139,12 +142,11 @@ class Courier:
 
     async def _record(self, made: Try, answer: Answer) -> None:
         """Write down what came of it; wait for a Postgres that is away as long as the lease runs, lest it be sent twice."""
-        verdict = judge(answer, number=made.number, draw=self._random.random())
+        verdict = judge(answer, number=made.round, draw=self._random.random())
         give_up_at = self._clock.monotonic() + self._settings.webhook_lease_s - answer.duration_ms / 1000
         while True:
             try:
-                async with self._db.begin() as conn:
-                    await delivery.record(conn, made, answer, verdict)
+                await self._note(Made(made, answer, verdict))
                 break
             except DBAPIError:
                 if self._clock.monotonic() >= give_up_at:
@@ -154,7 +156,7 @@ class Courier:
             log,
             logging.INFO,
             "webhook_tried",
-            delivery=made.webhook_id,
+            delivery=made.name,
             type=made.event_type,
             number=made.number,
             outcome=verdict.outcome,
@@ -171,7 +173,7 @@ class Courier:
                 logging.WARNING,
                 "webhook_try_lost",
                 error=error,
-                delivery=f"evt_{nomination.delivery_id.hex}",
+                delivery=delivery_name(nomination.delivery_id),
                 number=nomination.number,
             )
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from app.clock import SystemClock
 from app.db import create_engine
 from app.settings import settings
-from app.webhooks.delivery import Nomination
+from app.webhooks.nominate import Nomination
 from workers.webhooks.courier import Courier
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.auditor import CHECKS
+from app.audit.batches import BATCHES
 from app.audit.nominations import CLAIMS
 from app.ids import job_name, new_id
 from app.jobs import rescue, store
@@ -117,6 +118,8 @@ CORRUPTIONS = {
     "notice_true": [("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                      "tenant_id, id, 'job.succeeded', 'https://example.com', '' FROM jobs WHERE status = 'expired'")],
     "notice_written": ["DELETE FROM webhook_deliveries WHERE event_type = 'job.succeeded'"],
+    "endpoint_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
+                      "'https://example.com/', 'x', '{job.*}', '2000-01-01' FROM tenants")],
     "notice_once": ["DROP INDEX uq_webhook_deliveries_event",
                     ("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                     "tenant_id, job_id, event_type, url, body FROM webhook_deliveries WHERE event_type = 'job.dead'")],
@@ -144,7 +147,7 @@ CORRUPTIONS = {
 
 
 async def test_each_check_of_the_database_is_tried() -> None:
-    assert sorted(CORRUPTIONS) == sorted(check.name for check in CHECKS)
+    assert sorted(CORRUPTIONS) == sorted(check.name for check in CHECKS if check not in BATCHES)
 
 
 @pytest.mark.parametrize("check", CORRUPTIONS)

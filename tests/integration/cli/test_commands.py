@@ -108,6 +108,9 @@ def test_a_tenants_webhook_secret_is_shown_to_the_operator(penstock: Run) -> Non
     shown = penstock("keys", "webhook-secret", "hooked")
     assert shown.status == 0
     assert shown.out.startswith("whsec_")
+    rotated = penstock("keys", "rotate-webhook-secret", "hooked", "--overlap-hours", "1")
+    assert (rotated.status, rotated.out[:6]) == (0, "whsec_")
+    assert penstock("keys", "webhook-secret", "hooked").out == rotated.out != shown.out
     missing = penstock("keys", "webhook-secret", "nobody")
     assert (missing.status, missing.err.count("\n")) == (1, 1)
 
@@ -119,10 +122,15 @@ def test_a_key_for_a_bad_tenant_is_refused_in_one_line(penstock: Run) -> None:
 
 
 def test_an_operator_stops_a_model_and_lets_it_go_on(penstock: Run) -> None:
-    assert penstock("models", "breaker", "null").out.startswith("null: closed by its error rate")
-    assert penstock("models", "breaker", "null", "open").out.startswith("null: open by an operator's word")
+    assert penstock("models", "breaker", "null").out.startswith("null: takes new jobs (closed by its error rate")
+    assert penstock("models", "breaker", "null", "open").out.startswith(
+        "null: takes no new jobs (open by an operator's word"
+    )
+    assert penstock("models", "breaker").out.count("null: takes no new jobs") == 1
     assert "null is open by an operator's word" in penstock("doctor", PENSTOCK_ENGINE="null").out
-    assert penstock("models", "breaker", "null", "auto").out.startswith("null: closed by its error rate")
+    assert penstock("models", "breaker", "null", "auto").out.startswith(
+        "null: takes new jobs (closed by its error rate"
+    )
     assert "breaker" not in penstock("doctor", PENSTOCK_ENGINE="null").out
     unknown = penstock("models", "breaker", "unheard-of")
     assert unknown.status == 1
@@ -174,4 +182,5 @@ def test_a_taken_port_is_found_before_anything_is_started(penstock: Run, tmp_pat
         result = penstock("up", "--port", taken.getsockname()[1], "--data-dir", tmp_path / "new")
     assert result.status == 1
     assert result.err.count("\n") == 1
+    assert "give another --port, or PENSTOCK_API_PORT" in result.err
     assert not (tmp_path / "new").exists()

@@ -30,7 +30,7 @@ from app.jobs import (
 from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
-from app.webhooks import delivery
+from app.webhooks.nominate import Rooms, nominate
 from tests.support.jobs import open_lease, seed
 
 FILL = text("""
@@ -193,7 +193,7 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await read.get_job(recorder, "t7", queued[0].id)
     await read.list_jobs(recorder, "t7", read.JobFilter(), limit=20)
     await end_queued(recorder, [queued[0].id], "cancelled")
-    await delivery.nominate(recorder, limit=100, again_after_s=60)
+    await nominate(recorder, Rooms.of(settings), limit=100)
     await recorder._conn.execute(
         text("INSERT INTO breakers (model, state, since) VALUES ('tiny', 'open', now() - interval '1 hour')")
     )

@@ -1,6 +1,7 @@
 """Can two workers make one try, or a late one undo what another did? On a real Postgres."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.webhooks import delivery
-from app.webhooks.delivery import Nomination, Try
+from app.webhooks import nominate as nominating
+from app.webhooks.delivery import Made, Rules, Try
+from app.webhooks.nominate import Nomination, Rooms
 from app.webhooks.retries import MAX_TRIES, Answer, Verdict
 from tests.support.webhooks import first, notify, pass_time, secret, state, tries
 
@@ -16,11 +19,12 @@ OK = Answer(200, None, 12)
 BROKEN = Answer(500, "500: the endpoint didn't accept it", 12)
 AGAIN = Verdict("again", 5.0)
 URL = "https://hooks.example.com/1"
+RULES = Rules(disable_after_s=432_000.0, most=1024)
 
 
 async def begin(engine: AsyncEngine, nomination: Nomination, lease_s: float = 30.0) -> Try | None:
     async with engine.begin() as conn:
-        return await delivery.begin(conn, nomination, lease_s=lease_s)
+        return (await delivery.begin(conn, [nomination], lease_s=lease_s)).get(nomination)
 
 
 async def begun(engine: AsyncEngine, nomination: Nomination) -> Try:
@@ -31,12 +35,13 @@ async def begun(engine: AsyncEngine, nomination: Nomination) -> Try:
 
 async def record(engine: AsyncEngine, made: Try, answer: Answer, verdict: Verdict) -> bool:
     async with engine.begin() as conn:
-        return await delivery.record(conn, made, answer, verdict)
+        recorded = await delivery.record(conn, [Made(made, answer, verdict)], RULES)
+        return recorded.changed == {made.delivery_id}
 
 
 async def nominate(engine: AsyncEngine, limit: int = 100, again_after_s: float = 60.0) -> list[Nomination]:
     async with engine.begin() as conn:
-        return await delivery.nominate(conn, limit=limit, again_after_s=again_after_s)
+        return await nominating.nominate(conn, Rooms(again_after_s, most=1024, cautious=1024), limit=limit)
 
 
 async def test_a_try_carries_all_that_a_post_needs(engine: AsyncEngine) -> None:
@@ -63,10 +68,6 @@ async def test_a_stale_nomination_begins_nothing(engine: AsyncEngine) -> None:
     assert await record(engine, made, BROKEN, AGAIN)
     assert await begin(engine, first(one)) is None
     assert await begin(engine, Nomination(one, 3)) is None
-    async with engine.begin() as conn:
-        assert await delivery.url_of(conn, first(one)) is None
-        assert await delivery.url_of(conn, Nomination(one, 2)) == URL
-        await delivery.postpone(conn, first(one), delay_s=1000)
     assert (await state(engine, one)).wait_s <= 5
     assert (await state(engine, one)).tries == 1
 
@@ -80,7 +81,7 @@ async def test_what_was_nominated_is_nominated_again_only_after_a_while(engine: 
 
 
 async def test_two_dispatchers_at_once_never_nominate_the_same(engine: AsyncEngine) -> None:
-    all_of_them = await notify(engine, *[URL] * 60)
+    all_of_them = await notify(engine, *[f"https://{n}.example.com/" for n in range(60)])
     found = await asyncio.gather(*(nominate(engine, limit=20) for _ in range(4)))
     ids = [each.delivery_id for part in found for each in part]
     assert len(ids) == len(set(ids)) == 60
@@ -168,15 +169,22 @@ async def test_a_delivery_whose_last_try_was_lost_is_given_up(engine: AsyncEngin
 
 
 async def test_looking_for_what_is_due_reads_an_index(engine: AsyncEngine) -> None:
-    await notify(engine, *[URL] * 300)
+    await notify(engine, *[f"https://{n}.example.com/" for n in range(300)])
+    due, lanes, handed = (f"ix_webhook_deliveries_{name}" for name in ("due", "lane", "handed"))
+    asked = {"limit": 10, "max_tries": MAX_TRIES, "lanes": [], "busy": [], "first_room": 4, "most": 32}
+    wanted = [
+        (nominating._ANY_DUE, {due}, "(next_try_at <= statement_timestamp())"),
+        (nominating._GIVE_UP, {due}, "(next_try_at <= statement_timestamp())"),
+        (nominating._CLOSE, {due}, "(next_try_at <= statement_timestamp())"),
+        (nominating._BUSY, {handed}, "(handed_until > statement_timestamp())"),
+        (nominating._CANDIDATES, {lanes}, "(ROW(lane, next_try_at) <= ROW(lanes.lane, statement_timestamp()))"),
+    ]
     async with engine.begin() as conn:
         await conn.execute(text("UPDATE webhook_deliveries SET next_try_at = now() + interval '1 day'"))
         await conn.execute(text("ANALYZE webhook_deliveries"))
         await conn.execute(text("SET LOCAL enable_seqscan = off"))
-        for statement in (delivery._NOMINATE, delivery._GIVE_UP):
-            plan = await conn.execute(
-                text(f"EXPLAIN {statement.text}"), {"limit": 10, "again_after_s": 60.0, "max_tries": MAX_TRIES}
-            )
-            lines = "\n".join(plan.scalars())
-            assert "ix_webhook_deliveries_due" in lines
-            assert "Index Cond: (next_try_at <= statement_timestamp())" in lines
+        for statement, indexes, condition in wanted:
+            lines = "\n".join((await conn.execute(text(f"EXPLAIN {statement.text}"), asked)).scalars())
+            assert set(re.findall(r"using (ix_webhook_deliveries_\w+)", lines)) == indexes, lines
+            assert condition in lines
+            assert "Seq Scan on webhook_deliveries" not in lines

@@ -16,10 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.settings import Settings
 from app.settings import settings as settings_of_process
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
+from app.webhooks.nominate import Rooms
 from tests.support.receiver import Receiver, receiver
-from tests.support.webhooks import notify, state, tries
+from tests.support.webhooks import notify, state, tries, trust, webhook_id
 from workers.webhooks.deliver import deliver
 
+ROOMS = Rooms(again_after_s=60.0, most=1024, cautious=1024)
 SHORT_LEASE = {"PENSTOCK_WEBHOOK_TIMEOUT_S": "2.5", "PENSTOCK_WEBHOOK_LEASE_S": "3"}
 
 
@@ -78,7 +80,7 @@ async def dispatching(engine: AsyncEngine, queue: Queue) -> AsyncIterator[None]:
 
     async def forever() -> None:
         while True:
-            await dispatch_due(engine, queue, again_after_s=1.0)
+            await dispatch_due(engine, queue, Rooms(again_after_s=1.0, most=1024, cautious=1024))
             await asyncio.sleep(0.1)
 
     task = asyncio.create_task(forever())
@@ -98,22 +100,31 @@ async def ended(engine: AsyncEngine, one: UUID) -> str:
 async def test_a_slow_endpoint_delays_nobody_and_a_stop_waits_for_what_is_under_way(
     engine: AsyncEngine, queue: Queue, server: Receiver, start: Callable[..., Process]
 ) -> None:
-    server.hold.add("/slow")
-    ids = await notify(engine, *[server.url("/slow")] * 10, *[server.url("/quick")] * 10)
-    await dispatch_due(engine, queue, again_after_s=60.0)
+    async with receiver() as slow:
+        await _slow_beside_quick(engine, queue, slow, server, start)
+
+
+async def _slow_beside_quick(
+    engine: AsyncEngine, queue: Queue, slow: Receiver, server: Receiver, start: Callable[..., Process]
+) -> None:
+    slow.hold.add("/")
+    await trust(engine, slow.url(), server.url())
+    ids = await notify(engine, *[slow.url()] * 10, *[server.url()] * 10)
+    await dispatch_due(engine, queue, ROOMS)
     process = start()
-    await server.wait(10, where=lambda each: each.path == "/quick")
+    await server.wait(10)
+    await slow.wait(10)
     stopped = asyncio.create_task(process.stop(signal.SIGTERM))
     for one in ids[10:]:
         assert await ended(engine, one) == "delivered"
     async with asyncio.timeout(10):
         while queue.connection.scard("rq:workers"):
             await asyncio.sleep(0.02)
-    server.release()
+    slow.release()
     assert await stopped == 0
     for one in ids[:10]:
         assert (await state(engine, one)).status == "delivered"
-    assert len(server.received) == 20
+    assert (len(slow.received), len(server.received)) == (10, 10)
     assert queue.connection.keys("rq:job:*") == []
     events = process.events()
     assert [each["event"] for each in events if each["event"] != "webhook_tried"] == [
@@ -139,7 +150,7 @@ async def test_a_worker_killed_in_mid_post_is_followed_by_a_post_with_the_same_i
     assert (await state(engine, one)).leased_until is not None
     start(SHORT_LEASE)
     again = await server.wait(2)
-    assert {each.headers["webhook-id"] for each in again} == {f"evt_{one.hex}"}
+    assert {each.headers["webhook-id"] for each in again} == {await webhook_id(engine, one)}
     assert await ended(engine, one) == "delivered"
     assert [(each.number, each.http_status) for each in await tries(engine, one)] == [(1, None), (2, 204)]
 
@@ -162,7 +173,7 @@ async def test_deliveries_survive_the_loss_of_redis_and_strangers_in_it_are_not_
     queue.enqueue("workers.webhooks.deliver.deliver", "no id", 1)
     start()
     (got,) = await server.wait(1)
-    assert got.headers["webhook-id"] == f"evt_{early.hex}"
+    assert got.headers["webhook-id"] == await webhook_id(engine, early)
     (late,) = await notify(engine, server.url("/late"))
     assert await ended(engine, early) == await ended(engine, late) == "delivered"
     assert not queue.connection.exists("rq:job:odd")

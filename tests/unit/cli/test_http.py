@@ -1,129 +1,59 @@
-"""Is the command line's client patient where the API asks for it, and clear where the API says no?"""
+"""Is the command line patient where the API asks for it, and clear where the API says no?"""
 
-import json
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import httpx
 import pytest
 
-from app.cli.http import Api, Refused, Target, find_target, tokens_of
-from app.errors import PenstockError, Unavailable
+from app.cli.errors import one_line
+from app.cli.http import Api, Target, find_target, tokens_of
+from app.client import PenstockError as ApiError
+from app.errors import PenstockError
 from app.settings import Settings
+from tests.support.hostile import hostile, http
 
-TARGET = Target("http://127.0.0.1:1", "pk_000000000000_secret")
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-class Slept:
-    """A sleep that takes no time and remembers how long it was for."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
+TOO_FAST = b'{"code": "rate_limited", "detail": "too fast", "retryable": true}'
+SPENT = b'{"code": "budget_exhausted", "detail": "all is spent", "retryable": false}'
+TOMORROW = b'{"code": "unavailable", "detail": "come back tomorrow", "retryable": true}'
 
 
-def api_with(handler: Handler, slept: Slept) -> Api:
-    return Api(TARGET, sleep=slept, transport=httpx.MockTransport(handler))
+async def said(url: str) -> str | None:
+    """What a person reads when a call fails."""
+    async with Api(Target(url, "pk_000000000000_secret")) as api:
+        with pytest.raises(ApiError) as raised:
+            await api.get("job_1")
+    return one_line(raised.value)
 
 
-def answers(*responses: httpx.Response | Exception) -> tuple[Handler, list[httpx.Request]]:
-    seen: list[httpx.Request] = []
-    rest: Iterator[httpx.Response | Exception] = iter(responses)
+async def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def no_sleep(_: float) -> None:
+        return None
 
-    def handler(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        answer = next(rest)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return handler, seen
-
-
-def problem(status: int, headers: dict[str, str] | None = None, **members: Any) -> httpx.Response:
-    return httpx.Response(status, json=members, headers=headers)
-
-
-async def test_retry_after_is_honoured_and_the_idempotency_key_stays(capsys: pytest.CaptureFixture[str]) -> None:
-    handler, seen = answers(
-        problem(429, {"Retry-After": "7"}, retryable=True, code="rate_limited", detail="too fast"),
-        problem(503, {"Retry-After": "2"}, retryable=True),
-        httpx.Response(202, json={"id": "job_1"}),
-    )
-    slept = Slept()
-    async with api_with(handler, slept) as api:
-        assert await api.submit({"prompt": "a"}, idempotency_key="k") == {"id": "job_1"}
-    assert slept.seconds == [7.0, 2.0]
+    with hostile(
+        http(429, TOO_FAST, Retry_After="7"), http(503, Retry_After="2"), http(200, b'{"id": "job_1"}')
+    ) as server:
+        async with Api(Target(server.url, "pk")) as api:
+            monkeypatch.setattr(api, "_sleep", no_sleep)
+            assert await api.get("job_1") == {"id": "job_1"}
     assert capsys.readouterr().err == "penstock: too fast (rate_limited); trying again in 7 s, Ctrl-C gives up\n"
-    assert [request.headers["idempotency-key"] for request in seen] == ["k"] * 3
-    assert {request.headers["authorization"] for request in seen} == {f"Bearer {TARGET.api_key}"}
-    assert json.loads(seen[-1].content) == {"prompt": "a"}
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        problem(429, {"Retry-After": "1", "x-should-retry": "false"}, code="budget_exhausted", detail="all is spent"),
-        problem(429, {"Retry-After": "1"}, code="budget_exhausted", detail="all is spent", retryable=False),
-        problem(422, code="budget_exhausted", detail="all is spent"),
-    ],
-)
-async def test_what_cant_succeed_is_not_asked_again(response: httpx.Response) -> None:
-    handler, seen = answers(response)
-    slept = Slept()
-    async with api_with(handler, slept) as api:
-        with pytest.raises(Refused, match=r"^all is spent \(budget_exhausted\)$"):
-            await api.job("job_1")
-    assert len(seen) == 1
-    assert slept.seconds == []
+async def test_a_refusal_ends_with_its_code() -> None:
+    with hostile(http(429, SPENT, Retry_After="1")) as server:
+        assert await said(server.url) == "all is spent (budget_exhausted)"
 
 
 async def test_a_wait_that_is_too_long_is_refused_at_once() -> None:
-    handler, _ = answers(problem(503, {"Retry-After": "86400"}, code="unavailable", detail="come back tomorrow"))
-    async with api_with(handler, Slept()) as api:
-        with pytest.raises(Refused, match="come back tomorrow"):
-            await api.job("job_1")
+    with hostile(http(503, TOMORROW, Retry_After="86400")) as server:
+        assert await said(server.url) == "come back tomorrow (unavailable)"
 
 
 async def test_an_api_that_never_answered_isnt_waited_for() -> None:
-    handler, seen = answers(httpx.ConnectError("[Errno 111] Connection refused"))
-    async with api_with(handler, Slept()) as api:
-        with pytest.raises(Unavailable, match=r"\[Errno 111\] Connection refused.*is `penstock up` running"):
-            await api.job("job_1")
-    assert len(seen) == 1
-
-
-async def test_a_connection_that_is_lost_in_between_is_tried_again() -> None:
-    handler, seen = answers(
-        httpx.Response(200, json={"status": "running"}),
-        httpx.ReadError(""),
-        httpx.ConnectError(""),
-        httpx.Response(200, json={"status": "succeeded"}),
-    )
-    async with api_with(handler, Slept()) as api:
-        await api.job("job_1")
-        assert await api.job("job_1", wait_s=25) == {"status": "succeeded"}
-    assert seen[-1].headers["prefer"] == "wait=25"
-
-
-async def test_pages_are_followed_up_to_the_limit() -> None:
-    handler, seen = answers(
-        httpx.Response(200, json={"data": [{"id": str(i)} for i in range(100)], "next_cursor": "c"}),
-        httpx.Response(200, json={"data": [{"id": "100"}], "next_cursor": "d"}),
-    )
-    async with api_with(handler, Slept()) as api:
-        assert len(await api.jobs(limit=101, status="queued", tier=None)) == 101
-    assert dict(seen[1].url.params) == {"status": "queued", "limit": "1", "cursor": "c"}
+    with hostile(b"") as server:
+        url = server.url
+    assert await said(url) == f"no answer from {url} (Connection refused): is `penstock up` running?"
 
 
 async def test_something_else_that_answers_is_said_to_be_something_else() -> None:
-    handler, _ = answers(httpx.Response(200, text="<html>"))
-    async with api_with(handler, Slept()) as api:
-        with pytest.raises(PenstockError, match="isn't Penstock"):
-            await api.job("job_1")
+    with hostile(http(200, b"<html>")) as server:
+        assert await said(server.url) == f"what answers at {server.url} isn't Penstock: it sent no JSON object"
 
 
 def test_tokens_are_those_of_the_progress_until_there_are_billed_ones() -> None:

@@ -74,6 +74,10 @@ def test_a_wrong_call_is_told_in_one_line_with_status_2(penstock: Run, arguments
             "PENSTOCK_API_PORT: input should be less than or equal to 65535 (it is '99999')",
         ),
         ({"PENSTOCK_LEASE_TTL_S": "soon"}, "PENSTOCK_LEASE_TTL_S: input should be a valid number"),
+        (
+            {"PENSTOCK_LEASE_RENEW_S": "100"},
+            "lease_renew_s < lease_fence_s < lease_ttl_s must hold: a worker",
+        ),
         ({}, "DATABASE_URL isn't set"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must look like postgresql://"),
         ({"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}, "Postgres doesn't answer: "),

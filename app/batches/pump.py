@@ -1,0 +1,265 @@
+"""How do a batch's lines become jobs? Some at a time, in their order, each line's row and its job in one transaction."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.batches.bodies import unfit_line
+from app.batches.lines import Told, line_id, lock_batch, record
+from app.batches.parsing import decode_line
+from app.batches.store import Batch
+from app.batches.translate import to_request
+from app.errors import (
+    BudgetExhausted,
+    InvalidRequest,
+    OverTenantLimit,
+    PenstockError,
+    QueueLimitReached,
+    TenantSuspended,
+)
+from app.files.store import Span, read_spans
+from app.jobs.breakers import BreakerBoard, take_probe
+from app.jobs.models import Model, ModelCatalog
+from app.jobs.spending import prices_of
+from app.jobs.submit import Accepted, Caller, PreparedJob, accept, ask_of, prepare
+from app.jobs.tokenizing import PromptEncoder
+from app.killpoints import kill_point
+from app.quotas.rights import RIGHT_COLUMNS, Rights, check_size, read_rights
+from app.quotas.tables import tenants
+from app.settings import Settings
+
+CHUNK = 500  # lines that one transaction submits
+_BUDGET_RETRY_S = 2.0
+_CAP_RETRY_S = 1.0
+_BREAKER_RETRY_S = 5.0
+
+_ROOM = text("SELECT count(*) FROM batch_lines WHERE batch_id = :batch AND state = 'submitted'")
+_NEXT = text("""
+    SELECT number, custom_id, start, length FROM batch_lines WHERE batch_id = :batch AND state = 'waiting'
+    ORDER BY rank LIMIT :most
+""")
+_LOCK = text("""
+    SELECT number FROM batch_lines WHERE batch_id = :batch AND number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'
+    FOR UPDATE
+""")
+_BIND = text("""
+    UPDATE batch_lines l SET state = 'submitted', job_id = s.job_id
+    FROM unnest(CAST(:numbers AS integer[]), CAST(:jobs AS uuid[])) AS s (number, job_id)
+    WHERE l.batch_id = :batch AND l.number = s.number AND l.state = 'waiting'
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyLine:
+    """A line whose request was checked against its model."""
+
+    number: int
+    custom_id: str
+    job: PreparedJob
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next lines of a batch: those that can be jobs, and those that never can."""
+
+    ready: list[ReadyLine]
+    failed: list[Told]
+
+
+@dataclass(frozen=True, slots=True)
+class Pumped:
+    """What a call did. `waiting_for` says why it didn't do more, where that isn't the window; then `retry_s` says when to try again."""
+
+    accepted: Sequence[Accepted] = ()
+    num_failed: int = 0
+    waiting_for: dict[str, Any] | None = None
+    retry_s: float = 0.0
+
+
+Models = dict[str | None, tuple[Model, PromptEncoder] | InvalidRequest]
+
+
+class _Held(Exception):
+    """Nothing of this chunk can be submitted now."""
+
+    def __init__(self, reason: str, detail: str, retry_s: float) -> None:
+        super().__init__(detail)
+        self.pumped = Pumped(waiting_for={"reason": reason, "detail": detail}, retry_s=retry_s)
+
+
+class Pump:
+    """Submits lines of batches. Holds nothing: what it was about is in Postgres, and another process may go on with it."""
+
+    def __init__(self, db: AsyncEngine, catalog: ModelCatalog, breakers: BreakerBoard, settings: Settings) -> None:
+        self._db = db
+        self._catalog = catalog
+        self._breakers = breakers
+        self._settings = settings
+
+    async def submit(self, batch: Batch) -> Pumped:
+        """Fill the batch's window with its next lines. Repeating it, at once or elsewhere, submits no line twice."""
+        window = self._settings.batch_window_lines
+        async with self._db.connect() as conn:
+            room = window - int(await conn.scalar(_ROOM, {"batch": batch.id}) or 0)
+            if room < max(1, min(CHUNK, window // 4)):
+                return Pumped()  # a few more would cost a transaction, and don't hurry
+            # While something holds the batch up, one line is enough to see whether it still does.
+            most = 1 if batch.waiting_for is not None else min(CHUNK, room)
+            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": most})).all()
+            if not rows:
+                return Pumped()
+            spans = [Span(row.number, row.start, row.length) for row in rows]
+            raws = await read_spans(conn, batch.input_file_id, spans)
+            rights = await _rights(conn, batch.tenant_id)
+        chunk = await self._prepare(batch, rights, [(row.number, row.custom_id, raws[row.number]) for row in rows])
+        if not chunk.ready:
+            return await self._write(batch, chunk)
+        try:
+            return await self._write_what_fits(batch, await self._probed(chunk))
+        except _Held as held:
+            return held.pumped
+
+    async def _prepare(self, batch: Batch, rights: Rights, lines: list[tuple[int, str, bytes]]) -> Chunk:
+        """Count the tokens of the lines' prompts, in a thread."""
+        models: Models = {}
+        for _, _, raw in lines:
+            name = _model_of(raw)
+            if name not in models:
+                try:
+                    model = await self._catalog.find(name, default=self._settings.default_model)
+                    models[name] = model, await self._catalog.encoder(model)
+                except InvalidRequest as error:  # the default isn't what it was at the validation
+                    models[name] = error
+        return await asyncio.to_thread(prepare_lines, batch, lines, models, rights, self._settings)
+
+    async def _probed(self, chunk: Chunk) -> Chunk:
+        """As much of the chunk as the breakers of its models let through now.
+
+        Raises:
+            _Held: nothing.
+        """
+        first = chunk.ready[0].job.model.name
+        standing = await self._breakers.standing(first)
+        if standing is not None and standing.is_refusing:
+            detail = f"{first!r} fails too often to take new jobs now"
+            raise _Held("breaker", detail, max(1.0, min(_BREAKER_RETRY_S, standing.retry_in_s)))
+        if standing is not None and standing.shown == "half_open":
+            return Chunk(chunk.ready[:1], chunk.failed)
+        same = [each for each in chunk.ready if each.job.model.name == first]
+        return Chunk(same, chunk.failed)
+
+    async def _write_what_fits(self, batch: Batch, chunk: Chunk) -> Pumped:
+        """The most of the chunk that budgets and caps hold, found by halves."""
+        while True:
+            try:
+                return await self._write(batch, chunk)
+            except (BudgetExhausted, QueueLimitReached) as error:
+                if len(chunk.ready) > 1:
+                    chunk = Chunk(chunk.ready[: len(chunk.ready) // 2], chunk.failed)
+                    continue
+                reason = "budget" if isinstance(error, BudgetExhausted) else "queue_limit"
+                if isinstance(error, BudgetExhausted) and await self._never_fits(batch, chunk.ready[0].job, error):
+                    return await self._write(
+                        batch,
+                        Chunk(
+                            [], [*chunk.failed, _unfit(batch, chunk.ready[0].number, chunk.ready[0].custom_id, error)]
+                        ),
+                    )
+                raise _Held(reason, error.detail, _BUDGET_RETRY_S if reason == "budget" else _CAP_RETRY_S) from error
+            except OverTenantLimit as error:
+                if len(chunk.ready) > 1:  # all of them together: by halves the one is found that passes it by itself
+                    chunk = Chunk(chunk.ready[: len(chunk.ready) // 2], chunk.failed)
+                    continue
+                return await self._write(
+                    batch,
+                    Chunk([], [*chunk.failed, _unfit(batch, chunk.ready[0].number, chunk.ready[0].custom_id, error)]),
+                )
+            except TenantSuspended as error:
+                raise _Held("suspended", error.detail, _BUDGET_RETRY_S) from error
+
+    async def _never_fits(self, batch: Batch, job: PreparedJob, error: BudgetExhausted) -> bool:
+        """Whether even an empty window of the budget that refuses could never hold the job."""
+        async with self._db.connect() as conn:
+            prices = await prices_of(conn, {job.model.name})
+        wanted = ask_of(_caller(batch), job, prices[job.model.name]).wanted()
+        return wanted.amount(str(error.extra["metric"])) > int(error.extra["limit"])
+
+    async def _write(self, batch: Batch, chunk: Chunk) -> Pumped:
+        """Jobs, what leads to them, and errors: in one transaction, whose commit makes all of it true."""
+        async with self._db.begin() as conn:
+            now = await lock_batch(conn, batch.id, {"in_progress"})
+            if now is None:
+                return Pumped()  # cancelled or expired meanwhile
+            numbers = [each.number for each in chunk.ready] + [each.number for each in chunk.failed]
+            waiting = set(await conn.scalars(_LOCK, {"batch": batch.id, "numbers": numbers}))
+            ready = [each for each in chunk.ready if each.number in waiting]
+            failed = [each for each in chunk.failed if each.number in waiting]
+            accepted: list[Accepted] = []
+            if ready:
+                accepted = await accept(conn, _caller(batch), [each.job for each in ready])
+                await self._take_probe(conn, ready)
+                bound = {"numbers": [each.number for each in ready], "jobs": [each.job_id for each in accepted]}
+                written = await conn.execute(_BIND, {"batch": batch.id, **bound})
+                assert written.rowcount == len(ready), "they are locked, and a line has one job"
+            if failed:
+                await record(conn, now, [], failed)
+            kill_point("batches.before_submit_commit")
+        kill_point("batches.after_submit_commit")
+        return Pumped(accepted, len(failed))
+
+    async def _take_probe(self, conn: AsyncConnection, ready: Sequence[ReadyLine]) -> None:
+        model = ready[0].job.model.name
+        standing = await self._breakers.standing(model)
+        if standing is not None and await take_probe(conn, model) is not None:
+            raise _Held("breaker", f"others took the last probe of {model!r}", 1.0)
+
+
+def prepare_lines(
+    batch: Batch,
+    lines: Sequence[tuple[int, str, bytes]],
+    models: Models,
+    rights: Rights,
+    settings: Settings,
+) -> Chunk:
+    """Each line's job, or the error that it gets instead."""
+    chunk = Chunk([], [])
+    for number, custom_id, raw in lines:
+        body = decode_line(raw)["body"]
+        try:
+            found = models[body.get("model")]
+            if isinstance(found, InvalidRequest):
+                raise found
+            model, encoder = found
+            request = to_request(batch.endpoint, body).model_copy(update={"tier": batch.tier})
+            job = prepare(request, model, encoder, settings)
+            check_size(rights, prompt_tokens=len(job.prompt_ids), n=request.n, max_tokens=job.max_tokens)
+        except InvalidRequest as error:
+            chunk.failed.append(_unfit(batch, number, custom_id, error))
+        else:
+            chunk.ready.append(ReadyLine(number, custom_id, job))
+    return chunk
+
+
+async def _rights(conn: AsyncConnection, tenant_id: str) -> Rights:
+    return read_rights((await conn.execute(select(*RIGHT_COLUMNS).where(tenants.c.id == tenant_id))).one())
+
+
+def _caller(batch: Batch) -> Caller:
+    return Caller(batch.tenant_id, batch.api_key_id)
+
+
+def _model_of(raw: bytes) -> str | None:
+    name: str | None = decode_line(raw)["body"].get("model")
+    return name
+
+
+def _unfit(batch: Batch, number: int, custom_id: str, error: PenstockError) -> Told:
+    line = unfit_line(
+        custom_id, line_id(batch.id, number), status=error.status, code=error.code, message=error.detail,
+        param=error.extra.get("param"),
+    )  # fmt: skip
+    return Told(number, line)

@@ -1,0 +1,1 @@
+"""What do webhooks meet outside? Endpoints of all kinds, and what each of them was told."""

@@ -1,0 +1,42 @@
+"""Does `penstock batches` hand a file in, watch it and bring its results?"""
+
+import json
+from pathlib import Path
+
+from tests.support.batches import chat_line, jsonl
+from tests.support.cli import Run, Up
+
+
+def test_a_batch_from_its_file_to_its_results(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
+    where = ("--data-dir", data_dir)
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(jsonl([chat_line(f"c{n}", f"Question {n}") for n in range(5)]))
+    ran = penstock("batches", "submit", file, "--json", *where)
+    assert ran.status == 0, ran.err
+    batch = json.loads(ran.out)
+    assert (batch["status"], batch["request_counts"]["completed"]) == ("completed", 5)
+
+    shown = penstock("batches", "show", batch["id"], *where).out
+    assert "5 of 5" in shown
+    assert batch["output_file_id"] in shown
+    assert batch["id"] in penstock("batches", "list", *where).out
+
+    saved = tmp_path / "out.jsonl"
+    assert penstock("batches", "download", batch["id"], "--output", saved, *where).status == 0
+    lines = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert sorted(each["custom_id"] for each in lines) == [f"c{n}" for n in range(5)]
+
+    refused = penstock("batches", "cancel", batch["id"], *where)
+    assert refused.status == 1
+    assert "completed" in refused.err
+    assert penstock("batches", "change", batch["id"], *where).status == 1
+
+
+def test_a_file_with_a_wrong_line_is_said_by_its_line(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(jsonl([chat_line("a"), chat_line("a")]))
+    ran = penstock("batches", "submit", file, "--data-dir", data_dir)
+    assert ran.status == 1
+    assert "line 2" in ran.out
+    assert "duplicate_custom_id" in ran.out
+    assert penstock("batches", "submit", tmp_path / "absent.jsonl", "--data-dir", data_dir).status == 1

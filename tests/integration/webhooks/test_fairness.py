@@ -1,0 +1,87 @@
+"""Does a server that is slow, or has much to come, delay others? Rooms of lanes, on a real Postgres."""
+
+from random import Random
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import SystemClock
+from app.settings import Settings
+from app.webhooks.lanes import FIRST_ROOM
+from app.webhooks.nominate import Nomination, Rooms, nominate
+from tests.support.receiver import receiver
+from tests.support.webhooks import notify, pass_time, state, trust
+from workers.webhooks.courier import Courier
+
+LONG, SHORT = "https://long.example.com/1", "https://short.example.com/1"
+ROOMS = Rooms(again_after_s=60.0, most=32, cautious=128)
+
+
+async def handed(engine: AsyncEngine, rooms: Rooms = ROOMS, limit: int = 500) -> list[Nomination]:
+    async with engine.begin() as conn:
+        return await nominate(conn, rooms, limit=limit)
+
+
+async def room_of(engine: AsyncEngine) -> int | None:
+    async with engine.connect() as conn:
+        found: int | None = await conn.scalar(text("SELECT room FROM webhook_lanes"))
+        return found
+
+
+async def test_a_long_line_of_older_deliveries_delays_nobody_else(engine: AsyncEngine) -> None:
+    await notify(engine, *[LONG] * 700)
+    (one,) = await notify(engine, SHORT)
+    found = await handed(engine)
+    assert one in {each.delivery_id for each in found}
+    assert len(found) == FIRST_ROOM + 1
+    assert await handed(engine) == [], "the long line's room is taken"
+    await trust(engine, LONG, room=20)
+    assert len(await handed(engine)) == 20 - FIRST_ROOM
+    await pass_time(engine, 61)  # RQ lost them all
+    assert len(await handed(engine)) == 20
+
+
+async def test_two_tenants_at_one_server_have_a_line_each(engine: AsyncEngine) -> None:
+    await notify(engine, *[LONG] * 10)
+    await notify(engine, *[LONG] * 10, tenant="rival")
+    assert len(await handed(engine)) == 2 * FIRST_ROOM
+
+
+async def test_what_never_was_quick_takes_half_of_a_worker_at_most(engine: AsyncEngine) -> None:
+    await notify(engine, *[f"https://{n}.example.com/" for n in range(40)])
+    await notify(engine, *[SHORT] * 30)
+    await trust(engine, SHORT)
+    assert len(await handed(engine, Rooms(60.0, most=32, cautious=10))) == 10 + 30
+
+
+@pytest.mark.parametrize(("timeout_s", "rooms"), [(0.2, [8, 16, 16]), (2.2, [2, 1, 1])])
+async def test_a_lane_earns_its_room_by_its_times_whatever_it_answers(
+    settings: Settings, engine: AsyncEngine, timeout_s: float, rooms: list[int]
+) -> None:
+    """A timeout of less than what counts as quick stands for an answer that is quick."""
+    fast = {"webhook_allow_local": True, "webhook_timeout_s": timeout_s, "webhook_endpoint_concurrency": 16}
+    courier = Courier(settings.model_copy(update=fast), SystemClock(), engine, Random(0))
+    async with receiver() as server:
+        server.hold.add("/")
+        found = []
+        for _ in rooms:
+            (one,) = await notify(engine, server.url())
+            await courier.deliver(Nomination(one, 1))
+            assert (await state(engine, one)).status == "pending"
+            found.append(await room_of(engine))
+    assert found == rooms
+
+
+async def test_a_delivery_that_ends_gives_its_place_back(settings: Settings, engine: AsyncEngine) -> None:
+    local = settings.model_copy(update={"webhook_allow_local": True})
+    courier = Courier(local, SystemClock(), engine, Random(0))
+    async with receiver() as server:
+        await notify(engine, *[server.url()] * 30)
+        counts = []
+        while found := await handed(engine):
+            counts.append(len(found))
+            for each in found:
+                await courier.deliver(each)
+    assert counts == [4, 26]
+    assert len(server.received) == 30
