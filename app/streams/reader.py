@@ -78,7 +78,7 @@ class Reader:
         self.busy_since = 0.0  # since when what was read is on its way; 0: more is waited for
         self.cut_off = False
         self.is_closed = False
-        self.stalled: Callable[[], None] | None = None  # what stops a write that goes nowhere
+        self.stalled: Callable[[], object] | None = None  # what stops a write that goes nowhere
         self._items: deque[Item] = deque()
         self._num_bytes = 0
         self._beats = False

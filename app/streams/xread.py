@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from app.redis import Redis, RedisError
 
 _SLACK_S = 5.0  # for an answer to come, beyond the time for which Redis was told to wait
@@ -16,7 +14,7 @@ class Doorway:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._connection: AbstractConnection | None = None
+        self._connection: Any = None  # redis-py's, whose methods have no types
 
     async def read(
         self, wanted: Iterable[tuple[bytes, bytes]], *, count: int, block_ms: int
@@ -51,9 +49,10 @@ class Doorway:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
 
-    async def _connected(self) -> AbstractConnection:
+    async def _connected(self) -> Any:
         if self._connection is None:
-            connection = self._redis.connection_pool.make_connection()
+            pool: Any = self._redis.connection_pool
+            connection = pool.make_connection()
             await connection.connect()
             self._connection = connection
         return self._connection
