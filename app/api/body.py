@@ -65,7 +65,7 @@ def parse_body(body: bytes, model: type[M]) -> M:
     try:
         return model.model_validate(decoded)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal_of(error) from None
 
 
 def _decode(body: bytes) -> dict[str, Any]:
@@ -106,7 +106,8 @@ def _refuse_wide_objects(decoded: dict[str, Any]) -> None:
             )
 
 
-def _refusal(error: ValidationError) -> InvalidRequest:
+def refusal_of(error: ValidationError) -> InvalidRequest:
+    """The refusal that lists which rules are broken."""
     found: dict[str, dict[str, Any]] = {}
     details = error.errors(include_url=False, include_input=False)
     for each in details:

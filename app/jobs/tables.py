@@ -190,6 +190,17 @@ job_results = Table(
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
 )
 
+# What a call of the OpenAI-compatible face asked for, where it may be read again: a response, or a chat completion with `store`.
+face_calls = Table(
+    "face_calls",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("face", Text, nullable=False),
+    Column("body", JSON, nullable=False),
+    CheckConstraint("face IN ('chat', 'responses')", name="face_known"),
+)
+
 # One row an attempt that ended, however it ended.
 attempts = Table(
     "attempts",
