@@ -187,6 +187,20 @@ class Unavailable(PenstockError):
     retryable = True
 
 
+class StreamsFull(Unavailable):
+    """As many streams are read from this API process as may be, or it is going to end. Another process may have room."""
+
+    code = "streams_full"
+
+
+class StreamCut(PenstockError):
+    """A stream ended before the job did: the process is going to end, or its reader took nothing for too long. Go on after its last event."""
+
+    code = "stream_cut"
+    status = 503
+    retryable = True
+
+
 class ModelUnavailable(PenstockError):
     """The model fails too often to take new jobs now; those that were accepted wait. `retry_after_s` says when to come back."""
 

@@ -98,6 +98,16 @@ class Settings(BaseSettings):
     event_max_entries: int = Field(10_000, ge=100, le=1_000_000, description="Most entries of one job's event stream.")
     event_interval_s: Seconds = Field(0.05, description="Tokens of one job are published at most this often.")
 
+    # Streams
+    stream_max_readers: int = Field(
+        5000, ge=1, le=1_000_000, description="Streams that may be read from one API process at once."
+    )
+    stream_buffer_bytes: int = Field(
+        65_536, ge=4096, le=2**26, description="What waits in memory for one reader; the rest stays in Redis."
+    )
+    stream_heartbeat_s: Seconds = Field(15.0, description="A stream that has nothing to tell sends a comment so often.")
+    stream_stall_s: Seconds = Field(30.0, description="A reader that takes nothing for so long is cut off.")
+
     # Leases and repair
     lease_ttl_s: Seconds = Field(15.0, description="A worker that hasn't renewed for so long is dead to the others.")
     lease_renew_s: Seconds = Field(3.0, description="How often a worker renews its lease.")

@@ -47,7 +47,7 @@ def job_object(
         "changes": view.changes,
         "choices": view.choices,
         "error": view.error,
-        "urls": {"self": path, "cancel": f"{path}/cancel"},
+        "urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"},
         "metadata": view.metadata,
     }
 
@@ -215,6 +215,7 @@ class JobUrls(Described):
 
     self: str
     cancel: str
+    events: str
 
 
 class JobObject(Described):
@@ -248,6 +249,7 @@ class JobObject(Described):
                     "urls": {
                         "self": "/v1/jobs/job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
                         "cancel": "/v1/jobs/job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/cancel",
+                        "events": "/v1/jobs/job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/events",
                     },
                     "metadata": {"project": "demo"},
                 }

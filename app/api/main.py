@@ -13,6 +13,7 @@ from app.api import (
     autoscale,
     budgets,
     dead_letters,
+    events,
     health,
     jobs,
     keys,
@@ -61,7 +62,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         redirect_slashes=False,
     )
     routers = (
-        jobs.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
+        jobs.router, events.router, quotes.router, why.router, dead_letters.router, tenants.router, keys.router, budgets.router, prices.router,
         models.router, autoscale.router, health.router, metrics.router, problems.router,
         chat.router, completions.router, responses.router,
     )  # fmt: skip
@@ -92,6 +93,7 @@ class ApiServer(uvicorn.Server):
         """Take no new connection, send back those who wait, let the others finish."""
         emit(log, logging.INFO, "api.draining")
         self._app.state.runtime.watch.release()
+        self._app.state.runtime.streams.release()
         await super().shutdown(sockets)
         emit(log, logging.INFO, "api.ended")
 

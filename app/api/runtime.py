@@ -27,6 +27,7 @@ from app.quotas.keys import ApiKey
 from app.quotas.rates import RateLimiter
 from app.redis import Redis, create_redis
 from app.settings import Settings
+from app.streams import Hub
 
 KNOWN_KEYS_TTL_S = 5.0  # how long a revoked key may still be believed
 MAX_KNOWN_KEYS = 4096
@@ -77,6 +78,7 @@ class Runtime:
         self.rates = RateLimiter(redis, clock, local_share=settings.rate_local_share)
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
+        self.streams = Hub(engine, redis, settings, clock)
         self.metrics = Metrics()
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
@@ -116,13 +118,15 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
     runtime = Runtime(settings, clock, engine, redis)
     watching = asyncio.create_task(runtime.watch.run())
     measuring = asyncio.create_task(runtime.loads.run())
+    streaming = asyncio.create_task(runtime.streams.run())
     try:
         yield runtime
     finally:
         runtime.watch.release()
+        runtime.streams.release()
         runtime.loads.close()
         await asyncio.wait({measuring}, timeout=_CLOSE_S)
-        for task in (watching, measuring):
+        for task in (watching, measuring, streaming):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -33,6 +33,7 @@ class Ending:
     outcome: str = "finished"  # of the attempt, for its row
     detail: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)  # kept with a dead letter
+    trace: bytes | None = None  # how readers were told of the choices: app/queue/traces.py
 
 
 _END_RUNNING = text("""
@@ -61,7 +62,7 @@ _END_SHARED = text("""
     RETURNING jobs.*, tenants.bill_shared
 """)
 _LEADERS = text("""
-    SELECT j.id, a.incarnation, r.choices, u.prompt_tokens, u.completion_tokens FROM jobs j
+    SELECT j.id, a.incarnation, r.choices, r.trace, u.prompt_tokens, u.completion_tokens FROM jobs j
     JOIN job_results r ON r.job_id = j.id JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
     JOIN attempts a ON a.job_id = j.id AND a.attempt = j.attempt
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.status = 'succeeded'
@@ -119,6 +120,7 @@ async def finish_shared(conn: AsyncConnection, shared: Sequence[tuple[UUID, UUID
             row.attempt,
             "succeeded",
             leader.choices,
+            trace=leader.trace,
             used=computed if row.bill_shared else Used(),
             outcome="shared",
         )
@@ -136,7 +138,7 @@ async def _record(
 ) -> None:
     """Results, usage and attempts of those that ended, and what every end brings with it."""
     results = [
-        {"job_id": job_id, "attempt": each.attempt, "choices": each.choices}
+        {"job_id": job_id, "attempt": each.attempt, "choices": each.choices, "trace": each.trace}
         for job_id, each in endings.items()
         if each.choices is not None
     ]

@@ -188,6 +188,8 @@ job_results = Table(
     Column("attempt", Integer, nullable=False),
     Column("choices", JSON, nullable=False),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Column("trace", LargeBinary),  # how readers were told of it: app/queue/traces.py
+    Index(None, "created_at"),
 )
 
 # What a call of the OpenAI-compatible face asked for, where it may be read again: a response, or a chat completion with `store`.

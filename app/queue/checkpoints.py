@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from app.queue.events import ChoiceDelta, EventLog, StoredEvent, TokenLogprob
+from app.queue.traces import Step
 
 _PAGE = 1000  # entries a round trip
 
@@ -15,6 +16,7 @@ class ChoiceSoFar:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
+    num_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Checkpoint:
     run: int
     made_by: str
     choices: list[ChoiceSoFar]
+    steps: list[Step] = field(default_factory=list)  # in the order in which readers were told
 
     @property
     def num_tokens(self) -> int:
@@ -71,7 +74,13 @@ def _join(checkpoint: Checkpoint, delta: ChoiceDelta) -> bool:
     if delta.offset > len(choice.token_ids) or known[:shared] != delta.token_ids[:shared]:
         return False
     if len(delta.token_ids) >= shared and len(known) == shared:
+        had_finished = choice.finish_reason is not None
+        num_chars = len(delta.text) - (choice.num_chars - delta.text_offset if shared else 0)
         choice.token_ids += delta.token_ids[shared:]
         choice.logprobs += delta.logprobs[shared:]
         choice.finish_reason = choice.finish_reason or delta.finish_reason
+        is_finished = choice.finish_reason is not None and not had_finished
+        if len(delta.token_ids) > shared or is_finished:
+            choice.num_chars += max(0, num_chars)
+            checkpoint.steps.append(Step(delta.choice, len(delta.token_ids) - shared, max(0, num_chars), is_finished))
     return True

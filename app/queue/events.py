@@ -19,12 +19,13 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is new of one choice: tokens from `offset` on and the text that they completed."""
+    """What is new of one choice: tokens from `offset` on and the text that they completed, which begins after `text_offset` characters."""
 
     choice: int
     offset: int
     token_ids: list[int]
     text: str
+    text_offset: int = 0
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = []  # as many as tokens, where the job asked for them
 

@@ -187,7 +187,7 @@ class Finisher:
         """Tell readers and waiters, after the commit. Best effort: both fall back to Postgres."""
         publications = []
         for job, ending in ended:
-            event = JobEvent(kind=ending.status, attempt=ending.attempt, deltas=job.take_unpublished())
+            event = JobEvent(kind=ending.status, attempt=ending.attempt, deltas=job.take_unpublished(at_end=True))
             publications += self._worker.unsent.pop(ending.job_id, [])
             publications.append(Publication(ending.job_id, job.num_generated, event, job.run))
         try:

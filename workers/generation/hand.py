@@ -11,6 +11,7 @@ from app.jobs.states import EndStatus
 from app.jobs.store import StartedJob
 from app.queue.checkpoints import Checkpoint, ChoiceSoFar
 from app.queue.events import ChoiceDelta, TokenLogprob
+from app.queue.traces import Step, Trace
 from workers.engine.detokenize import Detokenizer
 from workers.engine.protocol import TokenDelta
 from workers.engine.token_bytes import TokenBytes
@@ -63,6 +64,7 @@ class Choice:
             offset=waiting.offset if waiting else delta.offset,
             token_ids=[*waiting.token_ids, *new] if waiting else new,
             text=waiting.text + text if waiting else text,
+            text_offset=waiting.text_offset if waiting else len(self.text) - len(text),
             finish_reason=self.finish_reason,
             logprobs=[*waiting.logprobs, *logprobs] if waiting else logprobs,
         )
@@ -112,6 +114,8 @@ class RunningJob:
         self.cached_tokens = 0
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
         self.num_resumed = 0  # tokens that an earlier attempt made
+        self.steps: list[Step] = []  # what readers were told, in order
+        self._num_told = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
         self.has_output = False  # whether the engine has brought anything in this attempt
         self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
@@ -146,7 +150,8 @@ class RunningJob:
         for choice, known in zip(self.choices, checkpoint.choices, strict=True):
             choice.resume(known)
         self.run = checkpoint.run
-        self.num_resumed = self.num_generated
+        self.num_resumed = self._num_told = self.num_generated
+        self.steps = list(checkpoint.steps)
 
     def take(self, delta: TokenDelta) -> bool:
         """Take new tokens in; return whether the engine shall drop this choice."""
@@ -155,12 +160,27 @@ class RunningJob:
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
         return self.choices[delta.choice].take(delta)
 
-    def take_unpublished(self) -> list[ChoiceDelta]:
-        """What readers haven't been told yet; they count as told from here on."""
-        deltas = [choice.unpublished for choice in self.choices if choice.unpublished is not None]
+    def take_unpublished(self, *, at_end: bool = False) -> list[ChoiceDelta]:
+        """What readers haven't been told yet; they count as told from here on.
+
+        A finish without a token waits for the next token of any choice, or for the end: its event would have the id of the last.
+        """
+        if self._num_told == self.num_generated and not at_end:
+            return []
+        deltas = self._unpublished()
+        self._num_told = self.num_generated
+        self.steps += [_step_of(delta) for delta in deltas]
         for choice in self.choices:
             choice.unpublished = None
         return deltas
+
+    def _unpublished(self) -> list[ChoiceDelta]:
+        return [choice.unpublished for choice in self.choices if choice.unpublished is not None]
+
+    def _trace(self) -> bytes:
+        """How readers were told, what they will be told with the end included."""
+        steps = self.steps + [_step_of(delta) for delta in self._unpublished()]
+        return Trace.of(self.run, steps, [choice.token_ids for choice in self.choices]).pack()
 
     def used(self) -> Used:
         """Tokens that the job has cost so far, were it to end now: resumed ones count once, here."""
@@ -185,7 +205,12 @@ class RunningJob:
             wasted=Used(0, 0, self.num_discarded),
             billed=status != "failed",
             outcome=status,
+            trace=self._trace() if has_text else None,
         )
+
+
+def _step_of(delta: ChoiceDelta) -> Step:
+    return Step(delta.choice, len(delta.token_ids), len(delta.text), delta.finish_reason is not None)
 
 
 def request_id_of(job: StartedJob) -> str:

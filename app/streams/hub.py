@@ -1,0 +1,271 @@
+"""How do all readers of one process share one Redis connection, and one query a second? One loop reads, one looks for ends."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import Clock
+from app.db import is_outage
+from app.errors import NotFound, StreamsFull, Unavailable
+from app.ids import job_name
+from app.redis import Redis, RedisError
+from app.settings import Settings
+from app.streams import rows
+from app.streams.fold import Fold
+from app.streams.reader import Reader
+from app.streams.topic import Topic
+from app.streams.xread import Doorway
+from app.telemetry import emit
+
+log = logging.getLogger(__name__)
+
+_PAGE = 100  # entries of one stream in one answer
+_BLOCK_MS = 1000  # how long Redis waits for news; the wake-up may be lost
+_PACE_S = 0.004  # between two looks, so that one brings what several writers wrote
+_RECONNECT_S = 0.5
+_POLL_S = 1.0  # for ends that Redis told nobody of
+_WAKE_TTL_S = 60
+_TURN = 64  # topics, until readers get a turn to send
+
+
+class Hub:
+    """The readers of one process. `run` moves them on."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, settings: Settings, clock: Clock) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._settings = settings
+        self._now = clock.monotonic
+        self._doorway = Doorway(redis)
+        self._topics: dict[UUID, Topic] = {}
+        self._by_key: dict[bytes, Topic] = {}
+        self._readers: set[Reader] = set()
+        self._num_opening = 0
+        self._wake_key = b"ev:wake:" + uuid4().hex.encode()
+        self._wake_id = b"0-0"
+        self._changed = asyncio.Event()  # somebody came, or has room again
+        self._ring = asyncio.Event()
+        self._is_blocked = False  # Redis was asked to wait, without those who came since
+        self._ends_wanted: set[UUID] = set()
+        self._end_seen = asyncio.Event()
+        self._is_closed = False
+        self.is_connected = asyncio.Event()  # set while Redis answers
+
+    @property
+    def num_readers(self) -> int:
+        """Who reads now."""
+        return len(self._readers)
+
+    @property
+    def num_topics(self) -> int:
+        """Jobs that are followed now."""
+        return len(self._topics)
+
+    async def open(self, tenant_id: str, job_id: UUID, after: int = 0) -> Reader:
+        """A reader of the tenant's job, of what follows the event `after`; whoever gets it has to close it.
+
+        Raises:
+            NotFound: the tenant has no such job.
+            StreamsFull: this process has as many readers as it may.
+            Unavailable: Postgres doesn't answer.
+        """
+        if self._is_closed:
+            raise StreamsFull("this process is going to end; try again")
+        if len(self._readers) + self._num_opening >= self._settings.stream_max_readers:
+            raise StreamsFull(
+                f"{self._settings.stream_max_readers} streams are read from this process, and no more may be (stream_max_readers)"
+            )
+        self._num_opening += 1
+        try:
+            async with self._reading() as conn:
+                n = await rows.num_choices(conn, tenant_id, job_id)
+                found = [] if n is None else await rows.ends(conn, [job_id])
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            if not isinstance(error, TimeoutError) and not is_outage(error):
+                raise
+            raise Unavailable("Postgres doesn't answer now; try again") from error
+        finally:
+            self._num_opening -= 1
+        if n is None:
+            raise NotFound(f"there is no job {job_name(job_id)}")
+        reader = Reader(
+            job_id,
+            Fold(n, after),
+            most_bytes=self._settings.stream_buffer_bytes,
+            load=self._output,
+            on_close=self._left,
+            now=self._now,
+        )
+        self._readers.add(reader)
+        if found:
+            reader.end(found[0], reader.fold, is_complete=after >= found[0].event.id)
+        else:
+            self._follow(reader, n)
+        return reader
+
+    def release(self) -> None:
+        """Cut everybody off, to come back elsewhere, and take nobody in any more: the process is going to end."""
+        self._is_closed = True
+        for reader in list(self._readers):
+            reader.cut()
+
+    async def run(self) -> None:
+        """Read until cancelled after a `release`."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read_forever())
+                tasks.create_task(self._ring_forever())
+                tasks.create_task(self._end_forever())
+                tasks.create_task(self._tick_forever())
+        finally:
+            await self._doorway.close()
+
+    def _follow(self, reader: Reader, n: int) -> None:
+        topic = self._topics.get(reader.job_id)
+        if topic is None:
+            topic = self._topics[reader.job_id] = Topic(reader.job_id, n, self._wake)
+            self._by_key[topic.key] = topic
+        topic.join(reader)
+        self._wake()
+
+    def _left(self, reader: Reader) -> None:
+        self._readers.discard(reader)
+        topic = self._topics.get(reader.job_id)
+        if topic is not None:
+            topic.leave(reader)
+            if not topic.feeds:
+                self._drop(topic)
+
+    def _drop(self, topic: Topic) -> None:
+        del self._topics[topic.job_id]
+        del self._by_key[topic.key]
+
+    def _wake(self) -> None:
+        """Let the reading loop ask anew: what it waits for isn't all any more."""
+        self._changed.set()
+        if self._is_blocked:
+            self._is_blocked = False
+            self._ring.set()
+
+    # Redis.
+
+    async def _read_forever(self) -> None:
+        while not self._is_closed:
+            wanted = [
+                (topic.key, str(cursor).encode())
+                for topic in self._topics.values()
+                if (cursor := topic.cursor) is not None
+            ]
+            self._changed.clear()
+            if not wanted:
+                await self._changed.wait()
+                continue
+            wanted.append((self._wake_key, self._wake_id))
+            self._is_blocked = True
+            try:
+                answer = await self._doorway.read(wanted, count=_PAGE, block_ms=_BLOCK_MS)
+            except (RedisError, OSError, TimeoutError) as error:
+                if self.is_connected.is_set():
+                    emit(log, logging.WARNING, "streams_without_redis", error=error, readers=len(self._readers))
+                self.is_connected.clear()
+                await asyncio.sleep(_RECONNECT_S)
+                continue
+            finally:
+                self._is_blocked = False
+            self.is_connected.set()
+            await self._spread(answer)
+            await asyncio.sleep(_PACE_S)
+
+    async def _ring_forever(self) -> None:
+        """While Redis waits for us: let it answer when the set of streams has changed. A ring that is lost costs `_BLOCK_MS`."""
+        while not self._is_closed:
+            await self._ring.wait()
+            self._ring.clear()
+            with contextlib.suppress(RedisError, OSError):
+                pipe = self._redis.pipeline(transaction=False)
+                pipe.xadd(self._wake_key, {"w": b""}, maxlen=1, approximate=False)
+                pipe.expire(self._wake_key, _WAKE_TTL_S)
+                await pipe.execute()
+
+    async def _spread(self, answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]) -> None:
+        now = self._now()
+        for place, (key, entries) in enumerate(answer):
+            if key == self._wake_key:
+                self._wake_id = entries[-1][0]
+                continue
+            topic = self._by_key.get(key)
+            if topic is None:
+                continue  # its last reader left meanwhile
+            topic.take(entries, now)
+            if topic.has_end:
+                self._ends_wanted.add(topic.job_id)
+                self._end_seen.set()
+            if place % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+
+    # Postgres.
+
+    async def _end_forever(self) -> None:
+        """End what has ended: those of which Redis tells at once, all others within a second."""
+        next_poll = self._now() + _POLL_S
+        while not self._is_closed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, next_poll - self._now())):
+                    await self._end_seen.wait()
+            self._end_seen.clear()
+            wanted, self._ends_wanted = self._ends_wanted, set()
+            if self._now() >= next_poll:
+                wanted = set(self._topics)
+                next_poll = self._now() + _POLL_S
+            wanted &= self._topics.keys()
+            if not wanted:
+                continue
+            try:
+                async with self._reading() as conn:
+                    ended = await rows.ends(conn, list(wanted))
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                emit(log, logging.WARNING, "streams_without_postgres", error=error, readers=len(self._readers))
+                continue
+            for each in ended:
+                self._end(each)
+
+    def _end(self, ended: rows.Ended) -> None:
+        topic = self._topics.get(ended.job_id)
+        if topic is None:
+            return
+        for feed in topic.feeds:
+            for reader in feed.readers:
+                reader.end(ended, feed.fold.fork(), is_complete=feed.is_complete)
+        self._drop(topic)
+
+    async def _output(self, job_id: UUID) -> rows.Output:
+        async with self._reading() as conn:
+            return await rows.output(conn, job_id)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        async with asyncio.timeout(self._settings.database_timeout_s), self._engine.connect() as conn:
+            yield conn
+
+    # Time.
+
+    async def _tick_forever(self) -> None:
+        """Heartbeats, and an end for those who don't take what is sent to them."""
+        settings = self._settings
+        tick_s = min(1.0, settings.stream_heartbeat_s / 2, settings.stream_stall_s / 2)
+        while not self._is_closed:
+            await asyncio.sleep(tick_s)
+            now = self._now()
+            for reader in list(self._readers):
+                if reader.busy_since:
+                    if now - reader.busy_since >= settings.stream_stall_s:
+                        reader.cut()
+                elif now - reader.heard_at >= settings.stream_heartbeat_s:
+                    reader.heard_at = now
+                    reader.beat()

@@ -1,0 +1,206 @@
+"""What waits for one reader? A bounded buffer, filled by the hub and emptied by whoever reads."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import is_outage
+from app.queue.events import ChoiceDelta
+from app.streams.event import Event, wire
+from app.streams.fold import Fold
+from app.streams.rows import Ended, Output
+
+_CHUNK_EVENTS = 200  # of a finished job, told at once
+_RETRY_S = 1.0  # after Postgres didn't answer
+
+
+class Item:
+    """An event and its bytes on the wire, made once for all readers who need them."""
+
+    __slots__ = ("_wire", "event", "size")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.size = 200 + len(event.text) + 8 * len(event.token_ids) + 100 * len(event.logprobs or ())  # about
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """As it is sent."""
+        if self._wire is None:
+            self._wire = wire(self.event)
+        return self._wire
+
+
+class Reader:
+    """One reader of one job. `read` gives what is new; whoever has read enough calls `close`."""
+
+    __slots__ = (
+        "_beats",
+        "_ended",
+        "_items",
+        "_load",
+        "_now",
+        "_num_bytes",
+        "_on_close",
+        "_on_room",
+        "_rest",
+        "_rest_run",
+        "_waiter",
+        "busy_since",
+        "cut_off",
+        "fold",
+        "heard_at",
+        "is_closed",
+        "job_id",
+        "most_bytes",
+        "stalled",
+    )
+
+    def __init__(
+        self,
+        job_id: UUID,
+        fold: Fold,
+        *,
+        most_bytes: int,
+        load: Callable[[UUID], Awaitable[Output]],
+        on_close: Callable[["Reader"], None],
+        now: Callable[[], float],
+    ) -> None:
+        """`load` reads a finished job's output; `fold` is this reader's place, once no hub moves it on any more."""
+        self.job_id = job_id
+        self.fold = fold
+        self.most_bytes = most_bytes
+        self.heard_at = now()  # when something was last put in
+        self.busy_since = 0.0  # since when what was read is on its way; 0: more is waited for
+        self.cut_off = False
+        self.is_closed = False
+        self.stalled: Callable[[], None] | None = None  # what stops a write that goes nowhere
+        self._items: deque[Item] = deque()
+        self._num_bytes = 0
+        self._beats = False
+        self._ended: Ended | None = None
+        self._rest: deque[ChoiceDelta] | None = None  # what a finished job's row has beyond the fold
+        self._rest_run = 1
+        self._waiter: asyncio.Future[None] | None = None
+        self._load = load
+        self._on_room: Callable[[], None] | None = None
+        self._on_close = on_close
+        self._now = now
+
+    # The hub's side.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be put in."""
+        return self._num_bytes >= self.most_bytes
+
+    def put(self, item: Item) -> None:
+        """Something new."""
+        self._items.append(item)
+        self._num_bytes += item.size
+        self._wake()
+
+    def call_at_room(self, on_room: Callable[[], None]) -> None:
+        """Have this called once the buffer is half empty."""
+        self._on_room = on_room
+
+    def beat(self) -> None:
+        """Nothing new: let `read` return, so that the connection is kept."""
+        self._beats = True
+        self._wake()
+
+    def end(self, ended: Ended, fold: Fold, *, is_complete: bool) -> None:
+        """The job has ended. The reader stands at `fold` when its buffer is empty; `is_complete`: there are no more tokens."""
+        self._ended, self.fold = ended, fold
+        if is_complete:
+            self._rest = deque()
+        self._wake()
+
+    def cut(self) -> None:
+        """Let it go, wherever it stands."""
+        self.cut_off = True
+        if self.busy_since and self.stalled is not None:
+            self.stalled()
+        self._wake()
+
+    # The reader's own side.
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to read, and never will be."""
+        return self._ended is not None and not self._items and self.fold.told >= self._ended.event.id
+
+    async def read(self) -> list[Item] | None:
+        """What is new, at least one; nothing where it is time to say that one is there still; None after the end, or when cut off.
+
+        Raises:
+            SQLAlchemyError: Postgres refuses to give the output, for another reason than that it is away.
+        """
+        self.busy_since = 0.0
+        items = await self._next()
+        self.busy_since = self._now()
+        return items
+
+    def close(self) -> None:
+        """Read no more."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._items.clear()
+            self._wake()
+            self._on_close(self)
+
+    async def _next(self) -> list[Item] | None:
+        while not self.is_closed:
+            if self._items:
+                return self._take()
+            if self.cut_off:
+                return None
+            if self._ended is not None:
+                return await self._after_end(self._ended)
+            if self._beats:
+                self._beats = False
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return None
+
+    def _take(self) -> list[Item]:
+        items = list(self._items)
+        self._items.clear()
+        self._num_bytes = 0
+        if self._on_room is not None:
+            on_room, self._on_room = self._on_room, None
+            on_room()
+        return items
+
+    async def _after_end(self, ended: Ended) -> list[Item] | None:
+        """The rest of a finished job, a part at a time, then its end."""
+        if self._rest is None:
+            try:
+                found = await self._load(self.job_id)
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                if not isinstance(error, TimeoutError) and not is_outage(error):
+                    raise
+                await asyncio.sleep(_RETRY_S)
+                return []
+            self.fold.has_gap = False
+            self._rest_run, self._rest = found.run, deque(found.deltas)
+        while self._rest:
+            part = [self._rest.popleft() for _ in range(min(_CHUNK_EVENTS, len(self._rest)))]
+            if events := self.fold.take(self._rest_run, part):
+                return [Item(event) for event in events]
+        if ended.event.id <= self.fold.told:
+            return None
+        self.fold.told = ended.event.id
+        return [Item(ended.event)]
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,59 @@
+"""How does one connection wait for many streams at once? XREAD BLOCK, packed and read without redis-py's way through Python."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+
+from app.redis import Redis, RedisError
+
+_SLACK_S = 5.0  # for an answer to come, beyond the time for which Redis was told to wait
+
+
+class Doorway:
+    """A connection of its own, beside the client's pool: it waits most of its time."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._connection: AbstractConnection | None = None
+
+    async def read(
+        self, wanted: Iterable[tuple[bytes, bytes]], *, count: int, block_ms: int
+    ) -> list[tuple[bytes, list[tuple[bytes, bytes]]]]:
+        """New entries of each (key, id) that has some after that id, at most `count` of each; none after `block_ms`.
+
+        An entry is (id, its one field's value).
+
+        Raises:
+            RedisError, OSError, TimeoutError: Redis doesn't answer.
+        """
+        keys, ids = [], []
+        for key, entry_id in wanted:
+            keys.append(b"$%d\r\n%b\r\n" % (len(key), key))
+            ids.append(b"$%d\r\n%b\r\n" % (len(entry_id), entry_id))
+        options = [b"XREAD", b"COUNT", b"%d" % count, b"BLOCK", b"%d" % block_ms, b"STREAMS"]
+        head = b"*%d\r\n" % (len(options) + 2 * len(keys))
+        head += b"".join(b"$%d\r\n%b\r\n" % (len(option), option) for option in options)
+        connection = await self._connected()
+        try:
+            await connection.send_packed_command([head, *keys, *ids], check_health=False)
+            reply: Any = await connection.read_response(disable_decoding=True, timeout=block_ms / 1000 + _SLACK_S)
+        except BaseException:
+            await self.close()
+            raise
+        return [(key, [(entry_id, fields[1]) for entry_id, fields in entries]) for key, entries in reply or ()]
+
+    async def close(self) -> None:
+        """Hang up; the next `read` connects again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None:
+            connection = self._redis.connection_pool.make_connection()
+            await connection.connect()
+            self._connection = connection
+        return self._connection
