@@ -47,6 +47,13 @@ class FunctionTool(FunctionDefinition):
 
     type: Literal["function"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_functions(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") != "function":
+            raise ValueError("type: must be 'function': no other tools are run here")
+        return data
+
 
 class NamedFunction(FunctionName):
     """`tool_choice` for one function, as responses have it: flat."""

@@ -68,6 +68,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "GET /v1/admin/models/{name}": "getModelPrice",
         "PATCH /v1/admin/models/{name}": "changeModelPrice",
         "GET /v1/models": "listModels",
+        "GET /v1/models/{model}": "getModel",
         "POST /v1/jobs/quote": "quoteJob",
         "GET /v1/autoscale": "autoscale",
         "GET /healthz": "health",

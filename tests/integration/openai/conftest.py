@@ -2,14 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import httpx
 import openai
 import pytest
 import redis as sync_redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
@@ -23,6 +26,7 @@ from tests.support.stack import WORKER, running, wait_for
 
 BROOK, FAKE = "brook", "fake"
 REDIS_DATABASE = 15
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,6 +42,27 @@ class Stack:
         return openai.OpenAI(
             base_url=f"{self.url}/v1", api_key=token or self.tenant.token, max_retries=max_retries, timeout=60
         )
+
+    def on_database(self, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+        """What `work` gives with a pool on the stack's database."""
+
+        async def run() -> T:
+            engine = create_engine(self.settings, application_name="penstock-tests")
+            try:
+                return await work(engine)
+            finally:
+                await engine.dispose()
+
+        return asyncio.run(run())
+
+    def new_tenant(self, name: str, **options: Any) -> Tenant:
+        """Another tenant with a key of its own."""
+        return self.on_database(lambda engine: make_tenant(engine, self.settings, name, **options))
+
+    def status_of(self, job: str) -> str:
+        """The status of a job that the stack's tenant can read."""
+        answer = httpx.get(f"{self.url}/v1/jobs/{job}", headers=self.tenant.auth)
+        return str(answer.json()["status"])
 
 
 @pytest.fixture(scope="module")
