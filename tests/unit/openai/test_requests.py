@@ -120,7 +120,7 @@ def test_a_forced_call_comes_before_a_form() -> None:
 TEMPLATE = (
     "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<{{ c.function.name }} {{ c.function.arguments | tojson }}>{% endfor %}\n{% endfor %}"
+    "{% for c in m.tool_calls or [] %}<{{ c.function.name }} {{ c.function.arguments | tojson }}>{% endfor %}|{% endfor %}"
 )
 
 
@@ -128,6 +128,6 @@ def test_the_template_sees_tools_and_calls_as_objects() -> None:
     encoder = PromptEncoder(tokenizer_of_bytes().tokenizer_json, TEMPLATE, {})
     called = {"id": "c", "type": "function", "function": {"name": "now", "arguments": '{"a": "ü"}'}}
     messages = [{"role": "assistant", "tool_calls": [called]}, {"role": "tool", "content": "x", "tool_call_id": "c"}]
-    assert encoder.render(messages, [TOOL]) == 'now;assistant:<now {"a": "ü"}>\ntool:x\n'
+    assert encoder.render(messages, [TOOL]) == 'now;assistant:<now {"a": "ü"}>|tool:x|'
     broken = [{"role": "assistant", "tool_calls": [called | {"function": {"name": "now", "arguments": "{"}}]}]
-    assert encoder.render(broken) == 'assistant:<now "{">\n'
+    assert encoder.render(broken) == 'assistant:<now "{">|'
