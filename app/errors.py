@@ -107,6 +107,14 @@ class NotFound(PenstockError):
     retryable = False
 
 
+class OutputForgotten(PenstockError):
+    """The job's output was kept for `output_retention_s` after its end, and that is over."""
+
+    code = "output_forgotten"
+    status = 410
+    retryable = False
+
+
 class MethodNotAllowed(PenstockError):
     """The path exists, but not for this method; `Allow` names those that it has."""
 

@@ -4,7 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import chaos, claims, engine, fairness, grammars, lifecycle, overload, quantization, rebuild, simulate
+from benchmarks import (
+    chaos,
+    claims,
+    engine,
+    fairness,
+    grammars,
+    lifecycle,
+    overload,
+    quantization,
+    rebuild,
+    simulate,
+    streams,
+)
 from benchmarks.contest import ContenderFailed, heed_interrupts
 
 BENCHMARKS = {
@@ -18,6 +30,7 @@ BENCHMARKS = {
     "quantization": quantization,
     "rebuild": rebuild,
     "simulate": simulate,
+    "streams": streams,
 }
 
 

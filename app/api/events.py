@@ -23,6 +23,17 @@ _HELLO = b"retry: 1000\n\n"  # milliseconds until an EventSource comes back
 _BEAT = b": still here\n\n"
 _CUT = b": cut off; come back with the last id\n\n"
 
+_SCHEMA = {
+    "type": "object",
+    "description": "One event.",
+    "properties": {
+        "id": {"type": "string", "description": "A whole number; whoever comes back says the last one."},
+        "event": {"type": "string", "enum": ["started", "restarted", "tokens", "finished"]},
+        "data": {"type": "string", "description": "The event as a JSON object."},
+    },
+    "required": ["id", "event", "data"],
+}
+
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
@@ -34,7 +45,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
     responses={
         200: {
             "description": "Server-sent events, up to and with `finished`. A stream that ends before it is to be gone on with.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _SCHEMA}},
             "headers": {
                 "X-Accel-Buffering": {
                     "description": "`no`: proxies shall pass events on at once.",
@@ -44,7 +55,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
         },
         204: {"description": "The job has ended, and nothing follows that event. An EventSource doesn't come back."},
     }
-    | problems(401, 403, 404, 422, 503),
+    | problems(401, 403, 404, 410, 422, 503),
 )
 async def read_events(
     request: Request,

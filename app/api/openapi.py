@@ -22,6 +22,7 @@ _REASONS = {
     403: "The key lacks the scope, or the tenant may not: it is suspended, or has no right to the tier.",
     404: "There is no such thing, or it is another tenant's.",
     409: "It has ended otherwise, was resolved before, or there is such a thing already.",
+    410: "It was there, and isn't kept any more.",
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",

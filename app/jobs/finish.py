@@ -63,7 +63,7 @@ _END_SHARED = text("""
 """)
 _LEADERS = text("""
     SELECT j.id, a.incarnation, r.choices, r.trace, u.prompt_tokens, u.completion_tokens FROM jobs j
-    JOIN job_results r ON r.job_id = j.id JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
+    JOIN job_results r ON r.job_id = j.id AND r.forgotten_at IS NULL JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
     JOIN attempts a ON a.job_id = j.id AND a.attempt = j.attempt
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.status = 'succeeded'
 """)

@@ -78,7 +78,7 @@ def _view(row: Row[Any]) -> JobView:
     values = dict(row._mapping)
     values["cached_tokens"] = values["cached_tokens"] or 0
     values["completion_tokens"] = values["completion_tokens"] or 0
-    values.setdefault("choices", None)
+    values["choices"] = values.get("choices") or None  # none since they were forgotten
     return JobView(**values)
 
 

@@ -141,7 +141,7 @@ _LEADER = text("""
       AND cancel_requested_at IS NULL
       AND CASE status
           WHEN 'succeeded' THEN finished_at > statement_timestamp() - make_interval(secs => :recent)
-              AND EXISTS (SELECT 1 FROM job_results r WHERE r.job_id = jobs.id)
+              AND EXISTS (SELECT 1 FROM job_results r WHERE r.job_id = jobs.id AND r.forgotten_at IS NULL)
           WHEN 'running' THEN true
           WHEN 'queued' THEN not_before IS NULL AND array_position(ARRAY['interactive', 'standard', 'batch'], tier)
               <= array_position(ARRAY['interactive', 'standard', 'batch'], CAST(:tier AS text))
@@ -152,7 +152,7 @@ _JOIN = text(f"UPDATE jobs SET shared_from = :leader, not_before = {_NOT_BEFORE}
 _WAITING = text("""
     SELECT f.id, f.shared_from, l.solo_crashes AS leader_solo_crashes,
            CASE WHEN l.status <> 'succeeded' THEN l.status WHEN r.job_id IS NOT NULL THEN l.status END AS leader_status
-    FROM jobs f LEFT JOIN jobs l ON l.id = f.shared_from LEFT JOIN job_results r ON r.job_id = l.id
+    FROM jobs f LEFT JOIN jobs l ON l.id = f.shared_from LEFT JOIN job_results r ON r.job_id = l.id AND r.forgotten_at IS NULL
     WHERE f.status = 'queued' AND f.shared_from IS NOT NULL
       AND (l.id IS NULL OR l.finished_at IS NOT NULL
            -- It came back to the queue: who is more urgent than it, or can start earlier, doesn't wait for it.

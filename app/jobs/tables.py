@@ -189,7 +189,8 @@ job_results = Table(
     Column("choices", JSON, nullable=False),
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Column("trace", LargeBinary),  # how readers were told of it: app/queue/traces.py
-    Index(None, "created_at"),
+    Column("forgotten_at", Timestamp),  # past its retention: choices is [] since, and there is no trace
+    Index("ix_job_results_kept", "created_at", postgresql_where=text("forgotten_at IS NULL")),
 )
 
 # What a call of the OpenAI-compatible face asked for, where it may be read again: a response, or a chat completion with `store`.

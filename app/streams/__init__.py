@@ -30,6 +30,7 @@ async def follow(parts: HasStreams, job_id: UUID, tenant: str, after: int = 0) -
 
     Raises:
         NotFound: the tenant has no such job.
+        OutputForgotten: the job has ended so long ago that its output isn't kept.
         StreamsFull: this process has as many readers as it may.
         StreamCut: the process is going to end, or this reader took nothing for too long. Go on after the last event's id.
         Unavailable: Postgres doesn't answer.

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import is_outage
-from app.errors import NotFound, StreamsFull, Unavailable
+from app.errors import NotFound, OutputForgotten, StreamsFull, Unavailable
 from app.ids import job_name
+from app.queue.keys import wake_key
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.streams import rows
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _PAGE = 100  # entries of one stream in one answer
 _BLOCK_MS = 1000  # how long Redis waits for news; the wake-up may be lost
 _PACE_S = 0.004  # between two looks, so that one brings what several writers wrote
+_PACE_A_TOPIC_S = 0.000_002  # each costs Redis and us something in each look
 _RECONNECT_S = 0.5
 _POLL_S = 1.0  # for ends that Redis told nobody of
 _WAKE_TTL_S = 60
@@ -47,7 +49,7 @@ class Hub:
         self._by_key: dict[bytes, Topic] = {}
         self._readers: set[Reader] = set()
         self._num_opening = 0
-        self._wake_key = b"ev:wake:" + uuid4().hex.encode()
+        self._wake_key = wake_key(uuid4().hex).encode()
         self._wake_id = b"0-0"
         self._changed = asyncio.Event()  # somebody came, or has room again
         self._ring = asyncio.Event()
@@ -72,6 +74,7 @@ class Hub:
 
         Raises:
             NotFound: the tenant has no such job.
+            OutputForgotten: the job has ended so long ago that its output isn't kept.
             StreamsFull: this process has as many readers as it may.
             Unavailable: Postgres doesn't answer.
         """
@@ -84,29 +87,31 @@ class Hub:
         self._num_opening += 1
         try:
             async with self._reading() as conn:
-                n = await rows.num_choices(conn, tenant_id, job_id)
-                found = [] if n is None else await rows.ends(conn, [job_id])
+                found = await rows.head(conn, tenant_id, job_id)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             if not isinstance(error, TimeoutError) and not is_outage(error):
                 raise
             raise Unavailable("Postgres doesn't answer now; try again") from error
         finally:
             self._num_opening -= 1
-        if n is None:
+        if found is None:
             raise NotFound(f"there is no job {job_name(job_id)}")
+        ended = found.ended
+        if ended is not None and ended.is_forgotten and after < ended.event.id:
+            raise OutputForgotten(f"the output of {job_name(job_id)} isn't kept any more (output_retention_s)")
         reader = Reader(
             job_id,
-            Fold(n, after),
+            Fold(found.n, after),
             most_bytes=self._settings.stream_buffer_bytes,
             load=self._output,
             on_close=self._left,
             now=self._now,
         )
         self._readers.add(reader)
-        if found:
-            reader.end(found[0], reader.fold, is_complete=after >= found[0].event.id)
+        if ended is not None:
+            reader.end(ended, reader.fold, is_complete=after >= ended.event.id)
         else:
-            self._follow(reader, n)
+            self._follow(reader, found.n)
         return reader
 
     def release(self) -> None:
@@ -124,6 +129,7 @@ class Hub:
                 tasks.create_task(self._end_forever())
                 tasks.create_task(self._tick_forever())
         finally:
+            self.release()  # where a loop broke: who reads shall not wait for ever
             await self._doorway.close()
 
     def _follow(self, reader: Reader, n: int) -> None:
@@ -180,7 +186,7 @@ class Hub:
                 self._is_blocked = False
             self.is_connected.set()
             await self._spread(answer)
-            await asyncio.sleep(_PACE_S)
+            await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(wanted))
 
     async def _ring_forever(self) -> None:
         """While Redis waits for us: let it answer when the set of streams has changed. A ring that is lost costs `_BLOCK_MS`."""
@@ -241,7 +247,7 @@ class Hub:
             return
         for feed in topic.feeds:
             for reader in feed.readers:
-                reader.end(ended, feed.fold.fork(), is_complete=feed.is_complete)
+                reader.end(ended, feed.fold.fork(), is_complete=feed.whole_at == ended.attempt)
         self._drop(topic)
 
     async def _output(self, job_id: UUID) -> rows.Output:

@@ -24,6 +24,7 @@ class Ended:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    is_forgotten: bool  # its output is past its retention
 
     @property
     def event(self) -> Event:
@@ -38,6 +39,14 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A job as its reader finds it."""
+
+    n: int
+    ended: Ended | None
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """All that an ended job's readers were told, in order; no deltas where it has no result."""
 
@@ -45,10 +54,13 @@ class Output:
     deltas: list[ChoiceDelta]
 
 
-async def num_choices(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> int | None:
-    """`n` of the tenant's job; None where the tenant has no such job."""
-    found: int | None = await conn.scalar(_NUM_CHOICES, {"id": job_id, "tenant": tenant_id})
-    return found
+async def head(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> Head | None:
+    """What has to be known of the tenant's job before it is read; None where the tenant has no such job."""
+    row = (await conn.execute(_HEAD, {"id": job_id, "tenant": tenant_id})).one_or_none()
+    if row is None:
+        return None
+    n, has_ended, *of_end = row
+    return Head(n, Ended(*of_end) if has_ended else None)
 
 
 async def ends(conn: AsyncConnection, job_ids: Sequence[UUID]) -> list[Ended]:
@@ -91,12 +103,13 @@ def _logprobs(choice: dict[str, Any]) -> list[TokenLogprob]:
     ]
 
 
-_NUM_CHOICES = text("SELECT n FROM jobs WHERE id = :id AND tenant_id = :tenant")
-_ENDS = text("""
-    SELECT j.id, j.attempt, j.status, j.error, j.prompt_tokens, coalesce(u.cached_tokens, 0), coalesce(u.completion_tokens, 0)
-    FROM jobs j LEFT JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
-    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL
-""")
+_OF_END = """
+    j.id, j.attempt, j.status, j.error, j.prompt_tokens, coalesce(u.cached_tokens, 0), coalesce(u.completion_tokens, 0),
+    r.forgotten_at IS NOT NULL
+    FROM jobs j LEFT JOIN usage u ON u.job_id = j.id AND u.kind = 'billed' LEFT JOIN job_results r ON r.job_id = j.id
+"""
+_HEAD = text(f"SELECT j.n, j.finished_at IS NOT NULL, {_OF_END} WHERE j.id = :id AND j.tenant_id = :tenant")
+_ENDS = text(f"SELECT {_OF_END} WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL")
 _OUTPUT = text("""
     SELECT j.status, r.choices, r.trace FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
 """)

@@ -16,6 +16,13 @@ _decode = msgspec.json.Decoder(JobEvent).decode
 _END_ORDER = 3
 
 
+def _event(content: bytes) -> JobEvent | None:
+    try:
+        return _decode(content)
+    except (msgspec.MsgspecError, ValueError):  # what isn't an event stands there
+        return None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
     """An entry's id in Redis, as it is ordered there."""
@@ -36,18 +43,21 @@ class Cursor:
 class Feed:
     """Readers who stand at the same place of a job's stream."""
 
-    __slots__ = ("cursor", "fold", "is_complete", "readers", "waits_for_room")
+    __slots__ = ("cursor", "fold", "readers", "waits_for_room", "whole_at")
 
     def __init__(self, fold: Fold, cursor: Cursor, readers: list[Reader]) -> None:
         self.fold = fold
         self.cursor = cursor
         self.readers = readers
         self.waits_for_room = False
-        self.is_complete = False  # the end has been read, with all that came before it
+        self.whole_at = 0  # the attempt whose end has been read, with all that came before it
 
-    def take(self, entry: Cursor, place: EventPlace, event: JobEvent, now: float) -> None:
-        """Move on by one entry."""
+    def take(self, entry: Cursor, place: EventPlace, event: JobEvent | None, now: float) -> None:
+        """Move on by one entry; None is one that can't be read."""
         self.cursor = entry
+        if event is None:
+            self.fold.has_gap = True
+            return
         events = self.fold.take(place.run, event.deltas)
         if events:
             items = [Item(each) for each in events]
@@ -55,7 +65,8 @@ class Feed:
                 reader.heard_at = now
                 for item in items:
                     reader.put(item)
-        self.is_complete = place.order == _END_ORDER and self.fold.has_all(place.run, place.seq)
+        is_whole = place.order == _END_ORDER and self.fold.has_all(place.run, place.seq)
+        self.whole_at = place.attempt if is_whole else 0
 
     def stands_with(self, other: "Feed") -> bool:
         """Whether both can go on as one."""
@@ -98,7 +109,7 @@ class Topic:
     def take(self, entries: Sequence[tuple[bytes, bytes]], now: float) -> None:
         """Entries of the stream, oldest first, as (id, JSON)."""
         for entry_id, content in entries:
-            cursor, place, event = Cursor.of(entry_id), EventPlace.of(entry_id), _decode(content)
+            cursor, place, event = Cursor.of(entry_id), EventPlace.of(entry_id), _event(content)
             self.has_end = place.order == _END_ORDER
             for feed in self.feeds:
                 if feed.cursor < cursor and not feed.waits_for_room:
@@ -127,7 +138,7 @@ class Topic:
         for reader in full:
             feed.readers.remove(reader)
             alone = Feed(feed.fold.fork(), feed.cursor, [reader])
-            alone.waits_for_room, alone.is_complete = True, feed.is_complete
+            alone.waits_for_room, alone.whole_at = True, feed.whole_at
             self.feeds.append(alone)
             reader.call_at_room(partial(self._has_room, alone))
         if not feed.readers:

@@ -9,15 +9,19 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import sqlalchemy as sa
 import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.main import ApiServer, create_app
 from app.api.runtime import Runtime
+from app.jobs.finish import Ending, finish
+from app.jobs.notices import Used
 from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
 from app.queue.traces import Step, Trace
 from app.settings import Settings
 from app.streams import Hub
-from tests.support.api import until
+from tests.support.api import Tenant, until
 
 
 @dataclass
@@ -88,6 +92,18 @@ class Writer:
         return {"choices": choices, "trace": Trace.of(self.run, self.steps, ids).pack()}
 
 
+async def finished(engine: AsyncEngine, writer: Writer) -> None:
+    """The end of the attempt that the writer is, in Postgres alone."""
+    used = Used(4, 0, writer.seq)
+    async with engine.begin() as conn:
+        await conn.execute(
+            sa.text("UPDATE jobs SET attempt = :attempt, gen = :attempt WHERE id = :id"),
+            {"attempt": writer.attempt, "id": writer.job_id},
+        )
+        ending = Ending(writer.job_id, writer.attempt, "succeeded", used=used, **writer.result())
+        assert await finish(conn, [ending]) == {writer.job_id}
+
+
 @dataclass
 class Heard:
     """What a reader has got so far."""
@@ -135,6 +151,14 @@ class Heard:
                 fields = {}
 
 
+async def submitted(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    """A job that waits."""
+    answer = await client.post("/v1/jobs", json={"prompt": "Once", "max_tokens": 64} | body)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
 @asynccontextmanager
 async def watching(
     client: httpx.AsyncClient, job: dict[str, Any] | str, heard: Heard, **query: Any
@@ -167,6 +191,9 @@ class Served:
     @property
     def hub(self) -> Hub:
         return self.runtime.streams
+
+    def client(self, tenant: Tenant) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=tenant.auth, timeout=30)
 
 
 @asynccontextmanager

@@ -182,12 +182,19 @@ class Keeper:
         return mended + await self._share(await self._pools(), everyone=True)
 
     async def forget(self) -> int:
-        """Delete Idempotency-Keys that are past their time, and self-tests of machines that aren't there any more."""
+        """Delete Idempotency-Keys and outputs that are past their time, and self-tests of machines that aren't there any more."""
         async with self._db.begin() as conn:
             total = await timekeeping.forget_canaries(conn, ttl_s=_CANARY_TTL_S)
+        total += await self._forget_pages(timekeeping.forget_keys, self._settings.idempotency_ttl_s)
+        if self._settings.output_retention_s is not None:
+            total += await self._forget_pages(timekeeping.forget_outputs, self._settings.output_retention_s)
+        return total
+
+    async def _forget_pages(self, forget: Callable[..., Awaitable[int]], ttl_s: float) -> int:
+        total = 0
         while True:
             async with self._db.begin() as conn:
-                found = await timekeeping.forget_keys(conn, ttl_s=self._settings.idempotency_ttl_s, most=_PAGE)
+                found = await forget(conn, ttl_s=ttl_s, most=_PAGE)
             total += found
             if found < _PAGE:
                 return total

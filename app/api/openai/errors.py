@@ -1,11 +1,12 @@
 """How does the face refuse? OpenAI's bodies, `{"error": {message, type, param, code}}`, with the statuses that its clients know."""
 
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -25,7 +26,9 @@ from app.errors import (
 from app.jobs.read import JobView
 from app.quotas.rates import RateLimited
 from app.redis import RedisError
+from app.telemetry import emit
 
+log = logging.getLogger("penstock.api.openai")
 _encode = msgspec.json.Encoder().encode
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, TimeoutError, RedisError)
 
@@ -109,6 +112,11 @@ def away() -> FaceError:
     return told(Unavailable("a server that this needs doesn't answer now; nothing was lost, try again"))
 
 
+def broken() -> FaceError:
+    """Something that we didn't foresee."""
+    return told(PenstockError("something broke on our side; it was logged"))
+
+
 class FaceRoute(APIRoute):
     """A route whose refusals are in OpenAI's words, whoever raised them: the key's check, the body's, the job's."""
 
@@ -125,6 +133,11 @@ class FaceRoute(APIRoute):
                 return told(refusal_of(error), getattr(request.state, "renamed", None)).answer()
             except AWAY:
                 return away().answer()
+            except HTTPException:
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge of the face: its clients read no other bodies
+                emit(log, logging.ERROR, "openai.failed", error=error)
+                return broken().answer()
 
         return handler
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.api.openai.errors import AWAY, away, end_of, told
+from app.api.openai.errors import AWAY, away, broken, end_of, told
 from app.api.openai.running import Call, leave
 from app.api.openai.sse import DONE, EventStream, data_event
 from app.errors import PenstockError
@@ -47,7 +47,7 @@ async def _guarded(events: AsyncIterator[bytes], outcome: _Outcome) -> AsyncIter
         raise
     except Exception as error:  # noqa: BLE001 - the edge of a stream: its reader must learn that it ended
         emit(log, logging.ERROR, "openai.stream_failed", error=error)
-        yield error_event(told(PenstockError("something broke on our side; it was logged")).body)
+        yield error_event(broken().body)
     yield DONE
 
 

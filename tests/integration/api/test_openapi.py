@@ -43,6 +43,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "POST /v1/jobs": "submitJob",
         "GET /v1/jobs": "listJobs",
         "GET /v1/jobs/{id}": "getJob",
+        "GET /v1/jobs/{id}/events": "readJobEvents",
         "GET /v1/jobs/{id}/why": "explainJob",
         "POST /v1/jobs/{id}/cancel": "cancelJob",
         "GET /v1/admin/dead-letters": "listDeadLetters",

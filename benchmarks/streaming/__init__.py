@@ -1,0 +1,1 @@
+"""The parts of `python -m benchmarks streams` that run in processes of their own: who writes, and who reads."""

@@ -1,0 +1,151 @@
+"""A fake worker: tokens for many jobs at a steady rate, into Redis as workers put them there, and their ends into Postgres."""
+
+import asyncio
+import socket
+import sys
+import time
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db import create_engine
+from app.ids import new_id
+from app.jobs import leases, store
+from app.jobs.finish import Ending, finish
+from app.jobs.leases import Incarnation
+from app.jobs.notices import Used
+from app.queue.events import ChoiceDelta, JobEvent, Publication
+from app.queue.keys import events_key
+from app.queue.streams import Nomination
+from app.queue.traces import Step, Trace
+from app.settings import Settings
+
+POOL = "bench"
+_GROUPS = 16  # workers that take turns: each writes for its jobs in one go
+_PAGE = 200
+_encode = msgspec.json.Encoder().encode
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What to write."""
+
+    jobs: list[UUID]
+    rate: float  # tokens a second of each job
+    tokens: int  # of each job
+    starts_at: float  # time.monotonic
+
+
+async def write(task: Task, config: Settings) -> None:
+    """Start all jobs, write their tokens, finish them."""
+    db = create_engine(config, application_name="penstock-benchmark")
+    try:
+        await _start(db, task.jobs)
+        size = -(-len(task.jobs) // _GROUPS)
+        groups = [task.jobs[at : at + size] for at in range(0, len(task.jobs), size)]
+        starts = [task.starts_at + place / len(groups) / task.rate for place in range(len(groups))]
+        await asyncio.gather(*[_write_group(group, at, task, config) for group, at in zip(groups, starts, strict=True)])
+        await _finish(db, task)
+        pipe = await _Pipe.open(config)
+        await pipe.send([_end(job, task.tokens) for job in task.jobs])
+        await pipe.close()
+    finally:
+        await db.dispose()
+
+
+class _Pipe:
+    """Appends to streams as `EventLog.publish` does, packed by hand: redis-py would take a processor for 20,000 a second."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, config: Settings) -> "_Pipe":
+        address, _, database = config.required_redis_url.removeprefix("redis://:").rpartition("/")
+        password, _, place = address.rpartition("@")
+        host, _, port = place.rpartition(":")
+        pipe = cls(*await asyncio.open_connection(host, int(port)))
+        await pipe._ask([_packed(b"AUTH", password.encode()), _packed(b"SELECT", database.encode())])
+        return pipe
+
+    async def send(self, publications: list[Publication]) -> None:
+        """One round trip."""
+        await self._ask(
+            [
+                _packed(
+                    b"XADD", events_key(each.job_id).encode(), b"MAXLEN", b"~", b"10000", each.place.entry_id.encode(), b"d",
+                    _encode(each.event),
+                )
+                for each in publications
+            ]
+        )  # fmt: skip
+
+    async def _ask(self, commands: list[bytes]) -> None:
+        self._writer.write(b"".join(commands))
+        for _ in commands:
+            head = await self._reader.readuntil(b"\r\n")
+            if head.startswith(b"-"):
+                raise RuntimeError(head.decode())
+            if head.startswith(b"$"):
+                await self._reader.readexactly(int(head[1:]) + 2)
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def _packed(*parts: bytes) -> bytes:
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+
+
+async def _write_group(jobs: list[UUID], starts_at: float, task: Task, config: Settings) -> None:
+    pipe = await _Pipe.open(config)
+    started = JobEvent(kind="started", attempt=1, made_by="bench")
+    await pipe.send([Publication(job, 0, started) for job in jobs])
+    for place in range(task.tokens):
+        await asyncio.sleep(max(0.0, starts_at + place / task.rate - time.monotonic()))
+        text = _text()
+        delta = ChoiceDelta(choice=0, offset=place, token_ids=[place], text=text, text_offset=place * len(text))
+        event = JobEvent(kind="tokens", attempt=1, deltas=[delta])
+        await pipe.send([Publication(job, place + 1, event) for job in jobs])
+    await pipe.close()
+
+
+def _text() -> str:
+    return f"{time.monotonic_ns() // 1000:015d} "  # when it was made, in microseconds
+
+
+def _end(job: UUID, tokens: int) -> Publication:
+    delta = ChoiceDelta(choice=0, offset=tokens, token_ids=[], text="", text_offset=16 * tokens, finish_reason="length")
+    return Publication(job, tokens, JobEvent(kind="succeeded", attempt=1, deltas=[delta]))
+
+
+async def _start(db: AsyncEngine, jobs: list[UUID]) -> None:
+    incarnation = new_id()
+    async with db.begin() as conn:
+        await leases.register(
+            conn, Incarnation(incarnation, POOL, POOL, socket.gethostname(), 1, "cpu", "none"), ttl_s=3600
+        )
+    for at in range(0, len(jobs), _PAGE):
+        async with db.begin() as conn:
+            page = [Nomination(job, 1, "standard", "acme", 1) for job in jobs[at : at + _PAGE]]
+            assert len(await store.start(conn, incarnation, page)) == len(page)
+
+
+async def _finish(db: AsyncEngine, task: Task) -> None:
+    """All of them with the same text: their readers have theirs from Redis; what Postgres gives is counted by its ids."""
+    text = _text() * task.tokens
+    steps = [Step(0, 1, 16) for _ in range(task.tokens)] + [Step(0, 0, 0, is_finished=True)]
+    trace = Trace.of(1, steps, [list(range(task.tokens))]).pack()
+    choices = [{"index": 0, "text": text, "finish_reason": "length"}]
+    used = Used(4, 0, task.tokens)
+    for at in range(0, len(task.jobs), _PAGE):
+        async with db.begin() as conn:
+            endings = [
+                Ending(job, 1, "succeeded", choices, used=used, trace=trace) for job in task.jobs[at : at + _PAGE]
+            ]
+            assert len(await finish(conn, endings)) == len(endings)
+
+
+if __name__ == "__main__":
+    asyncio.run(write(msgspec.json.decode(sys.stdin.buffer.read(), type=Task), Settings()))
