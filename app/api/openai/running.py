@@ -99,6 +99,8 @@ async def until_succeeded(request: Request, call: Call) -> JobView:
                 raise Unavailable("this server is about to restart; try again")
     if job.status != "succeeded":
         raise end_of(job)
+    if job.choices is None:  # found by its Idempotency-Key, long after
+        raise NotFound(f"the output of {job_name(job.id)} isn't kept any more")
     return job
 
 

@@ -26,11 +26,13 @@ async def keep(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str, b
 
 
 async def find(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> StoredCall | None:
-    """The tenant's call; None where there is none, or it was deleted."""
+    """The tenant's call; None where there is none, it was deleted, or its output isn't kept any more."""
     c = t.face_calls.c
     body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
     job = None if body is None else await get_job(conn, tenant_id, job_id)
-    return None if job is None else StoredCall(body, job)
+    if job is None or (job.status == "succeeded" and job.choices is None):
+        return None
+    return StoredCall(body, job)
 
 
 async def forget(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> bool:

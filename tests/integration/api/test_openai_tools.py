@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.jobs.tables import job_inputs
+from app.jobs.timekeeping import forget_outputs
 from tests.support.api import HandWorker, Tenant, assert_problem, until_seated
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -111,6 +112,19 @@ async def test_a_key_brings_the_same_answer_again(app: FastAPI, client: httpx.As
     assert (await client.post("/v1/chat/completions", json={"messages": ASK})).json() == first.json()
     other = await client.post("/v1/chat/completions", json={"messages": [*ASK, *ASK]})
     assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_mismatch")
+
+
+async def test_an_output_that_is_not_kept_any_more_is_not_found(
+    app: FastAPI, client: httpx.AsyncClient, worker: HandWorker, engine: AsyncEngine
+) -> None:
+    made = (await answered(app, client, worker, "/v1/responses", {"input": "a"}, "Hello.")).json()
+    assert (await client.get(f"/v1/responses/{made['id']}")).json() == made
+    async with engine.begin() as conn:
+        assert await forget_outputs(conn, ttl_s=0) == 1
+    answer = await client.get(f"/v1/responses/{made['id']}")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
+    body = {"input": "b", "previous_response_id": made["id"]}
+    assert (await client.post("/v1/responses", json=body)).json()["error"]["param"] == "previous_response_id"
 
 
 async def test_native_errors_stay_problems(client: httpx.AsyncClient, tenant: Tenant) -> None:
