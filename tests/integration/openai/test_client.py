@@ -1,7 +1,9 @@
 """Does OpenAI's own client get what it expects?"""
 
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -271,3 +273,16 @@ def test_another_tenants_responses_are_not_found(client: openai.OpenAI, stack: S
             with pytest.raises(openai.NotFoundError):
                 look(made.id)
     assert client.responses.retrieve(made.id).id == made.id
+
+
+def test_the_pages_snippet_runs(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "openai.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("PENSTOCK_URL", stack.url)
+    monkeypatch.setenv("PENSTOCK_API_KEY", stack.tenant.token)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "docs/openai.md", "exec"), names)
+    names["client"].close()
+    assert capsys.readouterr().out.strip()
