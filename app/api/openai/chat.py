@@ -14,7 +14,7 @@ from app.api.openai.chat_request import ChatRequest
 from app.api.openai.common_answer import CHAT, job_id_of
 from app.api.openai.deltas import Delta, Ended, deltas_of
 from app.api.openai.errors import FaceRoute, end_of
-from app.api.openai.running import Call, begin, in_lane, read_request, until_succeeded
+from app.api.openai.running import Call, begin, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.streaming import chunks, stream, succeeded
 from app.api.runtime import runtime_of
 from app.errors import NotFound
@@ -38,7 +38,15 @@ async def create_chat_completion(request: Request, caller: Writer) -> Response:
             conn, caller.tenant_id, job_id, FACE, asked.model_dump(mode="json", exclude_none=True, by_alias=True)
         )
 
-    call = await begin(request, caller, wanted, body, is_kept=bool(asked.store), with_job=kept if asked.store else None)
+    call = await begin(
+        request,
+        caller,
+        wanted,
+        body,
+        form_of(stream=asked.stream),
+        is_kept=bool(asked.store),
+        with_job=kept if asked.store else None,
+    )
     if asked.stream:
         options = asked.stream_options
         made = ChatChunks(call.job, calling, include_usage=bool(options and options.include_usage))

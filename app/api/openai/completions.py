@@ -10,7 +10,7 @@ from app.api.openai.completion_answer import CompletionChunks, completion
 from app.api.openai.completion_request import CompletionRequest
 from app.api.openai.deltas import Delta, Ended, deltas_of
 from app.api.openai.errors import FaceRoute
-from app.api.openai.running import Call, begin, in_lane, read_request, until_succeeded
+from app.api.openai.running import Call, begin, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.streaming import chunks, stream, succeeded
 from app.api.runtime import runtime_of
 
@@ -22,7 +22,7 @@ async def create_completion(request: Request, caller: Writer) -> Response:
     """Continue a prompt."""
     asked, body = await read_request(request, CompletionRequest)
     wanted = await in_lane(runtime_of(request), body, asked.job)
-    call = await begin(request, caller, wanted, body, is_kept=False)
+    call = await begin(request, caller, wanted, body, form_of(stream=asked.stream), is_kept=False)
     if asked.stream:
         options = asked.stream_options
         made = CompletionChunks(

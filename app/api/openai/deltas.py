@@ -49,9 +49,7 @@ async def deltas_of(call: Call) -> AsyncIterator[Begun | Delta | Ended]:
         OtherText: its attempt was lost with its tokens, and another one gave another text.
         PenstockError: as `app.streams.follow`.
     """
-    catalog = call.runtime.catalog
-    model = await catalog.find(call.job.model)
-    tokens = TokenText((await catalog.encoder(model)).tokenizer)
+    tokens: TokenText | None = None
     once = [_Once() for _ in range(call.job.n)]
     async with contextlib.aclosing(follow(call.runtime, call.job.id, call.caller.tenant_id)) as events:
         async for event in events:
@@ -61,15 +59,22 @@ async def deltas_of(call: Call) -> AsyncIterator[Begun | Delta | Ended]:
                 for each in once:
                     each.again()
             elif event.kind == "tokens":
+                if event.logprobs and tokens is None:
+                    tokens = await _tokens_of(call)
                 yield _delta(event, once[event.index], tokens)
     job = await job_of(call.runtime, call.caller, call.job.id)
     assert job.status in END_STATUSES, "its stream ends after its end was committed"
     yield Ended(job)
 
 
-def _delta(event: Event, once: "_Once", tokens: TokenText) -> Delta:
+async def _tokens_of(call: Call) -> TokenText:
+    catalog = call.runtime.catalog
+    return TokenText((await catalog.encoder(await catalog.find(call.job.model))).tokenizer)
+
+
+def _delta(event: Event, once: "_Once", tokens: TokenText | None) -> Delta:
     logprobs = None
-    if event.logprobs:
+    if event.logprobs and tokens is not None:
         pairs = zip(event.token_ids, event.logprobs, strict=False)
         logprobs = [tokens.entry(token_id, logprob) for token_id, logprob in pairs]
     is_new = once.is_new

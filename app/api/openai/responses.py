@@ -18,7 +18,7 @@ from app.api.openai.response_items import InputItem, turns_of
 from app.api.openai.response_query import ResponseQuery, parse_query
 from app.api.openai.response_request import ResponseRequest
 from app.api.openai.response_stream import ResponseEvents
-from app.api.openai.running import Call, begin, cancel, in_lane, read_request, until_succeeded
+from app.api.openai.running import Call, begin, cancel, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.sse import named_event
 from app.api.openai.streaming import chunks, stream
 from app.api.runtime import Runtime, runtime_of
@@ -43,8 +43,9 @@ async def create_response(request: Request, caller: Writer) -> Response:
         said = asked.model_dump(mode="json", exclude_none=True, by_alias=True)
         await stored.keep(conn, caller.tenant_id, job_id, FACE, said)
 
+    form = form_of(stream=asked.stream, background=asked.background)
     call = await begin(
-        request, caller, wanted, body, is_kept=asked.is_stored, with_job=kept if asked.is_stored else None
+        request, caller, wanted, body, form, is_kept=asked.is_stored, with_job=kept if asked.is_stored else None
     )
     if asked.stream:
         return stream(call, _events(call, ResponseEvents(call.job, asked)))

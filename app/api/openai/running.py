@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Request
@@ -17,7 +17,7 @@ from app.api.openai.errors import end_of
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
 from app.api.submission import Submission, Submitted, submit
-from app.errors import NotCancellable, NotFound, PenstockError, Unavailable
+from app.errors import NotCancellable, NotFound, PenstockError, StreamsFull, Unavailable
 from app.ids import job_name
 from app.jobs import cancel as cancelling
 from app.jobs.read import JobView, get_job
@@ -29,6 +29,7 @@ SPREAD_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 30.0  # while a caller waits: an end is heard of at once, this is for its leaving unheard
 
 M = TypeVar("M", bound=BaseModel)
+Form = Literal["whole", "stream", "background"]
 WithJob = Callable[[AsyncConnection, UUID], Awaitable[None]]
 
 
@@ -56,8 +57,20 @@ async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., M], *args: 
     return work(*args) if len(body) < LONG_BYTES else await runtime.lanes.run(len(body), work, *args)
 
 
+def form_of(*, stream: bool | None, background: bool | None = False) -> Form:
+    """How the caller wants to be answered."""
+    return "stream" if stream else "background" if background else "whole"
+
+
 async def begin(
-    request: Request, caller: Caller, wanted: JobRequest, body: bytes, *, is_kept: bool, with_job: WithJob | None = None
+    request: Request,
+    caller: Caller,
+    wanted: JobRequest,
+    body: bytes,
+    form: Form,
+    *,
+    is_kept: bool,
+    with_job: WithJob | None = None,
 ) -> Call:
     """Promise the job.
 
@@ -66,14 +79,25 @@ async def begin(
         PenstockError: as `app.api.submission.submit`.
     """
     runtime = runtime_of(request)
-    if not is_kept and (runtime.watch.is_closed or runtime.watch.num_seated >= runtime.watch.max_seats):
-        raise Unavailable("too many callers wait for their results here; try again, or submit to /v1/jobs and poll")
+    _check_room(runtime, form)
     key = idempotency_key(request.headers)
     submission = Submission(caller, wanted, len(body), key, body, with_job)
     submitted: Submitted = await submit(runtime, submission)
     headers = {"x-request-id": job_name(submitted.job.id), "Cache-Control": "no-store"} | submitted.headers
     # Whoever sends a key means to come back with it.
     return Call(runtime, caller, submitted.job, headers, is_kept or key is not None)
+
+
+def _check_room(runtime: Runtime, form: Form) -> None:
+    """Raises Unavailable where a job would be made that nobody here could be told of."""
+    if form == "background":
+        return
+    if runtime.watch.is_closed:
+        raise Unavailable("this server is about to restart; try again")
+    if form == "stream" and runtime.streams.num_readers >= runtime.settings.stream_max_readers:
+        raise StreamsFull("as many streams are read from this process as may be (stream_max_readers); try again")
+    if form == "whole" and runtime.watch.num_seated >= runtime.watch.max_seats:
+        raise Unavailable("too many callers wait for their results here; try again, or submit to /v1/jobs and poll")
 
 
 async def until_succeeded(request: Request, call: Call) -> JobView:
