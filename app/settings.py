@@ -106,8 +106,11 @@ class Settings(BaseSettings):
         65_536, ge=4096, le=2**26, description="What waits in memory for one reader; the rest stays in Redis."
     )
     stream_heartbeat_s: Seconds = Field(15.0, description="A stream that has nothing to tell sends a comment so often.")
-    output_retention_s: Seconds | None = Field(
-        None, description="How long a finished job's output is kept, and its stream can be read. Unset: for ever."
+    output_retention_s: float | None = Field(
+        None,
+        gt=0,
+        le=315_360_000,
+        description="How long a finished job's output is kept, and its stream can be read. Unset: for ever.",
     )
     stream_stall_s: Seconds = Field(30.0, description="A reader that takes nothing for so long is cut off.")
 

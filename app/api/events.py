@@ -23,17 +23,6 @@ _HELLO = b"retry: 1000\n\n"  # milliseconds until an EventSource comes back
 _BEAT = b": still here\n\n"
 _CUT = b": cut off; come back with the last id\n\n"
 
-_SCHEMA = {
-    "type": "object",
-    "description": "One event.",
-    "properties": {
-        "id": {"type": "string", "description": "A whole number; whoever comes back says the last one."},
-        "event": {"type": "string", "enum": ["started", "restarted", "tokens", "finished"]},
-        "data": {"type": "string", "description": "The event as a JSON object."},
-    },
-    "required": ["id", "event", "data"],
-}
-
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
@@ -45,7 +34,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
     responses={
         200: {
             "description": "Server-sent events, up to and with `finished`. A stream that ends before it is to be gone on with.",
-            "content": {"text/event-stream": {"schema": _SCHEMA}},
+            "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ServerSentEvent"}}},
             "headers": {
                 "X-Accel-Buffering": {
                     "description": "`no`: proxies shall pass events on at once.",

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.documents import JobObject, Problem
+from app.api.event_documents import DESCRIBED as EVENTS
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
@@ -94,7 +95,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
     BudgetChange, ModelChange,
 )  # fmt: skip
-DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *LETTERS, *QUOTAS)
+DESCRIBED: tuple[type[BaseModel], ...] = (JobObject, Problem, *EVENTS, *LETTERS, *QUOTAS)
 JOB_BODY = body_of(JobRequest)
 
 
