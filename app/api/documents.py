@@ -302,7 +302,10 @@ class JobPage(Described):
 class ModelObject(Described):
     """A model that jobs may name."""
 
+    id: str = Field(description="Its name.")
     object: Literal["model"]
+    created: int = Field(description="When a worker last registered it, in seconds since the epoch.")
+    owned_by: str
     name: str
     max_model_len: int = Field(ge=1, description="Longest prompt + output, in tokens.")
     breaker: Literal["closed", "open", "half_open"] = Field(

@@ -21,7 +21,6 @@ from app.api import (
     jobs,
     keys,
     metrics,
-    models,
     openapi,
     prices,
     problems,
@@ -31,6 +30,7 @@ from app.api import (
     why,
 )
 from app.api.access import AccessLog
+from app.api.openai import chat, completions, models, responses
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
 from app.errors import Misconfigured
@@ -70,6 +70,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         jobs.router, bulk.router, events.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router,
         keys.router, budgets.router, prices.router, models.router, files.router, batches.router, autoscale.router, health.router,
         metrics.router, problems.router,
+        chat.router, completions.router, responses.router,
     )  # fmt: skip
     for router in routers:
         app.include_router(router)

@@ -48,7 +48,7 @@ def problem(error: PenstockError, headers: Mapping[str, str] | None = None) -> R
         "code": error.code,
         "retryable": error.retryable,
     }
-    told = {**_standing_headers(error), **error.headers, **(headers or {})}
+    told = {**standing_headers(error), **error.headers, **(headers or {})}
     return Response(_encode(body), error.status, told, PROBLEM)
 
 
@@ -100,7 +100,8 @@ def _title(code: str) -> str:
     return code.replace("_", " ").capitalize()
 
 
-def _standing_headers(error: PenstockError) -> dict[str, str]:
+def standing_headers(error: PenstockError) -> dict[str, str]:
+    """The headers that every answer with this error carries."""
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, BudgetExhausted):

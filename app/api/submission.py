@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.runtime import Runtime
 from app.errors import (
@@ -51,6 +54,7 @@ class Submission:
     num_bytes: int
     idempotency_key: str | None = None
     body: bytes = b""
+    with_job: Callable[[AsyncConnection, UUID], Awaitable[None]] | None = None  # what is written beside a new job
 
     @property
     def applicant(self) -> Applicant:
@@ -270,6 +274,8 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
     standing = await runtime.breakers.standing(prepared.model.name)
     async with runtime.transaction() as conn:
         accepted = (await accept(conn, submission.caller, [prepared], idempotency_key=submission.idempotency_key))[0]
+        if submission.with_job is not None and not accepted.replayed:
+            await submission.with_job(conn, accepted.job_id)
         # Who asks no engine, or not now, takes no probe: it would tell nothing.
         if standing is not None and accepted.nomination is not None:
             refused = await take_probe(conn, prepared.model.name)

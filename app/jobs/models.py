@@ -1,7 +1,8 @@
 """Which models are served? Workers register them, with their tokenizers; the API looks them up."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -23,6 +24,7 @@ class Model:
     model_hash: str
     max_model_len: int
     vocab_size: int
+    registered_at: datetime | None = field(default=None, compare=False)  # as Postgres knows it
 
 
 @dataclass(frozen=True, slots=True)

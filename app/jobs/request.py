@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from app.jobs.states import OnBudget, Tier
-from app.jobs.structure import ResponseFormat, Structure, StructuredOutputs, Words, broken_limits, structure_of
+from app.jobs.structure import ResponseFormat, Schema, Structure, StructuredOutputs, Words, broken_limits, structure_of
 from app.settings import Settings
 
 MAX_TOKENS_LIMIT = 1_000_000
@@ -29,13 +29,65 @@ Integer = StrictInt
 ModelName = Annotated[StrictStr, Field(pattern=NAME)]
 
 
+class CalledFunction(BaseModel):
+    """Which function an assistant's turn called, and with what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[Words, Field(min_length=1, max_length=128)]
+    arguments: Annotated[Words, Field(description="JSON, as a text.")]
+
+
+class ToolCall(BaseModel):
+    """A call that an assistant's turn made, as OpenAI writes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[Words, Field(max_length=128)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(BaseModel):
     """One turn of a conversation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Literal["system", "user", "assistant", "tool", "developer"]
-    content: Words
+    content: Words | None = Field(None, description="May be left out where there are `tool_calls`.")
+    name: Annotated[Words, Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=128)] | None = None
+    tool_call_id: Annotated[Words, Field(max_length=128)] | None = Field(
+        None, description="Of the call that a turn of the role `tool` answers."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.tool_calls is None:
+            raise ValueError("content: is required")
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("tool_calls: only an assistant's turn has them")
+        return self
+
+
+class FunctionDefinition(BaseModel):
+    """A function that the model may call, as OpenAI writes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Words | None = None
+    parameters: Schema | None = None
+    strict: StrictBool | None = Field(None, description="Accepted; what a forced call is kept to doesn't depend on it.")
+
+
+class Tool(BaseModel):
+    """Something that the chat template tells the model of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["function"]
+    function: FunctionDefinition
 
 
 class WebhookTarget(BaseModel):
@@ -96,6 +148,9 @@ class JobRequest(BaseModel):
     ) = Field(None, description="Text to continue, or token ids. Exactly one of `prompt` and `messages`.")
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = Field(
         None, description="A conversation, put through the model's chat template."
+    )
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = Field(
+        None, description="Functions that the chat template tells the model of; its calls are part of the text."
     )
 
     max_tokens: Annotated[Integer, Field(ge=1, le=MAX_TOKENS_LIMIT)] | None = Field(
@@ -189,6 +244,8 @@ class JobRequest(BaseModel):
             raise ValueError("give exactly one of prompt and messages")
         if self.prompt == "":
             raise ValueError("prompt: must not be empty")
+        if self.tools is not None and self.messages is None:
+            raise ValueError("tools: go with messages, whose template tells the model of them")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens: must not be more than max_tokens ({self.max_tokens})")
         for token in self.logit_bias or {}:

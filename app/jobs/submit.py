@@ -30,7 +30,7 @@ from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
 from app.jobs.spending import Answer, Ask, let_in, prices_of
-from app.jobs.tokenizing import PromptEncoder
+from app.jobs.tokenizing import PromptEncoder, texts_in
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Prices
 from app.quotas.caps import hold_to_caps
@@ -318,7 +318,11 @@ async def nominate(queue: JobQueue, accepted: Sequence[Accepted]) -> bool:
 
 def _refuse_hopeless(request: JobRequest, model: Model) -> None:
     """A text far beyond the context is refused by its length: counting its tokens could keep a thread busy for a minute."""
-    texts = [m.content for m in request.messages] if request.messages is not None else [request.prompt]
+    if request.messages is not None:
+        texts: list[Any] = list(texts_in([message.model_dump() for message in request.messages]))
+        texts += texts_in([tool.model_dump() for tool in request.tools or []])
+    else:
+        texts = [request.prompt]
     num_chars = sum(len(text) for text in texts if isinstance(text, str))
     most = model.max_model_len * MAX_CHARS_PER_TOKEN
     if num_chars > most:
@@ -332,7 +336,11 @@ def _refuse_hopeless(request: JobRequest, model: Model) -> None:
 
 def _encode(request: JobRequest, encoder: PromptEncoder) -> list[int]:
     if request.messages is not None:
-        return encoder.encode_messages([message.model_dump() for message in request.messages])
+        tools = request.tools
+        return encoder.encode_messages(
+            [message.model_dump(exclude_none=True) for message in request.messages],
+            None if tools is None else [tool.model_dump(exclude_none=True) for tool in tools],
+        )
     return encoder.encode_text(request.prompt) if isinstance(request.prompt, str) else list(request.prompt or [])
 
 

@@ -193,6 +193,17 @@ job_results = Table(
     Index("ix_job_results_kept", "created_at", postgresql_where=text("forgotten_at IS NULL")),
 )
 
+# What a call of the OpenAI-compatible face asked for, where it may be read again: a response, or a chat completion with `store`.
+face_calls = Table(
+    "face_calls",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("face", Text, nullable=False),
+    Column("body", JSON, nullable=False),
+    CheckConstraint("face IN ('chat', 'responses')", name="face_known"),
+)
+
 # One row an attempt that ended, however it ended.
 attempts = Table(
     "attempts",

@@ -1,6 +1,7 @@
 """How many tokens is this? The model's own tokenizer and chat template, without transformers."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -30,6 +31,50 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in nested lists and objects, names of members too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from texts_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts_in(each)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same with each text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name): _mapped(each, change) for name, each in value.items()}
+    return [_mapped(each, change) for each in value] if isinstance(value, list) else value
+
+
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as templates read it."""
+    turn = {"content": ""} | {name: value for name, value in message.items() if value is not None}
+    if "tool_calls" in turn:
+        turn["tool_calls"] = [
+            call | {"function": call["function"] | {"arguments": _read(call["function"]["arguments"])}}
+            for call in turn["tool_calls"]
+        ]
+    return turn
+
+
+def _read(arguments: str) -> Any:
+    """The object that a call's arguments write, or the text where they write none: a call may have been cut off."""
+    import json
+
+    try:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
 class PromptEncoder:
     """Turns a prompt or a conversation into token ids. Thread-safe; encoding releases the GIL."""
 
@@ -52,8 +97,10 @@ class PromptEncoder:
         """Ids of a plain prompt, with the special tokens that the tokenizer itself puts around a text."""
         return list(self.tokenizer.encode(text, add_special_tokens=True).ids)
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """The conversation as the model was taught to see it, up to where its answer begins.
+
+        Templates read `content` as a text and a call's `arguments` as an object: they are handed so.
 
         Raises:
             InvalidRequest: the model has no chat template, or the template refuses these messages.
@@ -62,25 +109,32 @@ class PromptEncoder:
             raise InvalidRequest("messages: this model has no chat template; send `prompt` instead", param="messages")
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self.special_tokens
+                messages=[_turn(message) for message in messages],
+                add_generation_prompt=True,
+                tools=tools,
+                documents=None,
+                **self.special_tokens,
             )
         except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
             raise InvalidRequest(
                 f"messages: the model's chat template refuses them: {error}", param="messages"
             ) from error
 
-    def encode_messages(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Ids of a conversation; the template has put in the special tokens. Their names in contents are plain text.
+    def encode_messages(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """Ids of a conversation; the template has put in the special tokens. Their names in what callers wrote are plain text.
 
         Raises:
-            InvalidRequest: as `render`, or a content holds such a name and can't be written otherwise.
+            InvalidRequest: as `render`, or a text holds such a name and can't be written otherwise.
         """
-        contents = [message["content"] for message in messages]
-        if not self._forged.are_in(contents):
-            return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids)
+        written = [*texts_in(messages), *texts_in(tools or [])]
+        if not self._forged.are_in(written):
+            return list(self.tokenizer.encode(self.render(messages, tools), add_special_tokens=False).ids)
         try:
-            mark = self._forged.mark_for(contents)
-            broken = [each | {"content": self._forged.break_names(each["content"], mark)} for each in messages]
-            return self._forged.encode(self.render(broken), mark)
+            mark = self._forged.mark_for(written)
+
+            def broken(text: str) -> str:
+                return self._forged.break_names(text, mark)
+
+            return self._forged.encode(self.render(_mapped(messages, broken), _mapped(tools, broken)), mark)
         except ValueError as error:
             raise InvalidRequest(f"messages: {error}", param="messages") from error

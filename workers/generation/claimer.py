@@ -241,7 +241,7 @@ def _in_our_tokens(worker: WorkerContext, job: StartedJob) -> StartedJob:
     if job.tokenizer_hash == worker.tokenizer_hash:
         return job
     if messages is not None:
-        return replace(job, prompt_ids=worker.encoder.encode_messages(messages))
+        return replace(job, prompt_ids=worker.encoder.encode_messages(messages, job.request.get("tools")))
     return replace(job, prompt_ids=worker.encoder.encode_text(prompt)) if isinstance(prompt, str) else job
 
 

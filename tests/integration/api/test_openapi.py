@@ -81,6 +81,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "GET /v1/batches/{id}/output": "getBatchOutput",
         "GET /v1/batches/{id}/errors": "getBatchErrors",
         "GET /v1/models": "listModels",
+        "GET /v1/models/{model}": "getModel",
         "POST /v1/jobs/quote": "quoteJob",
         "POST /v1/jobs/bulk": "submitJobs",
         "GET /v1/autoscale": "autoscale",

@@ -1,6 +1,7 @@
 """Does a 202 leave a whole job behind, and a refusal nothing?"""
 
 import asyncio
+from time import time
 from typing import Any
 
 import httpx
@@ -212,10 +213,14 @@ async def test_a_second_model_must_be_named(client: httpx.AsyncClient, engine: A
 
 
 async def test_models_are_listed(client: httpx.AsyncClient, model: Model) -> None:
-    assert (await client.get("/v1/models")).json() == {
-        "object": "list",
-        "data": [{"object": "model", "name": MODEL, "max_model_len": 4096, "breaker": "closed"}],
-    }
+    listed = (await client.get("/v1/models")).json()
+    shown = {"id": MODEL, "object": "model", "owned_by": "penstock", "name": MODEL, "max_model_len": 4096}
+    (registered,) = [each.pop("created") for each in listed["data"]]
+    assert listed == {"object": "list", "data": [shown | {"breaker": "closed"}]}
+    assert abs(registered - time()) < 60
+    assert (await client.get(f"/v1/models/{MODEL}")).json() == listed["data"][0] | {"created": registered}
+    problem = assert_problem(await client.get("/v1/models/no/such"), 404, "unknown_model", "no/such")
+    assert set(problem["error"]) == {"message", "type", "param", "code"}
 
 
 async def test_a_webhook_that_could_never_be_delivered_is_refused(

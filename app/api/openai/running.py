@@ -1,0 +1,163 @@
+"""How does a call become a job, and how does its caller wait for it? Whoever leaves takes his job with him, unless it is kept."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+from uuid import UUID
+
+from fastapi import Request
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.api.body import parse_body, read_body
+from app.api.headers import idempotency_key
+from app.api.openai.errors import end_of
+from app.api.preparing import LONG_BYTES
+from app.api.runtime import Runtime, runtime_of
+from app.api.submission import Submission, Submitted, submit
+from app.errors import NotCancellable, NotFound, PenstockError, StreamsFull, Unavailable
+from app.ids import job_name
+from app.jobs import cancel as cancelling
+from app.jobs.read import JobView, get_job
+from app.jobs.request import JobRequest
+from app.jobs.states import END_STATUSES
+from app.jobs.submit import Caller
+
+SPREAD_TIMEOUT_S = 1.0
+LOOK_AGAIN_S = 30.0  # while a caller waits: an end is heard of at once, this is for its leaving unheard
+
+M = TypeVar("M", bound=BaseModel)
+Form = Literal["whole", "stream", "background"]
+WithJob = Callable[[AsyncConnection, UUID], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call whose job was promised. `is_kept`: it goes on when its caller has left."""
+
+    runtime: Runtime
+    caller: Caller
+    job: JobView
+    headers: dict[str, str]
+    is_kept: bool
+
+
+async def read_request(request: Request, model: type[M]) -> tuple[M, bytes]:
+    """What the body says, and the body. Refusals raised from here on speak of fields by the names that this face gives them."""
+    runtime = runtime_of(request)
+    request.state.renamed = dict(getattr(model, "renamed", {}))
+    body = await read_body(request, most=runtime.settings.max_body_bytes)
+    return await in_lane(runtime, body, parse_body, body, model), body
+
+
+async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., M], *args: object) -> M:
+    """`work(*args)`, in a thread where the body is so large that it would hold up others."""
+    return work(*args) if len(body) < LONG_BYTES else await runtime.lanes.run(len(body), work, *args)
+
+
+def form_of(*, stream: bool | None, background: bool | None = False) -> Form:
+    """How the caller wants to be answered."""
+    return "stream" if stream else "background" if background else "whole"
+
+
+async def begin(
+    request: Request,
+    caller: Caller,
+    wanted: JobRequest,
+    body: bytes,
+    form: Form,
+    *,
+    is_kept: bool,
+    with_job: WithJob | None = None,
+) -> Call:
+    """Promise the job.
+
+    Raises:
+        Unavailable: nobody could wait for it now.
+        PenstockError: as `app.api.submission.submit`.
+    """
+    runtime = runtime_of(request)
+    _check_room(runtime, form)
+    key = idempotency_key(request.headers)
+    submission = Submission(caller, wanted, len(body), key, body, with_job)
+    submitted: Submitted = await submit(runtime, submission)
+    headers = {"x-request-id": job_name(submitted.job.id), "Cache-Control": "no-store"} | submitted.headers
+    # Whoever sends a key means to come back with it.
+    return Call(runtime, caller, submitted.job, headers, is_kept or key is not None)
+
+
+def _check_room(runtime: Runtime, form: Form) -> None:
+    """Raises Unavailable where a job would be made that nobody here could be told of."""
+    if form == "background":
+        return
+    if runtime.watch.is_closed:
+        raise Unavailable("this server is about to restart; try again")
+    if form == "stream" and runtime.streams.num_readers >= runtime.settings.stream_max_readers:
+        raise StreamsFull("as many streams are read from this process as may be (stream_max_readers); try again")
+    if form == "whole" and runtime.watch.num_seated >= runtime.watch.max_seats:
+        raise Unavailable("too many callers wait for their results here; try again, or submit to /v1/jobs and poll")
+
+
+async def until_succeeded(request: Request, call: Call) -> JobView:
+    """The job when it has succeeded. If its caller leaves, it is cancelled.
+
+    Raises:
+        JobEndedWithout: it ended otherwise.
+        Unavailable: this process is about to end; the job was cancelled, unless it is kept.
+    """
+    runtime, job = call.runtime, call.job
+    async with runtime.watch.seat(job.id) as seat:
+        job = await job_of(runtime, call.caller, job.id)
+        while job.status not in END_STATUSES:
+            if seat is None:
+                await asyncio.sleep(runtime.watch.poll_every_s)
+            else:
+                await seat.wait(LOOK_AGAIN_S, request)
+            job = await job_of(runtime, call.caller, job.id)
+            if job.status in END_STATUSES:
+                break
+            if await request.is_disconnected() or runtime.watch.is_closed:
+                await leave(call)
+                raise Unavailable("this server is about to restart; try again")
+    if job.status != "succeeded":
+        raise end_of(job)
+    if job.choices is None:  # found by its Idempotency-Key, long after
+        raise NotFound(f"the output of {job_name(job.id)} isn't kept any more")
+    return job
+
+
+async def leave(call: Call) -> None:
+    """Its caller won't get the result: cancel the job, unless it is kept. Best effort, as a caller who leaves before is."""
+    if not call.is_kept:
+        with contextlib.suppress(PenstockError):
+            await cancel(call.runtime, call.caller, call.job.id)
+
+
+async def cancel(runtime: Runtime, caller: Caller, job_id: UUID) -> JobView:
+    """Cancel the job, or find it ended.
+
+    Raises:
+        NotFound: the tenant has no such job.
+    """
+    cancelled = None
+    async with runtime.transaction() as conn:
+        with contextlib.suppress(NotCancellable):
+            cancelled = await cancelling.cancel(conn, caller.tenant_id, job_id)
+        job = await get_job(conn, caller.tenant_id, job_id)
+    assert job is not None, "its row is locked by this transaction"
+    if cancelled is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SPREAD_TIMEOUT_S):
+                await cancelling.spread_cancel(runtime.queue(cancelled.pool), cancelled)
+    return job
+
+
+async def job_of(runtime: Runtime, caller: Caller, job_id: UUID) -> JobView:
+    """The tenant's job as it is now. Raises NotFound."""
+    async with runtime.transaction() as conn:
+        job = await get_job(conn, caller.tenant_id, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_name(job_id)}")
+    return job

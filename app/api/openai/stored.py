@@ -1,0 +1,51 @@
+"""Which calls can be read again? One row a call beside its job, written with it; without the row the face knows nothing of it."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.jobs import tables as t
+from app.jobs.read import JobView, get_job
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """A call that was kept, and its job as it is now."""
+
+    body: dict[str, Any]
+    job: JobView
+
+
+async def keep(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str, body: dict[str, Any]) -> None:
+    """Write the call down, in the transaction that makes its job."""
+    row = {"job_id": job_id, "tenant_id": tenant_id, "face": face, "body": body}
+    await conn.execute(insert(t.face_calls).values(row))
+
+
+async def find(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> StoredCall | None:
+    """The tenant's call; None where there is none, it was deleted, or its output isn't kept any more."""
+    c = t.face_calls.c
+    body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
+    job = None if body is None else await get_job(conn, tenant_id, job_id)
+    if job is None or (job.status == "succeeded" and job.choices is None):
+        return None
+    return StoredCall(body, job)
+
+
+async def forget(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> bool:
+    """Delete the call, not its job, which goes with all jobs of its age; whether there was one."""
+    c = t.face_calls.c
+    gone = delete(t.face_calls).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face).returning(c.job_id)
+    return await conn.scalar(gone) is not None
+
+
+async def turns_before(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> list[dict[str, Any]]:
+    """The conversation that a job was asked to continue."""
+    joined = t.job_inputs.join(t.jobs, t.jobs.c.id == t.job_inputs.c.job_id)
+    request = await conn.scalar(
+        select(t.job_inputs.c.request).select_from(joined).where(t.jobs.c.id == job_id, t.jobs.c.tenant_id == tenant_id)
+    )
+    return list((request or {}).get("messages", []))
