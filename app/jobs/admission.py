@@ -73,7 +73,7 @@ def digest_of(tenant_id: str, key: str | None, body: bytes) -> bytes:
 def _num_chars(request: JobRequest) -> int:
     """Of the prompt, where it is text; 0 of token ids."""
     if request.messages is not None:
-        return sum(len(each.content) for each in request.messages)
+        return sum(len(each.content or "") for each in request.messages)
     return len(request.prompt) if isinstance(request.prompt, str) else 0
 
 
