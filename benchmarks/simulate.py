@@ -65,6 +65,7 @@ async def _live_through(name: str, plan: Plan, server: EmbeddedRedis, price: flo
     client = BlockingScripts(server.socket_url)
     async with create_redis(Settings(redis_url=server.url)) as redis:
         try:
+            await redis.config_set("appendonly", "no")  # nobody needs it tomorrow
             terms = {tenant: Terms(weight_of(tenant)) for tenant in plan.tenants}
             for pool in POOLS:
                 await JobQueue(redis, pool).open_epoch("simulation")
