@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -11,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.embedded import EmbeddedRedis
+from app.jobs.states import TIERS
 from app.queue.fairness import Terms
-from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue
 from app.redis import Redis, create_redis
 from app.settings import Settings
 from benchmarks.result import Bar, Result
-from benchmarks.simulation.admission import CEILING_S
 from benchmarks.simulation.day import Day
 from benchmarks.simulation.engine import POOLS
 from benchmarks.simulation.scripts import BlockingScripts
@@ -65,6 +65,7 @@ async def _live_through(name: str, plan: Plan, server: EmbeddedRedis, price: flo
     client = BlockingScripts(server.socket_url)
     async with create_redis(Settings(redis_url=server.url)) as redis:
         try:
+            await redis.config_set("appendonly", "no")  # nobody needs it tomorrow
             terms = {tenant: Terms(weight_of(tenant)) for tenant in plan.tenants}
             for pool in POOLS:
                 await JobQueue(redis, pool).open_epoch("simulation")
@@ -92,19 +93,22 @@ async def _live_through(name: str, plan: Plan, server: EmbeddedRedis, price: flo
 def _figures(day: Day, price: float) -> dict[str, Any]:
     """What the seed alone decides."""
     gap, gpu_hours = day.fairness.widest, day.provisioned_s / 3600
+    workers = [worker for pool in day.pools.values() for worker in pool.workers]
+    asked_again = sum(count for times, count in day.retries.items() if times) + sum(day.given_up.values())
     tiers = {
         tier: {
             "offered": day.offered[tier],
             "refused": day.refused[tier],
+            "given up": day.given_up[tier],
             "wait p50 s": day.waits[tier].quantile(0.5),
             "wait p95 s": day.waits[tier].quantile(0.95),
             "wait p99 s": day.waits[tier].quantile(0.99),
             "first token p50 s": day.first_tokens[tier].quantile(0.5),
             "first token p95 s": day.first_tokens[tier].quantile(0.95),
             "first token p99 s": day.first_tokens[tier].quantile(0.99),
-            "waited longer than the ceiling": day.waits[tier].share_over(CEILING_S[tier]),
+            "waited longer than the ceiling": day.waits[tier].share_over(day.gate.ceilings_s[tier]),
         }
-        for tier in TIER_WEIGHTS
+        for tier in TIERS
     }
     return {
         "tiers": tiers,
@@ -124,11 +128,20 @@ def _figures(day: Day, price: float) -> dict[str, Any]:
         "gpu": {
             "hours": gpu_hours,
             "hours with work": day.busy_s / 3600,
-            "hours over the KV pool": day.over_s / 3600,
+            "preempted for a higher tier": sum(worker.engine.num_displaced for worker in workers),
+            "preempted for room": sum(worker.engine.num_evicted for worker in workers),
+            "tokens computed again": round(sum(worker.engine.lost_tokens for worker in workers)),
             "cost": gpu_hours * price,
             "cost of a million output tokens": gpu_hours * price / day.output_tokens * 1e6
             if day.output_tokens
             else 0.0,
+        },
+        "refusals": {reason: day.reasons[reason] for reason in sorted(day.reasons)}
+        | {
+            "retry after p50 s": day.retry_after.quantile(0.5),
+            "retry after p95 s": day.retry_after.quantile(0.95),
+            "let in at the first retry": day.retries[1] / asked_again if asked_again else math.nan,
+            "let in at the second": day.retries[2] / asked_again if asked_again else math.nan,
         },
         "lost": {
             "jobs": day.num_lost,
@@ -159,13 +172,24 @@ def _waits_table(result: Result) -> Table:
     table = Table(title=f"simulate {result.settings}", title_justify="left")
     for name in ("day", "tier"):
         table.add_column(name)
-    for name in ("offered", "refused", "wait p50", "p95", "p99", "first token p50", "p95", "p99", "past ceiling"):
+    for name in (
+        "offered",
+        "refused",
+        "given up",
+        "wait p50",
+        "p95",
+        "p99",
+        "first token p50",
+        "p95",
+        "p99",
+        "past ceiling",
+    ):
         table.add_column(name, justify="right")
     for day, figures in result.figures.items():
         for tier, each in figures["tiers"].items():
             seconds = [each[f"{what} {q} s"] for what in ("wait", "first token") for q in ("p50", "p95", "p99")]
             table.add_row(
-                *(day, tier, f"{each['offered']:,}", f"{each['refused']:,}"),
+                *(day, tier, f"{each['offered']:,}", f"{each['refused']:,}", f"{each['given up']:,}"),
                 *(f"{value:,.2f} s" for value in seconds),
                 f"{each['waited longer than the ceiling']:.2%}",
             )

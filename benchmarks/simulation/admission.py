@@ -1,51 +1,93 @@
-"""May this job come in? The seam between the simulation and admission: `admit` is all that a day asks.
+"""May this job come in? The API's own admission (`app/jobs/admission.py`), with figures of the simulated pools for those of Redis and Postgres."""
 
-Plain arithmetic on what the queue says is waiting and on what has drained lately, with a ceiling on the wait for each tier.
-"""
-
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
-from app.queue.places import TIER_WEIGHTS
-from app.queue.streams import Depth
-
-CEILING_S = {"interactive": 30.0, "standard": 600.0, "batch": 86_400.0}
+from app.jobs.admission import Admission, Applicant
+from app.jobs.lengths import Lengths
+from app.jobs.loads import BUSY_S, PoolFigures
+from app.jobs.models import Model
+from app.jobs.request import JobRequest
+from app.jobs.states import TIERS
+from app.settings import Settings
+from benchmarks.simulation.measures import Fairness
+from benchmarks.simulation.pool import Pool
+from benchmarks.simulation.traffic import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A job that wants in, and what its tenant has waiting in the same tier."""
+class Answer:
+    """No, for this reason; worth asking again after so long."""
 
-    tier: str
-    tokens: int
-    own_tokens: int
-    num_tenants: int  # that have something waiting in the tier, this one included
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No: it would wait for so long."""
-
-    predicted_s: float
+    reason: str
+    status: int
     retry_after_s: float
 
 
-def admit(depths: Mapping[str, Depth], drain_per_s: float | None, ask: Ask) -> Refusal | None:
-    """None where the job may come in.
+class Gate:
+    """All API processes as one. Its figures are of this moment; a real one's are up to half a second old."""
 
-    Tenants of a tier are served in turn, so a job waits until each tenant that waits was given as much as its own tenant by then, at most
-    for all of the tier's; the tier gets its weight's share among those with work.
+    def __init__(self, pools: Mapping[str, Pool], fairness: Fairness, now: Callable[[], float], seed: int) -> None:
+        settings = Settings()
+        self.ceilings_s = {
+            "interactive": settings.max_wait_interactive_s,
+            "standard": settings.max_wait_standard_s,
+            "batch": settings.max_wait_batch_s,
+        }
+        self._models = {name: Model(name, name, "", "", 0, 0) for name in pools}
+        self._admission = Admission(
+            settings,
+            cast("Any", _Loads(pools, fairness, now)),
+            cast("Any", _Lengths()),
+            clock=cast("Any", SimpleNamespace(monotonic=now, now=now)),
+            draw=Random(f"retries {seed}").random,
+        )
 
-    Args:
-        depths: what waits in the pool, by tier.
-        drain_per_s: tokens a second (as the queue counts them) that the pool takes at full load; None: it wasn't seen full yet.
-    """
-    waiting = depths[ask.tier].tokens
-    if drain_per_s is None or waiting == 0:
-        return None
-    busy = sum(weight for tier, weight in TIER_WEIGHTS.items() if tier == ask.tier or depths[tier].tokens > 0)
-    rate = drain_per_s * TIER_WEIGHTS[ask.tier] / busy
-    predicted_s = min(waiting, (ask.own_tokens + ask.tokens) * ask.num_tenants) / rate
-    if predicted_s <= CEILING_S[ask.tier]:
-        return None
-    return Refusal(predicted_s, predicted_s - CEILING_S[ask.tier])
+    def ask(self, job: Job) -> Answer | None:
+        """None where it may come in."""
+        verdict = self._admission.look(Applicant(job.tenant, _request_of(job), job.id.bytes), self._models[job.pool])
+        if verdict is None:
+            return None
+        error = self._admission.refuse(verdict)
+        return Answer(error.extra["reason"], error.status, float(error.extra["retry_after_s"]))
+
+
+class _Loads:
+    """What `LoadBoard` tells admission."""
+
+    def __init__(self, pools: Mapping[str, Pool], fairness: Fairness, now: Callable[[], float]) -> None:
+        self._pools, self._fairness, self._now = pools, fairness, now
+
+    def figures(self, pool: str) -> PoolFigures:
+        num_tenants = {tier: self._fairness.num_tenants((pool, tier)) for tier in TIERS}
+        now = self._now()
+        return PoolFigures(self._pools[pool].load(num_tenants, now, BUSY_S), "redis", now)
+
+    def age_s(self, _pool: str) -> float:
+        return 0.0
+
+    def own_tokens(self, pool: str, tier: str, tenant: str) -> int:
+        known = self._pools[pool]
+        mean = known.tokens[tier] / known.jobs[tier] if known.jobs[tier] else 0.0
+        return int(self._fairness.num_waiting((pool, tier), tenant) * mean)
+
+
+class _Lengths:
+    """What `LengthBook` tells admission: all tenants' jobs are drawn alike, 1 / (1 + an exponential of mean 1) of what they ask for."""
+
+    _KNOWN = Lengths(*(1 / (1 - math.log(q)) for q in (0.05, 0.5, 0.95)), num_jobs=200)
+
+    def of(self, _tenant: str, _model: str) -> Lengths:
+        return self._KNOWN
+
+
+def _request_of(job: Job) -> JobRequest:
+    """All of a body that admission looks at; to make a whole one takes longer than the decision."""
+    request = SimpleNamespace(
+        messages=None, prompt=range(job.prompt), n=1, max_tokens=job.max_tokens, tier=job.tier, deadline_s=None
+    )
+    return cast("JobRequest", request)

@@ -1,68 +1,33 @@
-"""How does a fleet get through a day? Arrivals, admission, the real queue, workers that claim, engines that take time, a zone that is lost."""
+"""How does a fleet get through a day? Arrivals, the real admission and queue, workers that claim, engines that take time, a lost zone."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 from uuid import UUID
 
+from app.jobs.loads import READ_EVERY_S
+from app.jobs.states import TIERS
 from app.queue.fairness import OUTPUT_WEIGHT
-from app.queue.places import TIER_WEIGHTS, place_again
-from app.queue.streams import Depth, JobQueue, Nomination, Work
+from app.queue.places import place_again
+from app.queue.streams import JobQueue, Nomination, Work
 from app.redis import Redis
-from benchmarks.simulation.admission import Ask, admit
-from benchmarks.simulation.engine import POOLS, Engine, Spec, work_s
+from benchmarks.simulation.admission import Gate
+from benchmarks.simulation.engine import POOLS, Engine, work_s
 from benchmarks.simulation.loop import EventLoop
 from benchmarks.simulation.measures import FAIR_WINDOW_S, Fairness, Traffic, Waits
+from benchmarks.simulation.pool import Pool, Worker
 from benchmarks.simulation.scripts import BlockingScripts
 from benchmarks.simulation.traffic import Job, Plan, jobs_of, weight_of
 
 NUM_ZONES = 3
 LOST_AT, LOST_FOR = 14 / 24, 2 / 24  # of the day
 LOSS_SEEN_S = 17.0  # lease_ttl_s and reap_every_s: until a lost worker's jobs wait again
-_LOOK_S = 2.0  # how often admission reads the queue's depth
-_DRAIN_S = 120.0  # over which the drain is smoothed
-_MEASURED_S = 30.0  # of a full pool, before its drain is believed
-_MAX_CLAIM = 64
+MOST_REFUSALS = 3  # then a caller gives up: the openai client asks again twice
+_POLL_S = 1.0  # a worker that waits for the bell looks by itself so often
+_COMPARE_S = 60.0  # how often the depth that admission goes by is compared with the queue's
 _SAMPLE = 5_000  # jobs by which pools are sized
-
-
-@dataclass(slots=True)
-class Worker:
-    """One GPU worker."""
-
-    name: str
-    zone: int
-    pool: "Pool"
-    engine: Engine
-    is_alive: bool = True
-    is_listening: bool = False  # for the bell
-
-    def room(self) -> tuple[int, int]:
-        """(jobs, tokens) as `workers/generation/claimer.py` asks for them."""
-        most = self.engine.kind.max_seqs
-        jobs = most + max(1, most // 8) - self.engine.num_seqs
-        tokens = self.engine.token_room if self.engine.num_seqs else max(1, self.engine.token_room)
-        return max(0, min(jobs, _MAX_CLAIM)), tokens
-
-
-@dataclass(slots=True)
-class Pool:
-    """The workers of one model, and what is known of their queue."""
-
-    name: str
-    kind: Spec
-    queue: JobQueue
-    workers: list[Worker] = field(default_factory=list)
-    listening: deque[Worker] = field(default_factory=deque)  # first the one that has listened longest
-    waiting: int = 0  # nominations that nobody has claimed
-    depths: dict[str, Depth] = field(default_factory=lambda: dict.fromkeys(TIER_WEIGHTS, Depth(0, 0)))
-    num_alive: int = 0
-    claimed: int = 0  # tokens, since the last look
-    was_full: bool = False  # all the while since the last look: work waited, and nobody listened
-    num_full: int = 0  # looks that found it so
-    drain_of_worker: float = 0.0  # tokens a second, of those looks
 
 
 class Day:
@@ -74,16 +39,20 @@ class Day:
     def __init__(self, plan: Plan, client: BlockingScripts, *, loses_zone: bool, say: Callable[[str], None]) -> None:
         self.plan, self.loses_zone = plan, loses_zone
         self.loop = EventLoop()
-        self.waits = {tier: Waits() for tier in TIER_WEIGHTS}  # arrival to start
-        self.first_tokens = {tier: Waits() for tier in TIER_WEIGHTS}
+        self.waits = {tier: Waits() for tier in TIERS}  # acceptance to start
+        self.first_tokens = {tier: Waits() for tier in TIERS}
         self.comebacks = Waits()  # from a worker's loss to the next start
         self.traffic = Traffic()
         self.offered: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()  # jobs that weren't let in at once
+        self.given_up: Counter[str] = Counter()  # those of them that never were
+        self.reasons: Counter[str] = Counter()  # of all refusals
+        self.retries: Counter[int] = Counter()  # that were let in, by the number of refusals before
+        self.retry_after = Waits()
         self.num_ended = self.num_lost = self.most_waiting = self.output_tokens = 0
         self.ends_twice = 0
         self.last_end_s = 0.0
-        self.busy_s = self.over_s = 0.0  # of all workers, in the day's length
+        self.busy_s = 0.0  # of all workers, in the day's length
         self.provisioned_s = 0.0
         self.pools = {
             name: Pool(name, kind, JobQueue(cast("Redis", client), name, now=lambda: self.loop.now))
@@ -94,6 +63,7 @@ class Day:
         self._live: dict[UUID, Job] = {}
         self._lost_at: dict[UUID, float] = {}
         self._is_open = True  # more will arrive
+        self._num_coming_back = 0
         for pool, count in workers_of(plan).items():
             self._staff(self.pools[pool], count)
         self.fairness = Fairness(
@@ -102,14 +72,17 @@ class Day:
                 for pool in self.pools.values()
             }
         )
+        self.gate = Gate(self.pools, self.fairness, lambda: self.loop.now, plan.seed)
 
     async def run(self) -> None:
         """The whole day, and what is left of it afterwards."""
         for pool in self.pools.values():
             for worker in pool.workers:
-                self._listen(worker)
+                pool.listen(worker, worker.engine.rooms())
         self._plan_arrival()
-        self.loop.at(_LOOK_S, self._look)
+        self.loop.at(READ_EVERY_S, self._look)
+        self.loop.at(_POLL_S, self._poll)
+        self.loop.at(_COMPARE_S, self._compare_depths)
         self.loop.at(FAIR_WINDOW_S, self._compare)
         self.loop.at(self.plan.day_s, self._close_day)
         for hour in range(1, 25):
@@ -140,72 +113,86 @@ class Day:
     async def _arrive(self, job: Job) -> None:
         self._plan_arrival()
         self.offered[job.tier] += 1
-        pool, shelf = self.pools[job.pool], (job.pool, job.tier)
-        if self._is_refused(pool, job):
-            self.refused[job.tier] += 1
-            return
-        self._live[job.id] = job
-        self.fairness.waits(self.loop.now, shelf, job.tenant)
-        depth = pool.depths[job.tier]
-        pool.depths[job.tier] = Depth(depth.jobs + 1, depth.tokens + job.cost)
-        await self._nominate(pool, [Nomination(job.id, job.gen, job.tier, job.tenant, job.cost)])
+        await self._submit(job)
 
-    def _is_refused(self, pool: Pool, job: Job) -> bool:
-        shelf, depth = (job.pool, job.tier), pool.depths[job.tier]
-        mean = depth.tokens / depth.jobs if depth.jobs else 0.0
-        own = round(self.fairness.num_waiting(shelf, job.tenant) * mean)
-        if pool.waiting == 0:
-            return False
-        is_measured = pool.num_full * _LOOK_S >= _MEASURED_S and pool.drain_of_worker > 0
-        drain = pool.drain_of_worker * pool.num_alive if is_measured else None
-        return (
-            admit(pool.depths, drain, Ask(job.tier, job.cost, own, max(1, self.fairness.num_tenants(shelf))))
-            is not None
-        )
+    async def _submit(self, job: Job) -> None:
+        answer, now = self.gate.ask(job), self.loop.now
+        if answer is not None:
+            self.refused[job.tier] += job.num_refused == 0
+            self.reasons[f"{answer.status} {answer.reason}"] += 1
+            self.retry_after.add(answer.retry_after_s)
+            job.num_refused += 1
+            if job.num_refused < MOST_REFUSALS:
+                self._num_coming_back += 1
+                self.loop.at(now + answer.retry_after_s, partial(self._submit_again, job))
+            else:
+                self.given_up[job.tier] += 1
+            return
+        self.retries[job.num_refused] += 1
+        job.accepted_s = now
+        self._live[job.id] = job
+        self.fairness.waits(now, (job.pool, job.tier), job.tenant)
+        await self._nominate(self.pools[job.pool], [Nomination(job.id, job.gen, job.tier, job.tenant, job.cost)])
+
+    async def _submit_again(self, job: Job) -> None:
+        self._num_coming_back -= 1
+        await self._submit(job)
 
     async def _nominate(self, pool: Pool, nominations: Sequence[Nomination]) -> None:
         self._client.foresee(len(nominations))
         await pool.queue.enqueue(nominations)
         self.traffic.call(self.loop.now, "enqueue")
-        pool.waiting += len(nominations)
+        tiers = [self._live[each.job_id].tier for each in nominations]
+        for tier, each in zip(tiers, nominations, strict=True):
+            pool.wait(tier, each.cost)
         self.most_waiting = max(self.most_waiting, sum(each.waiting for each in self.pools.values()))
-        while pool.waiting and pool.listening:
-            worker = pool.listening.popleft()
-            worker.is_listening = False
-            if worker.is_alive:
-                await self._claim(worker)
+        for tier in TIERS:
+            if tier in tiers:
+                await self._ring(pool, tier)
 
     # --- work --------------------------------------------------------------------------------------------------------
 
-    def _listen(self, worker: Worker) -> None:
-        if not worker.is_listening:
-            worker.is_listening = True
-            worker.pool.listening.append(worker)
+    async def _ring(self, pool: Pool, tier: str) -> None:
+        """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none.
 
-    async def _claim(self, worker: Worker) -> None:
-        """Claim until there is no more room or work; then listen, if there is room."""
-        pool, engine = worker.pool, worker.engine
-        engine.advance(self.loop.now)
-        while min(room := worker.room()) > 0:
-            if not pool.waiting:
-                self.traffic.call(self.loop.now, "empty claim")  # which a worker makes before it listens; not made here
-                self._listen(worker)
+        That a bell may be taken by a worker which has no room for its tier isn't modelled: it costs a second at most.
+        """
+        listening = pool.listening[tier]
+        while pool.jobs[tier] and listening:
+            worker = listening.pop(next(iter(listening)))
+            if not await self._claim(worker):
+                return
+
+    async def _claim(self, worker: Worker) -> int:
+        """Claim as `claim_forever` of `workers/generation/claimer.py` does, until the queue gives none or there is no room; then listen."""
+        pool, engine, claimed = worker.pool, worker.engine, 0
+        worker.advance(self.loop.now)
+        while True:
+            rooms = engine.rooms()
+            able = [tier for tier, room in rooms.items() if room.tokens > 0 and room.jobs > 0]
+            if not able:
                 break
-            max_jobs, tokens = room
-            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=tokens)
+            if not any(pool.jobs[tier] for tier in able):
+                self.traffic.call(self.loop.now, "empty claim")  # which a worker makes before it listens; not made here
+                break
+            max_jobs = max(rooms[tier].jobs for tier in able)
+            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=rooms, lead=engine.held_tokens)
             if not got:
-                raise AssertionError(f"{pool.waiting} jobs wait in {pool.name}, and the queue gives none")
+                self.traffic.call(self.loop.now, "empty claim")
+                break
+            claimed += len(got)
             self.traffic.call(self.loop.now, "claim")
             engine.add([self._start(pool, each) for each in got])
             self._client.foresee(len(got))
             await pool.queue.ack([(each.job_id, each.gen) for each in got])
             self.traffic.call(self.loop.now, "ack")
+        pool.listen(worker, rooms)
         self._plan_step(worker)
+        return claimed
 
     def _start(self, pool: Pool, nomination: Nomination) -> Job:
         job, now = self._live[nomination.job_id], self.loop.now
-        pool.waiting -= 1
-        pool.claimed += nomination.cost
+        pool.wait_no_more(job.tier, nomination.cost)
         if nomination.gen != job.gen:
             raise AssertionError(f"{nomination} isn't of gen {job.gen}")
         shelf = (pool.name, job.tier)
@@ -214,7 +201,7 @@ class Day:
             self.fairness.waits_no_more(shelf, job.tenant)
         if job.started_s is None:
             job.started_s = now
-            self.waits[job.tier].add(now - job.arrives_s)
+            self.waits[job.tier].add(now - _accepted(job))
         else:
             self.comebacks.add(now - self._lost_at.pop(job.id))
         return job
@@ -227,24 +214,27 @@ class Day:
             self.loop.at(max(at, self.loop.now), partial(self._step, worker, worker.engine.version))
 
     async def _step(self, worker: Worker, version: int) -> None:
-        engine, now = worker.engine, self.loop.now
+        engine, now, pool = worker.engine, self.loop.now, worker.pool
         if engine.version != version:
             return
-        engine.advance(now)
+        worker.advance(now)
         begun, ended = engine.take_events()
         for job in begun:
             if job.first_token_s is None:
                 job.first_token_s = now
-                self.first_tokens[job.tier].add(now - job.arrives_s)
+                self.first_tokens[job.tier].add(now - _accepted(job))
+                worker.throughput.take("all", job.prompt, now)
         for job in ended:
             self.ends_twice += self._live.pop(job.id, None) is None
             self.num_ended += 1
             self.output_tokens += job.output
             self.last_end_s = now
+            if job.gen == 1 and job.started_s is not None:
+                worker.note_end(job, job.started_s, now)
             self._client.foresee(1)
-            await worker.pool.queue.true_up([Work(job.id, job.work)])
+            await pool.queue.true_up([Work(job.id, job.work)])
             self.traffic.call(now, "true_up")
-        if ended and not worker.is_listening:
+        if ended:
             await self._claim(worker)
         else:
             self._plan_step(worker)
@@ -252,34 +242,44 @@ class Day:
     # --- what passes by itself ---------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Read the depths, as the API does, and measure what drains from pools that have all the work that they can take."""
         for pool in self.pools.values():
-            is_full = pool.waiting > 0 and not pool.listening
-            if is_full and pool.was_full and pool.num_alive:
-                pool.num_full += 1
-                drain = pool.claimed / _LOOK_S / pool.num_alive
-                pool.drain_of_worker += (drain - pool.drain_of_worker) * max(_LOOK_S / _DRAIN_S, 1 / pool.num_full)
-            pool.was_full, pool.claimed = is_full, 0
-            if any(depth.jobs for depth in pool.depths.values()):
-                pool.depths = await pool.queue.depth()
-            self.traffic.call(self.loop.now, "poll", _LOOK_S * sum(each.is_alive for each in pool.listening))
-        self._again(_LOOK_S, self._look)
+            pool.look(self.loop.now)
+        self._again(READ_EVERY_S, self._look)
+
+    async def _poll(self) -> None:
+        """Those who listen look by themselves. Once one has found nothing the others would, too: theirs are only counted."""
+        for pool in self.pools.values():
+            self.traffic.call(self.loop.now, "poll", len(pool.listening[TIERS[0]]))
+            for tier in TIERS:
+                await self._ring(pool, tier)
+        self._again(_POLL_S, self._poll)
+
+    async def _compare_depths(self) -> None:
+        """Admission goes by depths that are counted here.
+
+        Raises:
+            AssertionError: the queue counts others.
+        """
+        for pool in self.pools.values():
+            depth = await pool.queue.depth()
+            if depth != pool.depth():
+                raise AssertionError(f"{pool.name}: {depth} wait in the queue, {pool.depth()} here")
+        self._again(_COMPARE_S, self._compare_depths)
 
     async def _compare(self) -> None:
         self.fairness.close_window(self.loop.now)
         self._again(FAIR_WINDOW_S, self._compare)
 
     def _again(self, after_s: float, happening: Callable[[], object]) -> None:
-        if self._is_open or self._live:
+        if self._is_open or self._live or self._num_coming_back:
             self.loop.at(self.loop.now + after_s, happening)  # type: ignore[arg-type]
 
     async def _close_day(self) -> None:
         now = self.loop.now
         for pool in self.pools.values():
             for worker in pool.workers:
-                worker.engine.advance(now)
+                worker.advance(now)
                 self.busy_s += worker.engine.busy_s
-                self.over_s += worker.engine.over_s
                 self.provisioned_s += now - (self.plan.day_s * LOST_FOR if self._is_of_lost_zone(worker) else 0.0)
                 self._plan_step(worker)
 
@@ -302,12 +302,12 @@ class Day:
             for worker in pool.workers:
                 if not self._is_of_lost_zone(worker):
                     continue
-                worker.engine.advance(now)
+                worker.advance(now)
                 gone = worker.engine.lose_all()
                 for job in gone:
                     self.fairness.is_given((pool.name, job.tier), job.tenant, -job.work / weight_of(job.tenant))
                 lost += gone
-                worker.is_alive = False
+                worker.die()
                 pool.num_alive -= 1
             self.num_lost += len(lost)
             self._lost_at |= dict.fromkeys((job.id for job in lost), now)
@@ -319,16 +319,18 @@ class Day:
         for job in jobs:
             job.gen += 1
         again = [Nomination(job.id, job.gen, place_again(job.tier), job.tenant, job.cost) for job in jobs]
-        pool.depths = await pool.queue.depth()
         await self._nominate(pool, again)
 
     async def _restore(self, pool: Pool) -> None:
         for worker in pool.workers:
             if not worker.is_alive:
-                worker.is_alive, worker.is_listening = True, False
-                worker.engine.now = self.loop.now
+                worker.start_again(self.loop.now)
                 pool.num_alive += 1
                 await self._claim(worker)
+
+
+def _accepted(job: Job) -> float:
+    return job.arrives_s if job.accepted_s is None else job.accepted_s
 
 
 def workers_of(plan: Plan) -> dict[str, int]:

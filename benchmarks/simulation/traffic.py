@@ -58,6 +58,8 @@ class Job:
     max_tokens: int  # what the caller allows; at least `output`
     gen: int = 1
     done: int = 0  # tokens of output that readers have
+    accepted_s: float | None = None
+    num_refused: int = 0  # answers
     started_s: float | None = None
     first_token_s: float | None = None
 

@@ -29,7 +29,7 @@ def test_a_lost_zone_loses_no_job_and_the_seed_decides_the_rest():
     for figures in one.values():
         tiers = figures["tiers"].values()
         assert sum(each["offered"] for each in tiers) == 1500
-        assert figures["jobs ended"] == 1500 - sum(each["refused"] for each in tiers)
+        assert figures["jobs ended"] == 1500 - sum(each["given up"] for each in tiers)
     again = live_through(1, "lost-zone")
     assert repr(again["lost-zone"]) == repr(one["lost-zone"])  # by repr: NaN isn't itself
     assert repr(live_through(2, "lost-zone")) != repr(again)

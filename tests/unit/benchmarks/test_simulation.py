@@ -2,19 +2,25 @@
 
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.queue.streams import Depth
-from benchmarks.simulation.admission import CEILING_S, Ask, admit
+from app.jobs.states import TIERS
+from app.queue.streams import JobQueue, Room
+from benchmarks.simulation.admission import Answer, Gate
 from benchmarks.simulation.day import workers_of
 from benchmarks.simulation.engine import CHUNK, POOLS, Engine, Spec
 from benchmarks.simulation.loop import EventLoop
 from benchmarks.simulation.measures import Fairness, Gap, Traffic, Waits
+from benchmarks.simulation.pool import Pool, Worker
 from benchmarks.simulation.traffic import Job, Plan, jobs_of
+from workers.generation.claimer import room
+from workers.generation.context import WorkerContext
 
 KIND = Spec("any", "any", base_s=0.01, kv_token_s=0.0, prefill_token_s=1e-5, kv_tokens=100_000)
 PLAN = Plan(7, 5_000, 20, 50, {name: share for name, (share, _) in POOLS.items()})
@@ -76,8 +82,9 @@ def drain(engine: Engine) -> dict[int, tuple[float, float]]:
     times = {}
     while (at := engine.next_s()) is not None:
         engine.advance(at)
+        evicted = engine.num_evicted
         begun, ended = engine.take_events()
-        assert begun or ended
+        assert begun or ended or engine.num_evicted > evicted
         begins |= {each.id.int: engine.now for each in begun}
         times |= {each.id.int: (begins[each.id.int], engine.now) for each in ended}
     return times
@@ -109,6 +116,10 @@ def test_reading_the_keys_and_values_slows_the_steps():
     assert drain(dear)[1][1] > drain(cheap)[1][1]
 
 
+def stats_of(engine: Engine) -> tuple[int, int]:
+    return engine.num_displaced, engine.num_evicted
+
+
 def test_prompts_are_computed_interactive_first():
     engine = Engine(KIND)
     engine.add([job(1, tier="batch"), job(2, tier="interactive")])
@@ -121,24 +132,81 @@ def test_a_prompt_without_room_in_the_kv_pool_waits_until_others_have_ended():
     engine.add([job(1, prompt=60_000), job(2, prompt=60_000)])
     times = drain(engine)
     assert times[2][0] > times[1][1]
-    assert engine.over_s == 0
+    assert stats_of(engine) == (0, 0)
 
 
-def test_a_prompt_that_is_being_computed_stays_when_the_others_grow_past_the_pool():
+def test_a_pool_that_is_full_evicts_the_last_who_goes_on_where_it_was():
     engine = Engine(KIND)
-    engine.add([job(i, prompt=24_985, output=3_000) for i in range(4)])
-    assert len(drain(engine)) == 4
-    assert engine.over_s > 0
+    jobs = [job(i, prompt=24_500, output=3_000) for i in range(4)]
+    engine.add(jobs)
+    times = drain(engine)
+    assert len(times) == 4
+    assert engine.num_displaced == 0
+    assert engine.num_evicted > 0
+    assert engine.lost_tokens >= 24_500
+    assert max(times, key=lambda number: times[number][1]) == 3
+    assert 0 < jobs[3].done < 3_000
+
+
+def test_interactive_work_displaces_batch_work_and_never_its_own_tier():
+    engine = Engine(KIND)
+    engine.add([job(1, prompt=60_000, output=500, tier="batch"), job(2, prompt=30_000, output=500, tier="interactive")])
+    assert engine.next_s() is not None
+    engine.advance(engine.next_s() or 0)
+    assert [each.id.int for each in engine.take_events()[0]] == [2]
+    engine.add([job(3, prompt=50_000, tier="interactive"), job(4, prompt=30_000, tier="interactive")])
+    seen = []
+    while (at := engine.next_s()) is not None:
+        engine.advance(at)
+        begun, ended = engine.take_events()
+        seen += [f"{each.id.int} ends" for each in ended] + [f"{each.id.int} begins" for each in begun]
+    assert engine.num_displaced == 1  # the batch job; 4 waits for one of its own tier to end
+    assert seen == ["3 begins", "3 ends", "4 begins", "4 ends", "1 begins", "2 ends", "1 ends"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(TIERS), st.integers(1, 20_000), st.integers(1, 500)), min_size=1, max_size=90),
+    st.integers(0, 40),
+)
+def test_rooms_are_what_a_worker_would_claim_for(sizes, num_events):
+    engine = Engine(Spec("any", "any", 0.01, 0.0, 1e-6, 300_000, max_seqs=24))
+    jobs = {i: job(i, prompt=prompt, output=output, tier=tier) for i, (tier, prompt, output) in enumerate(sizes)}
+    engine.add(list(jobs.values()))
+    begun: set[int] = set()
+    for _ in range(num_events):
+        at = engine.next_s()
+        if at is None:
+            break
+        engine.advance(at)
+        began, ended = engine.take_events()
+        begun |= {each.id.int for each in began}
+        for each in ended:
+            del jobs[each.id.int]
+    hand = {
+        number: SimpleNamespace(
+            started=SimpleNamespace(tier=each.tier), cost=each.cost, has_output=number in begun, num_unfinished=1
+        )
+        for number, each in jobs.items()
+    }
+    info = SimpleNamespace(max_num_seqs=24, num_blocks=300_000, block_size=1)
+    stats = engine.stats()
+    worker = SimpleNamespace(stats=stats, engine=SimpleNamespace(info=info), hand=hand)
+    real, ours = room(cast("WorkerContext", worker)), engine.rooms()
+    for tier in TIERS:
+        assert ours[tier].jobs == real[tier].jobs
+        assert ours[tier].tokens == pytest.approx(real[tier].tokens, abs=3)  # each tier's sum is rounded
+    assert engine.held_tokens == pytest.approx(stats.held_tokens, abs=3)
+    assert engine.num_seqs == len(jobs)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(1, 3_000)), min_size=1, max_size=20))
 def test_all_end_and_the_room_comes_back(sizes):
     engine = Engine(KIND)
-    empty = engine.token_room
+    empty = engine.rooms()["batch"]
     engine.add([job(i, prompt=prompt, output=output) for i, (prompt, output) in enumerate(sizes)])
-    assert engine.token_room < empty
+    assert engine.rooms()["batch"].tokens < empty.tokens
     assert len(drain(engine)) == len(sizes)
-    assert engine.token_room == pytest.approx(empty, abs=1)
+    assert engine.rooms()["batch"] == empty
     assert engine.num_seqs == 0
 
 
@@ -198,33 +266,126 @@ def test_every_pool_has_workers_and_none_is_forgotten():
 # --- admission and measures ------------------------------------------------------------------------------------------
 
 
-def depths(**tokens: int) -> dict[str, Depth]:
-    return {tier: Depth(tokens.get(tier, 0) // 100, tokens.get(tier, 0)) for tier in CEILING_S}
+class Scene:
+    """One pool of one worker, and its gate."""
+
+    def __init__(self, drain_per_s: float | None) -> None:
+        self.now = 1000.0
+        self.pool = Pool("small", KIND, cast("JobQueue", None), num_alive=1)
+        self.pool.drains.replace(None, drain_per_s)
+        self.fairness = Fairness({"small": 400.0})
+        self.gate = Gate({"small": self.pool}, self.fairness, lambda: self.now, 1)
+        self.num = 0
+
+    def wait(self, tenant: str, tier: str, *costs: int) -> None:
+        for cost in costs:
+            self.pool.wait(tier, cost)
+            self.fairness.waits(self.now, ("small", tier), tenant)
+
+    def ask(self, tenant: str = "acme", tier: str = "interactive") -> Answer | None:
+        self.num += 1
+        return self.gate.ask(Job(UUID(int=self.num), 0.0, "small", tier, tenant, 100, 10, 20))
 
 
-def test_a_wait_past_the_ceiling_is_refused_and_says_by_how_much():
-    refusal = admit(depths(interactive=4000), 100.0, Ask("interactive", 100, 3900, 1))
-    assert refusal is not None
-    assert refusal.predicted_s == pytest.approx(40)
-    assert refusal.retry_after_s == pytest.approx(10)
-    assert admit(depths(interactive=4000), 200.0, Ask("interactive", 100, 3900, 1)) is None
+def test_admission_is_the_apis_with_its_reasons_and_its_times():
+    scene = Scene(drain_per_s=100.0)
+    scene.wait("acme", "interactive", 2000, 2000)
+    answer = scene.ask()  # 40 s, where 30 / 1.5 are the most
+    assert answer is not None
+    assert (answer.reason, answer.status) == ("tier_wait", 503)
+    assert 20 <= answer.retry_after_s <= 23
+    later = scene.ask()  # another request isn't told the same time
+    assert later is not None
+    assert later.retry_after_s > answer.retry_after_s
+    assert Scene(drain_per_s=400.0).ask() is None
 
 
 def test_other_tiers_take_their_share_of_the_rate():
-    ask = Ask("interactive", 100, 2700, 1)
-    assert admit(depths(interactive=2800), 100.0, ask) is None
-    assert admit(depths(interactive=2800, standard=1), 100.0, ask) is not None
+    scene = Scene(drain_per_s=100.0)
+    scene.wait("acme", "interactive", 1900)
+    assert scene.ask() is None
+    scene.wait("acme", "standard", 1)
+    assert scene.ask() is not None
 
 
 def test_a_quiet_tenant_comes_in_where_a_flooding_one_is_refused():
-    waiting = depths(interactive=100_000)
-    assert admit(waiting, 100.0, Ask("interactive", 100, 90_000, 10)) is not None
-    assert admit(waiting, 100.0, Ask("interactive", 100, 0, 10)) is None
+    scene = Scene(drain_per_s=100.0)
+    scene.wait("flooder", "interactive", *[1000] * 90)
+    scene.wait("other", "interactive", 1000)
+    refused = scene.ask("flooder")
+    assert refused is not None
+    assert (refused.reason, refused.status) == ("share", 429)
+    assert scene.ask("quiet") is None
 
 
-def test_without_a_measured_drain_or_a_queue_nobody_is_refused():
-    assert admit(depths(interactive=10**9), None, Ask("interactive", 100, 10**8, 1)) is None
-    assert admit(depths(), 1.0, Ask("interactive", 10**9, 0, 1)) is None
+def test_who_comes_back_at_its_time_goes_ahead_of_newcomers():
+    scene = Scene(drain_per_s=100.0)
+    scene.wait("acme", "interactive", 2000, 2000)
+    job = Job(UUID(int=7), 0.0, "small", "interactive", "acme", 100, 10, 20)
+    answer = scene.gate.ask(job)
+    assert answer is not None
+    scene.now += answer.retry_after_s
+    scene.pool.wait_no_more("interactive", 2000)
+    scene.fairness.waits_no_more(("small", "interactive"), "acme")
+    assert scene.gate.ask(job) is None
+
+
+def test_without_a_measured_drain_nobody_is_refused_for_waits():
+    scene = Scene(drain_per_s=None)
+    scene.wait("acme", "interactive", *[1000] * 1000)
+    assert scene.ask() is None
+
+
+def test_a_pool_counts_workers_without_figures_as_the_mean_of_the_others():
+    pool = Pool("small", KIND, cast("JobQueue", None), num_alive=4)
+    for rate in (100.0, 300.0):
+        pool.drains.replace(None, rate)
+    none_waits = dict.fromkeys(TIERS, 0)
+    assert pool.load(none_waits, 0.0, 600.0).drain_per_s == pytest.approx(800.0)
+    for rate in (100.0, 300.0):
+        pool.drains.replace(rate, None)
+    assert pool.load(none_waits, 0.0, 600.0).drain_per_s == pytest.approx(4 * 300.0)  # as who died last had it
+
+
+def test_a_tier_that_had_work_keeps_its_share_for_a_while():
+    pool = Pool("small", KIND, cast("JobQueue", None), num_alive=1)
+    pool.wait("standard", 10)
+    pool.look(100.0)
+    pool.wait_no_more("standard", 10)
+    none_waits = dict.fromkeys(TIERS, 0)
+    assert pool.load(none_waits, 699.0, 600.0).busy == {"standard"}
+    assert pool.load(none_waits, 700.0, 600.0).busy == set()
+
+
+def test_a_worker_that_had_all_it_could_take_knows_what_it_serves():
+    worker = Worker("small-0", 0, Pool("small", KIND, cast("JobQueue", None), num_alive=1), Engine(KIND))
+    jobs = [job(i, prompt=1500, output=200) for i in range(64)]
+    worker.engine.add(jobs)
+    while (at := worker.engine.next_s()) is not None:
+        worker.advance(at)
+        for each in worker.engine.take_events()[1]:
+            worker.note_end(each, 0.0, at)
+    assert worker.throughput.token_yield == pytest.approx(1700 / 1900)
+    assert worker.pool.drains.count == 1
+    assert worker.pool.drains.total == pytest.approx((worker.throughput.capacity or 0) / worker.throughput.token_yield)
+    worker.die()
+    assert (worker.pool.drains.count, worker.pool.drains.total, worker.pool.paces.count) == (0, 0.0, 0)
+
+
+def test_workers_listen_for_tiers_that_they_have_room_for_in_the_order_of_their_coming():
+    pool = Pool("small", KIND, cast("JobQueue", None))
+    one, two = (Worker(name, 0, pool, Engine(KIND)) for name in ("one", "two"))
+    some, none = Room(10, 1), Room(0, 1)
+    pool.listen(one, dict.fromkeys(TIERS, some))
+    pool.listen(two, dict.fromkeys(TIERS, some))
+    pool.listen(one, {"interactive": some, "standard": none, "batch": none})
+    assert {tier: list(each) for tier, each in pool.listening.items()} == {
+        "interactive": ["one", "two"], "standard": ["two"], "batch": ["two"],
+    }  # fmt: skip
+    two.die()
+    assert {tier: list(each) for tier, each in pool.listening.items()} == {
+        "interactive": ["one"], "standard": [], "batch": [],
+    }  # fmt: skip
 
 
 def test_quantiles_are_values_that_were_seen():
