@@ -10,7 +10,7 @@ from itertools import pairwise
 from uuid import UUID
 
 from app.ids import new_id
-from app.queue.fairness import INPUT_WEIGHT, OUTPUT_WEIGHT, Terms, work_of
+from app.queue.fairness import INPUT_WEIGHT, OUTPUT_WEIGHT, Terms, lead_of, work_of
 from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue, Nomination, Room, Work
 from app.redis import Redis
@@ -126,7 +126,7 @@ class VirtualPool:
         if jobs == 0:
             return
         nominated = await self.queue.claim(
-            "play", max_jobs=jobs, room=rooms, lead=stats.held_tokens // 4, credit=stats.held_tokens
+            "play", max_jobs=jobs, room=rooms, lead=lead_of(stats.held_tokens), credit=stats.held_tokens
         )
         await self.queue.ack([(each.job_id, each.gen) for each in nominated])
         for each in nominated:

@@ -97,7 +97,7 @@ class Density:
 
 def size_of(request: JobRequest, settings: Settings, *, tokens_per_char: float = _TOKENS_PER_CHAR) -> int:
     """About how many tokens the job may need: prompt, by its characters, + n x max_tokens."""
-    num_ids = len(request.prompt) if isinstance(request.prompt, list) else 0
+    num_ids = 0 if request.prompt is None or isinstance(request.prompt, str) else len(request.prompt)
     prompt = num_ids + int(_num_chars(request) * tokens_per_char)
     return 1 + prompt + request.n * (request.max_tokens or settings.default_max_tokens)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 INPUT_WEIGHT = 1.0
 OUTPUT_WEIGHT = 2.0
 AGING_S = 60.0
+_LEAD_PART = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class Terms:
 
     weight: int = 1
     cap: int | None = None
+
+
+def lead_of(held_tokens: int) -> int:
+    """Tokens by which a tier may run ahead of its share in a worker that holds so many: enough to take in a burst, not to shut others out."""
+    return held_tokens // _LEAD_PART
 
 
 def work_of(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:

@@ -9,14 +9,15 @@ from typing import Any, cast
 
 from app.jobs.admission import Admission, Applicant
 from app.jobs.lengths import Lengths
-from app.jobs.loads import BUSY_S, PoolFigures
+from app.jobs.loads import BUSY_S
 from app.jobs.models import Model
+from app.jobs.pool_figures import PoolFigures
 from app.jobs.request import JobRequest
 from app.jobs.states import TIERS
 from app.settings import Settings
 from benchmarks.simulation.measures import Fairness
 from benchmarks.simulation.pool import Pool
-from benchmarks.simulation.traffic import Job
+from benchmarks.simulation.traffic import Job, weight_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,9 @@ class _Loads:
         self._pools, self._fairness, self._now = pools, fairness, now
 
     def figures(self, pool: str) -> PoolFigures:
-        num_tenants = {tier: self._fairness.num_tenants((pool, tier)) for tier in TIERS}
+        tenants = {tier: self._fairness.tenants_of((pool, tier)) for tier in TIERS}
         now = self._now()
-        return PoolFigures(self._pools[pool].load(num_tenants, now, BUSY_S), "redis", now)
+        return PoolFigures(self._pools[pool].load(tenants, now, BUSY_S), "redis", now)
 
     def age_s(self, _pool: str) -> float:
         return 0.0
@@ -75,11 +76,14 @@ class _Loads:
         mean = known.tokens[tier] / known.jobs[tier] if known.jobs[tier] else 0.0
         return int(self._fairness.num_waiting((pool, tier), tenant) * mean)
 
+    def weight_of(self, _pool: str, _tier: str, tenant: str) -> float:
+        return float(weight_of(tenant))
+
 
 class _Lengths:
     """What `LengthBook` tells admission: all tenants' jobs are drawn alike, 1 / (1 + an exponential of mean 1) of what they ask for."""
 
-    _KNOWN = Lengths(*(1 / (1 - math.log(q)) for q in (0.05, 0.5, 0.95)), num_jobs=200)
+    _KNOWN = Lengths(1 / (1 - math.log(0.05)), 1 / (1 - math.log(0.5)), 1 / (1 - math.log(0.95)), num_jobs=200)
 
     def of(self, _tenant: str, _model: str) -> Lengths:
         return self._KNOWN

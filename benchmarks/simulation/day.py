@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.jobs.loads import READ_EVERY_S
 from app.jobs.states import TIERS
-from app.queue.fairness import OUTPUT_WEIGHT
+from app.queue.fairness import OUTPUT_WEIGHT, lead_of
 from app.queue.places import place_again
 from app.queue.streams import JobQueue, Nomination, Work
 from app.redis import Redis
@@ -175,8 +175,8 @@ class Day:
             if not any(pool.jobs[tier] for tier in able):
                 self.traffic.call(self.loop.now, "empty claim")  # which a worker makes before it listens; not made here
                 break
-            max_jobs = max(rooms[tier].jobs for tier in able)
-            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=rooms, lead=engine.held_tokens)
+            max_jobs, held = max(rooms[tier].jobs for tier in able), engine.held_tokens
+            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=rooms, lead=lead_of(held), credit=held)
             if not got:
                 self.traffic.call(self.loop.now, "empty claim")
                 break

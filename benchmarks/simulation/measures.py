@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.simulation.traffic import weight_of
+
 FAIR_WINDOW_S = 300.0
 
 Shelf = tuple[str, str]  # pool, tier
@@ -61,6 +63,7 @@ class Fairness:
     def __init__(self, most_work: Mapping[str, float]) -> None:
         self._most_work = most_work  # of what runs at once in a pool
         self._since: dict[Shelf, dict[str, float]] = defaultdict(dict)  # tenant -> since when its queue isn't empty
+        self._weights: Counter[Shelf] = Counter()  # of the tenants that have work waiting
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._given: dict[Shelf, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._largest: dict[Shelf, float] = defaultdict(float)
@@ -71,7 +74,9 @@ class Fairness:
     def waits(self, now: float, shelf: Shelf, tenant: str) -> None:
         """A new job stands in the queue."""
         self._counts[*shelf, tenant] += 1
-        self._since[shelf].setdefault(tenant, now)
+        if tenant not in self._since[shelf]:
+            self._since[shelf][tenant] = now
+            self._weights[shelf] += weight_of(tenant)
 
     def waits_no_more(self, shelf: Shelf, tenant: str) -> None:
         """It was claimed."""
@@ -79,6 +84,7 @@ class Fairness:
         if not self._counts[*shelf, tenant]:
             del self._counts[*shelf, tenant]
             del self._since[shelf][tenant]
+            self._weights[shelf] -= weight_of(tenant)
 
     def is_given(self, shelf: Shelf, tenant: str, work: float) -> None:
         """A worker took a job of so much work by weight; negative: it is gone with its work."""
@@ -89,9 +95,9 @@ class Fairness:
         """Jobs of this tenant."""
         return self._counts.get((*shelf, tenant), 0)
 
-    def num_tenants(self, shelf: Shelf) -> int:
-        """With work waiting."""
-        return len(self._since[shelf])
+    def tenants_of(self, shelf: Shelf) -> tuple[int, float]:
+        """How many have work waiting, and their weights together."""
+        return len(self._since[shelf]), float(self._weights[shelf])
 
     def close_window(self, now: float) -> None:
         """Compare, and begin anew."""

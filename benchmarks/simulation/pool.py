@@ -24,6 +24,7 @@ class Worker:
     is_alive: bool = True
     drain: float | None = None  # as the pool has added it up
     pace: float | None = None
+    paces: dict[str, float] = field(default_factory=dict)  # by tier
     _brought: float = 0.0
 
     def advance(self, now: float) -> None:
@@ -39,7 +40,7 @@ class Worker:
     def note_end(self, job: Job, taken_s: float, now: float) -> None:
         """A job has ended here, of which all was computed here."""
         self.throughput.end(
-            reserved=job.cost, real=job.prompt + job.output, residence_s=now - taken_s, length=job.output
+            job.tier, reserved=job.cost, real=job.prompt + job.output, residence_s=now - taken_s, length=job.output
         )
         self.report()
 
@@ -50,6 +51,7 @@ class Worker:
         self.pool.drains.replace(self.drain, drain)
         self.pool.paces.replace(self.pace, pace)
         self.drain, self.pace = drain, pace
+        self._report_paces(self.throughput.paces)
 
     def die(self) -> None:
         """Its figures die with it; who comes back in its place has none yet."""
@@ -57,8 +59,14 @@ class Worker:
         self.pool.drains.replace(self.drain, None)
         self.pool.paces.replace(self.pace, None)
         self.drain = self.pace = None
+        self._report_paces({})
         for listening in self.pool.listening.values():
             listening.pop(self.name, None)
+
+    def _report_paces(self, now: dict[str, float]) -> None:
+        for tier in TIERS:
+            self.pool.tier_paces[tier].replace(self.paces.get(tier), now.get(tier))
+        self.paces = now
 
     def start_again(self, now: float) -> None:
         """A new incarnation."""
@@ -107,6 +115,7 @@ class Pool:
     num_alive: int = 0
     drains: Sum = field(default_factory=Sum)
     paces: Sum = field(default_factory=Sum)
+    tier_paces: dict[str, Sum] = field(default_factory=lambda: {tier: Sum() for tier in TIERS})
 
     @property
     def waiting(self) -> int:
@@ -139,11 +148,11 @@ class Pool:
         """What `JobQueue.depth` has to say."""
         return {tier: Depth(self.jobs[tier], self.tokens[tier]) for tier in TIERS}
 
-    def load(self, num_tenants: dict[str, int], now: float, busy_s: float) -> PoolLoad:
+    def load(self, tenants: dict[str, tuple[int, float]], now: float, busy_s: float) -> PoolLoad:
         """As the API adds it up from the queue and the leases (`app/jobs/loads.py`): who has no figure counts as the mean of the others."""
         unmeasured = (self.num_alive - self.drains.count) * (self.drains.mean or 0.0)
-        tiers = {tier: Backlog(self.jobs[tier], self.tokens[tier], num_tenants[tier]) for tier in TIERS}
+        tiers = {tier: Backlog(self.jobs[tier], self.tokens[tier], *tenants[tier]) for tier in TIERS}
         busy = frozenset(tier for tier, at in self.busy_at.items() if at > now - busy_s)
-        return PoolLoad(
-            tiers, TIER_WEIGHTS, self.num_alive, self.drains.total + unmeasured or None, self.paces.mean, busy
-        )
+        paces = {tier: each.mean for tier, each in self.tier_paces.items() if each.mean is not None}
+        drain = self.drains.total + unmeasured or None
+        return PoolLoad(tiers, TIER_WEIGHTS, self.num_alive, drain, self.paces.mean, paces, busy)

@@ -17,6 +17,7 @@ from app.jobs.store import StartedJob
 from app.killpoints import kill_point
 from app.queue.checkpoints import read_checkpoint
 from app.queue.events import JobEvent, Publication
+from app.queue.fairness import lead_of
 from app.queue.streams import Room
 from app.redis import RedisError
 from app.telemetry import emit
@@ -137,7 +138,7 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) ->
         worker.incarnation.hex,
         max_jobs=jobs,
         room=rooms,
-        lead=worker.stats.held_tokens // 4,
+        lead=lead_of(worker.stats.held_tokens),
         credit=worker.stats.held_tokens,
         aging_s=worker.settings.aging_s,
     )
