@@ -111,14 +111,12 @@ class Topic:
         for entry_id, content in entries:
             cursor, place, event = Cursor.of(entry_id), EventPlace.of(entry_id), _event(content)
             self.has_end = place.order == _END_ORDER
-            for feed in self.feeds:
+            for feed in list(self.feeds):
                 if feed.cursor < cursor and not feed.waits_for_room:
                     feed.take(cursor, place, event, now)
+                    self._part_from_full(feed)
         if len(self.feeds) > 1:
             self._merge()
-        for feed in list(self.feeds):
-            if not feed.waits_for_room:
-                self._part_from_full(feed)
 
     def _merge(self) -> None:
         """Readers who have caught up with others go on with them."""

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.embedded import EmbeddedRedis
-from app.queue.events import EventLog
+from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
+from app.queue.traces import Step, Trace
 from app.redis import create_redis
 from app.settings import Settings
 from tests.support.api import HandWorker, Tenant, job_id_of
@@ -191,10 +192,9 @@ async def test_what_is_no_event_in_a_stream_is_a_gap_and_stops_nobody(
 async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_no_more_than_its_buffer(
     settings: Settings, tenant: Tenant, worker: HandWorker, log: EventLog, client: httpx.AsyncClient
 ) -> None:
-    job = await submitted(client, max_tokens=64)
-    writer = Writer(log, job_id_of(job))
+    job, text = await submitted(client), "x" * 50_000
+    job_id, count = job_id_of(job), 0
     await worker.start(job)
-    await writer.start()
     async with serving(settings.model_copy(update={"stream_buffer_bytes": 4096})) as served:
         host, _, port = served.url.removeprefix("http://").partition(":")
         slow = socket.create_connection((host, int(port)))
@@ -207,17 +207,26 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_no_more_than_its
         most = 0
         async with asyncio.timeout(60):
             while served.hub.num_readers:
-                if not reader.cut_off and len(writer.texts[0]) < 20_000_000:
-                    await writer.write("x" * 20_000)
+                if count < 400:  # 20 MB: more than sockets hold
+                    delta = ChoiceDelta(
+                        choice=0, offset=count, token_ids=[count], text=text, text_offset=count * len(text)
+                    )
+                    count += 1
+                    await log.publish([Publication(job_id, count, JobEvent(kind="tokens", attempt=1, deltas=[delta]))])
                 most = max(most, reader._num_bytes)
-                await asyncio.sleep(0)
-        assert most < 4096 + 2 * (200 + 9 * 20_000), "what waits stays bounded"
+                await asyncio.sleep(0.001)
+        assert reader.cut_off
+        assert most < 4096 + 2 * len(text), "what is beyond one entry stays in Redis"
         assert served.hub.num_topics == 0
         slow.close()
-    writer.deltas("y", reasons={0: "stop"})
-    await worker.finish(job | {"status": "running"}, **writer.result())
+    steps = [Step(0, 1, len(text))] * count + [Step(0, 0, 0, is_finished=True)]
+    await worker.finish(
+        job | {"status": "running"},
+        choices=[{"index": 0, "text": text * count, "finish_reason": "stop"}],
+        trace=Trace.of(1, steps, [list(range(count))]).pack(),
+    )
     heard = await read_to_end(client, job)
-    assert heard.text() == writer.texts[0]
+    assert heard.text() == text * count
 
 
 async def test_a_slow_reader_falls_behind_and_catches_up_without_a_gap(
