@@ -140,8 +140,23 @@ def _seconds(at: datetime | None) -> int | None:
 Seconds = int | None
 
 
+_FILE: dict[str, Any] = {
+    "id": "file-0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+    "object": "file",
+    "bytes": 2048,
+    "created_at": 1769860800,
+    "expires_at": None,
+    "filename": "in.jsonl",
+    "purpose": "batch",
+    "status": "processed",
+    "status_details": None,
+}
+
+
 class FileObject(Described):
     """A file."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_FILE]})
 
     id: str = Field(pattern="^file-[0-9a-f]{32}$")
     object: Literal["file"]
@@ -212,8 +227,44 @@ class BatchUrls(Described):
     errors: str
 
 
+_BATCH: dict[str, Any] = {
+    "id": "batch_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+    "object": "batch",
+    "endpoint": "/v1/chat/completions",
+    "model": "tiny-stories",
+    "errors": None,
+    "input_file_id": "file-0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+    "completion_window": "24h",
+    "status": "in_progress",
+    "output_file_id": None,
+    "error_file_id": None,
+    "created_at": 1769860800,
+    "in_progress_at": 1769860802,
+    "expires_at": 1769947200,
+    "finalizing_at": None,
+    "completed_at": None,
+    "failed_at": None,
+    "expired_at": None,
+    "cancelling_at": None,
+    "cancelled_at": None,
+    "request_counts": {"total": 1000, "completed": 420, "failed": 1},
+    "metadata": {"project": "demo"},
+    "tier": "batch",
+    "eta": 1769860900,
+    "waiting_for": None,
+    "urls": {
+        "self": "/v1/batches/batch_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b",
+        "cancel": "/v1/batches/batch_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/cancel",
+        "output": "/v1/batches/batch_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/output",
+        "errors": "/v1/batches/batch_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b/errors",
+    },
+}
+
+
 class BatchObject(Described):
     """A batch."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_BATCH]})
 
     id: str = Field(pattern="^batch_[0-9a-f]{32}$")
     object: Literal["batch"]
@@ -254,4 +305,4 @@ class BatchPage(Described):
     has_more: bool
 
 
-DESCRIBED: tuple[type[BaseModel], ...] = (FileObject, FilePage, FileDeleted, BatchObject, BatchPage)
+DESCRIBED: tuple[type[BaseModel], ...] = (FileObject, BatchObject)

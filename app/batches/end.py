@@ -43,13 +43,14 @@ class BatchFilesWrong(PenstockError):
 
 @dataclass(slots=True)
 class Stopped:
-    """Jobs of a batch that were stopped: at once, as (job, gen) by pool, and those whose workers were asked."""
+    """Lines of a batch that were stopped: without a job, at once, as (job, gen) by pool, and those whose workers were asked."""
 
+    num_written_off: int = 0
     ended: dict[str, list[tuple[UUID, int]]] = field(default_factory=dict)
     asked: list[UUID] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return sum(map(len, self.ended.values())) + len(self.asked)
+        return self.num_written_off + sum(map(len, self.ended.values())) + len(self.asked)
 
 
 async def begin_end(db: AsyncEngine, batch: Batch) -> bool:
@@ -80,7 +81,7 @@ async def stop(db: AsyncEngine, batch: Batch) -> Stopped:
         why = None if now is None else why_lost(now)
         if now is None or why not in LOST:
             return stopped
-        await write_off(conn, now, why)
+        stopped.num_written_off = await write_off(conn, now, why)
         rows = (await conn.execute(_TO_STOP, {"batch": batch.id, "page": _STOP_PAGE})).all()
         queued = [row.id for row in rows if row.status == "queued"]
         for job_id, gen, pool in await end_queued(conn, queued, "cancelled"):

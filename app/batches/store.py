@@ -213,6 +213,8 @@ async def change_batch(
         values["expires_at"] = batch.created_at + window_of(change.completion_window, most_s=most_s)
         values["completion_window"] = change.completion_window
     if change.deadline_s is not None:
+        if change.deadline_s > most_s:
+            raise InvalidRequest(f"deadline_s: must be at most {most_s:g}", param="deadline_s", limit=most_s)
         values["expires_at"] = func.statement_timestamp() + timedelta(seconds=change.deadline_s)
     if change.metadata is not None:
         values["metadata"] = change.metadata

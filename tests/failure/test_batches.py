@@ -54,7 +54,7 @@ async def assert_each_line_once(client: httpx.AsyncClient, batch: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(each, marks=[] if "submit" in each else pytest.mark.long) for each in POINTS]
+    "point", [pytest.param(each, marks=[] if "after_submit" in each else pytest.mark.long) for each in POINTS]
 )
 async def test_kill_9_of_maintenance_at_each_point_loses_and_doubles_no_line(
     engine: AsyncEngine, client: httpx.AsyncClient, environment: dict[str, str], tmp_path: Path, point: str

@@ -329,6 +329,20 @@ async def test_what_a_batch_may_not_be_is_said(client: httpx.AsyncClient, bench:
         assert_problem(await client.post("/v1/batches", json=good | change), 422, "invalid_request", words)
 
 
+async def test_a_change_that_may_not_be_is_refused(client: httpx.AsyncClient, bench: Bench) -> None:
+    path = f"/v1/batches/{(await make_batch(client, [chat_line('a')]))['id']}"
+    for change, words in (
+        ({"deadline_s": 10_000_000}, "deadline_s"),
+        ({"deadline_s": 60, "completion_window": "1h"}, "only one"),
+        ({"completion_window": "0h"}, "completion_window"),
+        ({"tier": "express"}, "tier"),
+    ):
+        assert_problem(await client.post(path, json=change), 422, "invalid_request", words)
+    changed = (await client.post(path, json={"completion_window": "2h", "metadata": {"a": "b"}})).json()
+    assert changed["expires_at"] - changed["created_at"] == 7200
+    assert (changed["completion_window"], changed["metadata"], changed["tier"]) == ("2h", {"a": "b"}, "batch")
+
+
 async def test_an_empty_file_is_no_batch(client: httpx.AsyncClient, bench: Bench) -> None:
     failed = await bench.run(client, await make_batch(client, []))
     assert [each["code"] for each in failed["errors"]["data"]] == ["empty_file"]
