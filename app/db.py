@@ -1,10 +1,14 @@
 """How do we talk to Postgres? One metadata, one engine a process, transactions opened at the edge."""
 
 import select
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, event, text
+import psycopg
+from psycopg.rows import namedtuple_row
+from sqlalchemy import DateTime, Dialect, MetaData, TextClause, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -96,6 +100,42 @@ def storable(value: Any) -> Any:
     if isinstance(value, list):
         return [storable(each) for each in value]
     return value
+
+
+async def in_one_trip(
+    conn: AsyncConnection, statements: Sequence[tuple[TextClause, Mapping[str, Any]]]
+) -> list[list[Any]]:
+    """The rows of each of these statements, which Postgres runs one after the other in the transaction of `conn`, by one round trip.
+
+    Where the transaction hasn't begun yet, its BEGIN goes along. The first one's failure is the failure of all.
+
+    Raises:
+        DBAPIError: as SQLAlchemy's own statements do.
+    """
+    driver: Any = (await conn.get_raw_connection()).driver_connection
+    try:
+        async with driver.pipeline():
+            cursors = [driver.cursor(row_factory=namedtuple_row) for _ in statements]
+            for cursor, (statement, values) in zip(cursors, statements, strict=True):
+                await cursor.execute(_sql(statement, conn.dialect), values)
+        return [await cursor.fetchall() for cursor in cursors]
+    except psycopg.Error as error:
+        raise as_ours(error, driver, conn.dialect) from error
+
+
+@lru_cache
+def _sql(statement: TextClause, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect))
+
+
+def as_ours(error: psycopg.Error, driver: Any, dialect: Dialect) -> DBAPIError:
+    """An error of the driver in the form that SQLAlchemy gives it, for statements that went past it."""
+    found = DBAPIError.instance(
+        None, None, error, psycopg.Error,
+        hide_parameters=True, connection_invalidated=bool(driver.closed), dialect=dialect,
+    )  # fmt: skip
+    assert isinstance(found, DBAPIError)
+    return found
 
 
 async def database_now(conn: AsyncConnection) -> datetime:

@@ -1,6 +1,6 @@
-"""How is one job written that comes alone? Row and input by one statement, which also takes the model's prices of now and tells the times."""
+"""How is one job written that comes alone? With its input, the model's prices of now, its tenant's caps locked, its budgets opened: by one round trip."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.quotas.budgets import Prices
+from app.db import in_one_trip
+from app.quotas.budgets import OPEN_BUDGETS, Prices, whose
+from app.quotas.caps import LOCK_CAPS
 
 # Both times are the transaction's, as the columns' defaults are.
 _WRITE = text("""
@@ -33,20 +35,37 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What Postgres has added to the row."""
+    """What Postgres has added to the row, and what stood there for its tenant."""
 
     prices: Prices
     created_at: datetime
     deadline_at: datetime | None
+    caps: Any  # of its tenant, locked; None where it has none
+    budgets: Sequence[Any]  # that apply to it, by id, their windows opened
 
 
-async def write_one(
-    conn: AsyncConnection, job: Mapping[str, Any], inputs: Mapping[str, Any], *, deadline_s: float | None
+async def arrive(
+    conn: AsyncConnection,
+    job: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    deadline_s: float | None,
 ) -> Arrival:
-    """Insert a job (columns of `jobs`, prices left out) and its input (columns of `job_inputs`), in the caller's transaction."""
+    """Lock the caps of the job's tenant, insert the job (columns of `jobs`, prices left out) and its input (columns of `job_inputs`),
+    and open its budgets, in this order, by one round trip; in the caller's transaction.
+    """
     values: dict[str, Any] = {**job, **inputs, "deadline_s": deadline_s}
     del values["job_id"]
     for name in _JSON:
         values[name] = None if values[name] is None else _encode(values[name]).decode()
-    row = (await conn.execute(_WRITE, values)).one()
-    return Arrival(Prices(row.input_price, row.output_price), row.created_at, row.deadline_at)
+    caps, written, budgets = await in_one_trip(
+        conn,
+        [
+            (LOCK_CAPS, {"tenant": job["tenant_id"]}),
+            (_WRITE, values),
+            (OPEN_BUDGETS, whose([(job["tenant_id"], job["api_key_id"])])),
+        ],
+    )
+    (row,) = written
+    prices = Prices(row.input_price, row.output_price)
+    return Arrival(prices, row.created_at, row.deadline_at, caps[0] if caps else None, budgets)

@@ -6,8 +6,9 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import JSON, LargeBinary, Table, Text, insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import as_ours
 
 _COPY_FROM = 8  # rows
 # The characters that mean something in the format (PostgreSQL documentation, COPY, "Text Format").
@@ -44,10 +45,7 @@ async def copy_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[
         async with driver.cursor() as cursor, cursor.copy(statement) as copy:
             await copy.write("\n".join([*lines, ""]).encode())
     except psycopg.Error as error:
-        raise DBAPIError.instance(
-            statement, None, error, psycopg.Error,
-            hide_parameters=True, connection_invalidated=bool(driver.closed), dialect=conn.dialect,
-        ) from error  # fmt: skip
+        raise as_ours(error, driver, conn.dialect) from error
 
 
 def _writer(kind: Any) -> Callable[[Any], str]:

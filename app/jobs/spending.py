@@ -74,13 +74,15 @@ async def fallback_of(conn: AsyncConnection, model: str) -> str | None:
     return fallback
 
 
-async def let_in(conn: AsyncConnection, asks: Sequence[Ask]) -> list[Answer]:
+async def let_in(conn: AsyncConnection, asks: Sequence[Ask], opened: Sequence[Any] | None = None) -> list[Answer]:
     """Reserve for each of these jobs in every budget that applies, as each wants it where one is short, in the caller's transaction.
+
+    `opened`: as `open_account` takes it.
 
     Raises:
         BudgetExhausted: a job can't be let in; roll back.
     """
-    account = await open_account(conn, {(each.tenant_id, each.api_key_id) for each in asks})
+    account = await open_account(conn, {(each.tenant_id, each.api_key_id) for each in asks}, opened)
     await listen(conn, account)
     answers = [answer(account, each) for each in asks]
     await tell(conn, await account.write(conn), {each.job_id: each.webhook for each in asks})

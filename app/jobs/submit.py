@@ -24,7 +24,7 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.jobs import tables as t
-from app.jobs.arrival import Arrival, write_one
+from app.jobs.arrival import Arrival, arrive
 from app.jobs.copying import insert_rows
 from app.jobs.models import Model
 from app.jobs.request import MAX_SEED, JobRequest
@@ -33,7 +33,7 @@ from app.jobs.spending import Answer, Ask, let_in, prices_of
 from app.jobs.tokenizing import PromptEncoder, texts_in
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Prices
-from app.quotas.caps import hold_to_caps
+from app.quotas.caps import hold_to_caps, hold_to_locked
 from app.quotas.limits import NO_LIMITS, Limits
 from app.quotas.rights import ALL_RIGHTS, Rights
 from app.redis import RedisError
@@ -218,28 +218,30 @@ async def submit_many(
 async def _accept(
     conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], key: ManyKey | None
 ) -> list[Accepted]:
-    try:
-        await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=sum(each.cost for each in prepared))
-    except (QueueLimitReached, TenantSuspended):
-        # What the same key has made a moment ago is a promise, full or not: that request held the lock before us.
-        first = await replay_of(conn, caller, key) if key else None
-        if first is None:
-            raise
-        return first
-    # What a budget may cut isn't known before it was asked.
-    arrival = None
-    if len(prepared) == 1 and prepared[0].request.on_budget != "truncate":
-        row = _job_row(caller, prepared[0])
-        arrival = await write_one(conn, row, _input_row(prepared[0]), deadline_s=prepared[0].request.deadline_s)
+    tokens, arrival = sum(each.cost for each in prepared), None
+    # What a budget may cut isn't known before it was asked; under a key there may be a job already.
+    if len(prepared) == 1 and key is None and prepared[0].request.on_budget != "truncate":
+        row, deadline_s = _job_row(caller, prepared[0]), prepared[0].request.deadline_s
+        arrival = await arrive(conn, row, _input_row(prepared[0]), deadline_s=deadline_s)
+        await hold_to_locked(conn, caller.tenant_id, arrival.caps, jobs=1, tokens=tokens, are_written=True)
         prices = {prepared[0].model.name: arrival.prices}
     else:
+        try:
+            await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=tokens)
+        except (QueueLimitReached, TenantSuspended):
+            # What the same key has made a moment ago is a promise, full or not: that request held the lock before us.
+            first = await replay_of(conn, caller, key) if key else None
+            if first is None:
+                raise
+            return first
         prices = await prices_of(conn, {each.model.name for each in prepared})
         await _insert_jobs(conn, caller, prepared, prices)
     if key is not None:
         first = await _claim_key(conn, caller, key, prepared)
         if first is not None:
             return first
-    answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
+    asks = [ask_of(caller, each, prices[each.model.name]) for each in prepared]
+    answers = await let_in(conn, asks, arrival.budgets if arrival else None)
     await _write_answers(conn, prepared, answers)
     final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
     if arrival is None:

@@ -150,7 +150,7 @@ _APPLYING = f"""
       AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS uuid[])))
 """  # noqa: S608  constants only
 # All that is missing is there before anything is locked, and both go in the order of the ids: so no two can deadlock.
-_OPEN = text(f"""
+OPEN_BUDGETS = text(f"""
     WITH applying AS ({_APPLYING}), opened AS (
         INSERT INTO budget_windows (budget_id, window_start, hard_limit)
         SELECT id, start, hard_limit FROM applying
@@ -249,12 +249,16 @@ class Account:
         return crossings
 
 
-async def open_account(conn: AsyncConnection, callers: Iterable[tuple[str, UUID | None]]) -> Account:
+async def open_account(
+    conn: AsyncConnection, callers: Iterable[tuple[str, UUID | None]], opened: Sequence[Any] | None = None
+) -> Account:
     """The budgets of these callers (tenant, API key), their windows of now locked until the transaction ends.
 
-    Ask for all callers of a transaction at once: two accounts in one transaction could deadlock with another's.
+    Ask for all callers of a transaction at once: two accounts in one transaction could deadlock with another's. `opened` is what
+    OPEN_BUDGETS has given for them in this transaction, where it has.
     """
-    account = Account(await _applying(conn, _OPEN, callers))
+    rows = await conn.execute(OPEN_BUDGETS, whose(callers)) if opened is None else opened
+    account = Account([Window(*row) for row in rows])
     if account.windows:
         places = {
             "budgets": [each.budget_id for each in account.windows],
@@ -269,7 +273,7 @@ async def open_account(conn: AsyncConnection, callers: Iterable[tuple[str, UUID 
 
 async def look(conn: AsyncConnection, tenant_id: str, api_key_id: UUID | None) -> list[Window]:
     """The windows that apply to this caller, as they are now, in the order of their ids; nothing is locked."""
-    return await _applying(conn, _LOOK, [(tenant_id, api_key_id)])
+    return [Window(*row) for row in await conn.execute(_LOOK, whose([(tenant_id, api_key_id)]))]
 
 
 async def reserve(conn: AsyncConnection, reservations: Sequence[Reservation]) -> list[Crossing]:
@@ -350,13 +354,13 @@ def _booked(used: Spending | None, metric: str, reserved: int) -> int:
     return 0 if used is None else min(used.amount(metric), reserved)
 
 
-async def _applying(conn: AsyncConnection, statement: Any, callers: Iterable[tuple[str, UUID | None]]) -> list[Window]:
+def whose(callers: Iterable[tuple[str, UUID | None]]) -> dict[str, Any]:
+    """These callers (tenant, API key) as OPEN_BUDGETS takes them."""
     callers = list(callers)
-    wanted = {
+    return {
         "tenants": sorted({tenant_id for tenant_id, _ in callers}),
         "keys": sorted({api_key_id for _, api_key_id in callers if api_key_id is not None}),
     }
-    return [Window(*row) for row in await conn.execute(statement, wanted)]
 
 
 def _crossings(window: Window, job_id: UUID) -> list[Crossing]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import OverTenantLimit, QueueLimitReached
@@ -10,7 +10,7 @@ from app.quotas.rights import suspended
 
 # One statement for all: a tenant that may wait without end isn't locked, and gives no row. NO KEY UPDATE leaves the foreign
 # keys of other inserts alone. It is the transaction's first lock: before idempotency keys and budgets.
-_LOCK = text("""
+LOCK_CAPS = text("""
     SELECT suspended_at, max_queued_jobs, max_queued_tokens FROM tenants
     WHERE id = :tenant AND num_nonnulls(suspended_at, max_queued_jobs, max_queued_tokens) > 0
     FOR NO KEY UPDATE
@@ -23,9 +23,21 @@ _WAITING = text("""
 
 
 async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, tokens: int) -> None:
+    """`hold_to_locked`, with the lock; before the rows are written."""
+    await hold_to_locked(conn, tenant_id, await _locked(conn, tenant_id), jobs=jobs, tokens=tokens)
+
+
+async def _locked(conn: AsyncConnection, tenant_id: str) -> Any:
+    return (await conn.execute(LOCK_CAPS, {"tenant": tenant_id})).one_or_none()
+
+
+async def hold_to_locked(
+    conn: AsyncConnection, tenant_id: str, caps: Any, *, jobs: int, tokens: int, are_written: bool = False
+) -> None:
     """Refuse `jobs` more jobs of `tokens` in all, if the tenant's caps have no room for them, or it is suspended.
 
-    In the submission's transaction, before its rows are written. Submissions of a tenant that has caps come one after the
+    In the submission's transaction; `caps` is what LOCK_CAPS gave in it, before its rows were written. Whether they are by now says
+    `are_written`: then the count has them. Submissions of a tenant that has caps come one after the
     other from here to their commit, so what they accept never passes a cap, however many there are.
 
     Raises:
@@ -33,7 +45,6 @@ async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, toke
         OverTenantLimit: this wouldn't fit into an empty queue.
         QueueLimitReached: there is no room now.
     """
-    caps = (await conn.execute(_LOCK, {"tenant": tenant_id})).one_or_none()
     if caps is None:
         return
     if caps.suspended_at is not None:
@@ -49,8 +60,8 @@ async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, toke
         )
     waiting = (await conn.execute(_WAITING, {"tenant": tenant_id})).one()
     for cap, unit, limit, now, more in (
-        ("max_queued_jobs", "jobs", caps.max_queued_jobs, waiting.jobs, jobs),
-        ("max_queued_tokens", "tokens", caps.max_queued_tokens, waiting.tokens, tokens),
+        ("max_queued_jobs", "jobs", caps.max_queued_jobs, waiting.jobs - are_written * jobs, jobs),
+        ("max_queued_tokens", "tokens", caps.max_queued_tokens, waiting.tokens - are_written * tokens, tokens),
     ):
         if limit is not None and now + more > limit:
             raise QueueLimitReached(
@@ -62,7 +73,7 @@ async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, toke
             )
 
 
-def _refuse_hopeless(caps: Row[Any], jobs: int, tokens: int) -> None:
+def _refuse_hopeless(caps: Any, jobs: int, tokens: int) -> None:
     """Jobs that come together and wouldn't fit into an empty queue."""
     for unit, amount, limit in (("jobs", jobs, caps.max_queued_jobs), ("tokens", tokens, caps.max_queued_tokens)):
         if limit is not None and amount > limit:

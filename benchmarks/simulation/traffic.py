@@ -75,8 +75,9 @@ class Job:
 
 
 def weight_of(tenant: str) -> int:
-    """A third of the tenants each has weight 1, 2 and 4."""
-    return (1, 2, 4)[int(tenant.rpartition("-")[2]) % 3]
+    """A third of the tenants each has weight 1, 2 and 4; one without a number has 1."""
+    number = tenant.rpartition("-")[2]
+    return (1, 2, 4)[int(number) % 3] if number.isdigit() else 1
 
 
 @dataclass(frozen=True, slots=True)

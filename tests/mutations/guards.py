@@ -119,8 +119,8 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/submit.py",
-                "        if first is not None:\n            return first\n    answers",
-                "    answers",
+                "        if first is not None:\n            return first\n    asks",
+                "    asks",
             ),
         ),
         (f"{LIFE}::test_concurrent_submissions_under_one_key_make_one_job",),
@@ -143,7 +143,7 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/submit.py",
-                "    answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])\n",
+                "    answers = await let_in(conn, asks, arrival.budgets if arrival else None)\n",
                 "    answers = [Answer(each.max_tokens) for each in prepared]\n",
             ),
         ),
