@@ -3,7 +3,7 @@
 The hub (`hub.py`) reads for all readers of a process. `follow` is how other rooms read a job.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 from uuid import UUID
 
@@ -23,7 +23,7 @@ class HasStreams(Protocol):
         ...
 
 
-async def follow(parts: HasStreams, job_id: UUID, tenant: str, after: int = 0) -> AsyncIterator[Event]:
+async def follow(parts: HasStreams, job_id: UUID, tenant: str, after: int = 0) -> AsyncGenerator[Event]:
     """The events of the tenant's job after the event `after` (0: all), without gap or repeat, up to and with `finished`.
 
     Use it in `contextlib.aclosing`, or read it to its end: what is dropped half read is closed later than you think.

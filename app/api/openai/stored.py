@@ -30,7 +30,7 @@ async def find(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -
     c = t.face_calls.c
     body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
     job = None if body is None else await get_job(conn, tenant_id, job_id)
-    if job is None or (job.status == "succeeded" and job.choices is None):
+    if body is None or job is None or (job.status == "succeeded" and job.choices is None):
         return None
     return StoredCall(body, job)
 
