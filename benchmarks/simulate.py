@@ -19,7 +19,7 @@ from app.redis import Redis, create_redis
 from app.settings import Settings
 from benchmarks.result import Bar, Result
 from benchmarks.simulation.day import Day
-from benchmarks.simulation.engine import POOLS
+from benchmarks.simulation.gpus import POOLS
 from benchmarks.simulation.scripts import BlockingScripts
 from benchmarks.simulation.traffic import Plan, weight_of
 

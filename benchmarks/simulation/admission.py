@@ -80,10 +80,15 @@ class _Loads:
         return float(weight_of(tenant))
 
 
+def _part(q: float) -> float:
+    """So much of what it asks for or less is written by this part of the jobs."""
+    return 1 / (1 - math.log(q))
+
+
 class _Lengths:
     """What `LengthBook` tells admission: all tenants' jobs are drawn alike, 1 / (1 + an exponential of mean 1) of what they ask for."""
 
-    _KNOWN = Lengths(1 / (1 - math.log(0.05)), 1 / (1 - math.log(0.5)), 1 / (1 - math.log(0.95)), num_jobs=200)
+    _KNOWN = Lengths(_part(0.05), _part(0.5), _part(0.95), num_jobs=200)
 
     def of(self, _tenant: str, _model: str) -> Lengths:
         return self._KNOWN

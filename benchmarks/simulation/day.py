@@ -14,7 +14,8 @@ from app.queue.places import place_again
 from app.queue.streams import JobQueue, Nomination, Work
 from app.redis import Redis
 from benchmarks.simulation.admission import Gate
-from benchmarks.simulation.engine import POOLS, Engine, work_s
+from benchmarks.simulation.engine import Engine
+from benchmarks.simulation.gpus import POOLS, work_s
 from benchmarks.simulation.loop import EventLoop
 from benchmarks.simulation.measures import FAIR_WINDOW_S, Fairness, Traffic, Waits
 from benchmarks.simulation.pool import Pool, Worker

@@ -7,7 +7,8 @@ from app.jobs.states import TIERS
 from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import Depth, JobQueue, Room
 from app.quotas.pressure import Backlog, PoolLoad
-from benchmarks.simulation.engine import Engine, Spec
+from benchmarks.simulation.engine import Engine
+from benchmarks.simulation.gpus import Spec
 from benchmarks.simulation.traffic import Job
 from workers.generation.throughput import Throughput
 

@@ -14,7 +14,8 @@ from app.jobs.states import TIERS
 from app.queue.streams import JobQueue, Room
 from benchmarks.simulation.admission import Answer, Gate
 from benchmarks.simulation.day import workers_of
-from benchmarks.simulation.engine import CHUNK, POOLS, Engine, Spec
+from benchmarks.simulation.engine import CHUNK, Engine
+from benchmarks.simulation.gpus import POOLS, Spec
 from benchmarks.simulation.loop import EventLoop
 from benchmarks.simulation.measures import Fairness, Gap, Traffic, Waits
 from benchmarks.simulation.pool import Pool, Worker
