@@ -200,7 +200,16 @@ class Served:
 async def serving(settings: Settings) -> AsyncIterator[Served]:
     """Serve until the block ends, which cuts readers off as a restart does."""
     app = create_app(settings)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="on", ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,  # a caller who reads nothing keeps its connection
+    )
     server = ApiServer(config, app)
     sock = config.bind_socket()
     task = asyncio.create_task(server.serve([sock]))
