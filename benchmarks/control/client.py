@@ -24,10 +24,10 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for _reader, writer in self._idle:
-            writer.close()
+        for connection in self._idle:
+            connection[1].close()
             with suppress(OSError):
-                await writer.wait_closed()
+                await connection[1].wait_closed()
 
     async def post(self, path: str, body: bytes, *, expect: int = 202) -> bytes:
         """The answer to a POST of JSON. Raises Refused for another status than `expect`."""
