@@ -13,7 +13,7 @@ from app.jobs.loads import Hold, LoadBoard
 from app.jobs.models import Model
 from app.jobs.pool_figures import PoolFigures
 from app.jobs.request import JobRequest
-from app.quotas.bookings import IDLE_PART, Bookings
+from app.quotas.bookings import HORIZON_S, IDLE_PART, Bookings
 from app.quotas.pressure import (
     POOL_PARTS,
     Ask,
@@ -26,7 +26,7 @@ from app.quotas.pressure import (
 )
 from app.settings import Settings
 
-MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
+MAX_RETRY_AFTER_S = int(HORIZON_S)  # the openai client gives up on more
 _TOKENS_PER_CHAR = 0.25  # of usual text, until a model's own figure is known
 _DENSITY_DECAY = 0.98  # a prompt's weight in that figure falls to a third after 50 more
 _ENOUGH_BYTES = 64 * 2**10  # of each end of a body, to recognise it by

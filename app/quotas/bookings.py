@@ -6,6 +6,9 @@ Telling everybody the moment at which the queue has room again would bring all o
 from collections import OrderedDict
 from dataclasses import dataclass
 
+# A place that is further away isn't given: the answer can't tell so long a time, and whoever is told less comes too early. A line that
+# is full for so long so keeps nobody out for the sake of those who have given up.
+HORIZON_S = 120.0
 MAX_BOOKINGS = 20_000  # of one process; the oldest are forgotten first
 GRACE_S = 30.0  # who comes later than this after its time is a newcomer
 EARLY_S = 0.25  # clocks and networks: so much before its time it is let in
@@ -46,7 +49,7 @@ class Bookings:
         return self._free_at.get(line, now) > now
 
     def book(self, request: bytes, line: str, now: float, *, over_s: float, tokens: float, rate: float) -> float:
-        """Seconds after which this request may come back; asking again too early doesn't lose its place.
+        """Seconds after which this request may come back, at most `HORIZON_S`; asking again too early doesn't lose its place.
 
         Args:
             over_s: until the line has room again at all.
@@ -62,6 +65,8 @@ class Bookings:
                 known.at = now + over_s
                 return over_s
         at = max(now + over_s, self._free_at.get(line, now))
+        if at - now > HORIZON_S:
+            return HORIZON_S
         self._free_at[line] = at + tokens / (rate * PACE)
         self._bookings[request] = _Booking(at, line, tokens)
         self._bookings.move_to_end(request)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.quotas.bookings import GRACE_S, PACE, Bookings
+from app.quotas.bookings import GRACE_S, HORIZON_S, PACE, Bookings
 
 
 def test_those_who_are_refused_together_come_back_one_after_the_other() -> None:
@@ -46,6 +46,15 @@ def test_a_place_is_lost_by_coming_far_too_late_or_by_entering() -> None:
     assert not bookings.is_due(b"a", 6 + GRACE_S)
     bookings.leave(b"a")
     assert not bookings.is_due(b"a", 5)
+
+
+def test_a_place_beyond_the_horizon_is_not_given_and_keeps_nobody_out() -> None:
+    bookings = Bookings()
+    told = [bookings.book(bytes([i]), "line", 0, over_s=10, tokens=50, rate=1 / PACE) for i in range(9)]
+    assert told == pytest.approx([10, 60, 110] + [HORIZON_S] * 6)
+    assert len(bookings) == 3
+    assert bookings.others_first("line", 159)
+    assert not bookings.others_first("line", 161)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 5)), max_size=200))
