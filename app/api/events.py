@@ -1,7 +1,7 @@
 """How does a caller watch a job? GET /v1/jobs/{id}/events: server-sent events from any place, as it runs and after its end."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,20 @@ _HELLO = b"retry: 1000\n\n"  # milliseconds until an EventSource comes back
 _BEAT = b": still here\n\n"
 _CUT = b": cut off; come back with the last id\n\n"
 
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events, up to and with `finished`. A stream that ends before it is to be gone on with.",
+        "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ServerSentEvent"}}},
+        "headers": {
+            "X-Accel-Buffering": {
+                "description": "`no`: proxies shall pass events on at once.",
+                "schema": {"type": "string"},
+            }
+        },
+    },
+    204: {"description": "The job has ended, and nothing follows that event. An EventSource doesn't come back."},
+}
+
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
@@ -31,20 +45,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
     operation_id="readJobEvents",
     summary="Watch a job",
     response_class=Response,
-    responses={
-        200: {
-            "description": "Server-sent events, up to and with `finished`. A stream that ends before it is to be gone on with.",
-            "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ServerSentEvent"}}},
-            "headers": {
-                "X-Accel-Buffering": {
-                    "description": "`no`: proxies shall pass events on at once.",
-                    "schema": {"type": "string"},
-                }
-            },
-        },
-        204: {"description": "The job has ended, and nothing follows that event. An EventSource doesn't come back."},
-    }
-    | problems(401, 403, 404, 410, 422, 503),
+    responses=_ANSWERS | problems(401, 403, 404, 410, 422, 503),
 )
 async def read_events(
     request: Request,

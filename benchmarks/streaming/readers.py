@@ -138,9 +138,13 @@ async def _read(crowd: Crowd, job: str, heard: Heard, random: Random) -> None:
     heard.lost += crowd.tokens - state.num_tokens
 
 
+def _figures() -> list[int]:
+    return cast("list[int]", array("q"))  # eight bytes a figure
+
+
 async def read(crowd: Crowd) -> Heard:
     """Read all jobs to their ends."""
-    heard = Heard(made_us=array("q"), took_us=array("q"))  # type: ignore[arg-type] - eight bytes a figure
+    heard = Heard(made_us=_figures(), took_us=_figures())
     random = Random(1)
     await asyncio.gather(*[_read(crowd, job, heard, random) for job in crowd.jobs])
     heard.made_us, heard.took_us = list(heard.made_us), list(heard.took_us)
