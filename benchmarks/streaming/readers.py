@@ -4,7 +4,6 @@ import asyncio
 import sys
 import time
 from array import array
-from collections.abc import MutableSequence
 from random import Random
 from typing import cast
 
@@ -33,8 +32,8 @@ class Heard(msgspec.Struct):
     finished: int = 0
     connections: int = 0
     refused: int = 0
-    made_us: MutableSequence[int] = []  # of each token event: when it was made, and how long it took to come here
-    took_us: MutableSequence[int] = []
+    made_us: list[int] = []  # of each token event: when it was made, and how long it took to come here
+    took_us: list[int] = []
 
 
 class _Data(msgspec.Struct):
@@ -139,9 +138,13 @@ async def _read(crowd: Crowd, job: str, heard: Heard, random: Random) -> None:
     heard.lost += crowd.tokens - state.num_tokens
 
 
+def _figures() -> list[int]:
+    return cast("list[int]", array("q"))  # eight bytes a figure
+
+
 async def read(crowd: Crowd) -> Heard:
     """Read all jobs to their ends."""
-    heard = Heard(made_us=array("q"), took_us=array("q"))  # eight bytes a figure
+    heard = Heard(made_us=_figures(), took_us=_figures())
     random = Random(1)
     await asyncio.gather(*[_read(crowd, job, heard, random) for job in crowd.jobs])
     heard.made_us, heard.took_us = list(heard.made_us), list(heard.took_us)
