@@ -141,6 +141,18 @@ class EndpointPage(Described):
     next_cursor: str | None
 
 
+class DeletedEndpoint(Described):
+    """An endpoint that is gone."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": ENDPOINT_EXAMPLE["id"], "object": "webhook_endpoint", "deleted": True}]}
+    )
+
+    id: str = Field(pattern="^we_[0-9a-f]{32}$")
+    object: Literal["webhook_endpoint"]
+    deleted: Literal[True]
+
+
 class DeliveryObject(Described):
     """One event for one target."""
 
@@ -201,5 +213,5 @@ class RecoveredObject(Described):
 
 
 DESCRIBED: tuple[type[BaseModel], ...] = (
-    EndpointObject, FreshEndpointObject, EndpointPage, DeliveryObject, DeliveryPage, DeliveryStory, RecoveredObject,
+    EndpointObject, FreshEndpointObject, EndpointPage, DeletedEndpoint, DeliveryObject, DeliveryPage, DeliveryStory, RecoveredObject,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from app.api.paging import wrong
 from app.api.quota_documents import page_object
 from app.api.runtime import runtime_of
 from app.api.webhook_documents import (
+    DeletedEndpoint,
     DeliveryPage,
     DeliveryStory,
     EndpointObject,
@@ -26,7 +27,7 @@ from app.api.webhook_documents import (
     story_object,
 )
 from app.errors import NotFound
-from app.ids import DELIVERY_PREFIX, ENDPOINT_PREFIX, JOB_PREFIX, parse_name
+from app.ids import DELIVERY_PREFIX, ENDPOINT_PREFIX, JOB_PREFIX, endpoint_name, parse_name
 from app.webhooks import endpoints, history
 from app.webhooks.address import check_url
 from app.webhooks.events import EVENTS, PING_EVENT
@@ -139,14 +140,14 @@ async def change_endpoint(request: Request, name: EndpointName, caller: Writer) 
     "/webhook_endpoints/{id}",
     operation_id="deleteWebhookEndpoint",
     summary="Delete a webhook endpoint",
-    status_code=204,
-    responses={204: {"description": "It is gone."}, **problems(401, 403, 404, 503)},
+    responses=shows(200, "It is gone.", DeletedEndpoint) | problems(401, 403, 404, 503),
 )
 async def delete_endpoint(request: Request, name: EndpointName, caller: Writer) -> Response:
     """What waits for it is given up. Its deliveries stay in the history."""
+    endpoint_id = _endpoint_id(name)
     async with runtime_of(request).transaction() as conn:
-        await endpoints.delete_endpoint(conn, caller.tenant_id, _endpoint_id(name))
-    return Response(status_code=204)
+        await endpoints.delete_endpoint(conn, caller.tenant_id, endpoint_id)
+    return answer({"id": endpoint_name(endpoint_id), "object": "webhook_endpoint", "deleted": True})
 
 
 @router.post(

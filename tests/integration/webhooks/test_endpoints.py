@@ -407,7 +407,8 @@ async def test_a_deleted_endpoint_is_gone_but_its_history_isnt(
     await tell(engine, "job.dead")
     await postman.go()
     await tell(engine, "job.failed")
-    assert (await client.delete(f"{ENDPOINTS}/{made['id']}")).status_code == 204
+    gone = await client.delete(f"{ENDPOINTS}/{made['id']}")
+    assert (gone.status_code, gone.json()) == (200, {"id": made["id"], "object": "webhook_endpoint", "deleted": True})
     assert (await client.delete(f"{ENDPOINTS}/{made['id']}")).status_code == 404
     assert (await client.get(ENDPOINTS)).json()["data"] == []
     await tell(engine, "job.expired")
