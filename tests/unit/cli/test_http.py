@@ -27,12 +27,12 @@ async def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         return None
 
     with hostile(
-        http(429, TOO_FAST, Retry_After="7"), http(503, Retry_After="2"), http(200, b'{"id": "job_1"}')
+        http(429, TOO_FAST, Retry_After="5"), http(503, Retry_After="2"), http(200, b'{"id": "job_1"}')
     ) as server:
         async with Api(Target(server.url, "pk")) as api:
             monkeypatch.setattr(api, "_sleep", no_sleep)
             assert await api.get("job_1") == {"id": "job_1"}
-    assert capsys.readouterr().err == "penstock: too fast (rate_limited); trying again in 7 s, Ctrl-C gives up\n"
+    assert capsys.readouterr().err == "penstock: too fast (rate_limited); trying again in 5 s, Ctrl-C gives up\n"
 
 
 async def test_a_refusal_ends_with_its_code() -> None:
