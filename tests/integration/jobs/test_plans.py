@@ -18,7 +18,7 @@ from app.jobs import (
     hopeless,
     leases,
     lengths,
-    loads,
+    pool_figures,
     read,
     rescue,
     resync,
@@ -185,8 +185,8 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await lengths.read_lengths(recorder, "t7", "tiny")
     await forecast.ahead_of(recorder, queued[-1].id, own_tokens=0)
     await why.read_facts(recorder, "t7", queued[-1].id)
-    await recorder.execute(loads._WORKERS)
-    await recorder.execute(loads._QUEUED)
+    await recorder.execute(pool_figures.WORKERS)
+    await recorder.execute(pool_figures.QUEUED)
     await store.load(recorder, incarnation, [r.id for r in queued])
     await store.lock_attempts(recorder, [(r.id, 1) for r in queued])
     await store.lock_incarnations(recorder, [incarnation])

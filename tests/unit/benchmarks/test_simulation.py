@@ -341,7 +341,7 @@ def test_a_pool_counts_workers_without_figures_as_the_mean_of_the_others():
     pool = Pool("small", KIND, cast("JobQueue", None), num_alive=4)
     for rate in (100.0, 300.0):
         pool.drains.replace(None, rate)
-    none_waits = dict.fromkeys(TIERS, 0)
+    none_waits = dict.fromkeys(TIERS, (0, 0.0))
     assert pool.load(none_waits, 0.0, 600.0).drain_per_s == pytest.approx(800.0)
     for rate in (100.0, 300.0):
         pool.drains.replace(rate, None)
@@ -353,7 +353,7 @@ def test_a_tier_that_had_work_keeps_its_share_for_a_while():
     pool.wait("standard", 10)
     pool.look(100.0)
     pool.wait_no_more("standard", 10)
-    none_waits = dict.fromkeys(TIERS, 0)
+    none_waits = dict.fromkeys(TIERS, (0, 0.0))
     assert pool.load(none_waits, 699.0, 600.0).busy == {"standard"}
     assert pool.load(none_waits, 700.0, 600.0).busy == set()
 
