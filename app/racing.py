@@ -1,6 +1,7 @@
 """How do loops run side by side, and how do they all end?"""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -47,7 +48,7 @@ async def race(*loops: Coroutine[Any, Any, None]) -> None:
     """Run loops side by side until the last one returns or any fails; then stop the others, and raise its error.
 
     Unlike a TaskGroup it cancels again and again, until all have ended: redis-py may take a cancel that meets its own timeout for
-    that timeout, and its loop would go on for ever.
+    that timeout, and its loop would go on for ever. A cancel that comes meanwhile, of a race that this one runs in, changes nothing.
     """
     tasks = [asyncio.create_task(loop) for loop in loops]
     last = tasks[-1]
@@ -62,5 +63,7 @@ async def race(*loops: Coroutine[Any, Any, None]) -> None:
         while left:
             for task in left:
                 task.cancel()
-            _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
+            left = {task for task in left if not task.done()}
         await asyncio.gather(*tasks, return_exceptions=True)

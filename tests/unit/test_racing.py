@@ -1,10 +1,11 @@
 """Does nobody wait for what comes too late?"""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from app.racing import at_most
+from app.racing import at_most, race
 
 
 async def stubborn(started: asyncio.Event, ended: asyncio.Event) -> None:
@@ -47,3 +48,30 @@ async def test_who_is_cancelled_leaves_at_once() -> None:
         await task
     assert not ended.is_set()
     await ended.wait()
+
+
+async def test_a_race_in_a_race_ends_loops_that_take_a_cancel_for_something_else() -> None:
+    """The outer one's second cancel used to break off the inner one's waiting, and left its loops behind."""
+    ended = False
+
+    async def deaf() -> None:
+        nonlocal ended
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended = True
+
+    async def inner() -> None:
+        await race(deaf(), asyncio.sleep(3600))
+
+    running = asyncio.create_task(race(inner(), asyncio.sleep(3600)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended
