@@ -16,6 +16,7 @@ from app.jobs.request import JobRequest
 from app.quotas.bookings import HORIZON_S, IDLE_PART, Bookings
 from app.quotas.pressure import (
     POOL_PARTS,
+    SPREAD,
     Ask,
     Ceilings,
     Refusal,
@@ -204,7 +205,7 @@ class Admission:
             self._loads.weight_of(model.pool, request.tier, tenant),
             request.deadline_s,
             service_s,
-            whole_s * lengths.most,
+            whole_s * lengths.most * SPREAD,
         )
 
     def _judge(

@@ -150,6 +150,9 @@ while #claimed < max_jobs * 5 and room > 0 and looks > 0 do
     end
   end
 end
+if tier_marks[':credit'] then
+  for _, tier in ipairs(each_tier) do tier_marks[tier.name .. ':credit'] = credit / tier.weight end
+end
 for place, counter in pairs(marks) do
   local vtc = 'vtc:' .. prefix .. ':' .. place
   if counter > tonumber(redis.call('HGET', vtc, ':now') or '0') then redis.call('HSET', vtc, ':now', string.format('%.17g', counter)) end

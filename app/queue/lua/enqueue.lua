@@ -12,7 +12,8 @@ for i = 4, #ARGV, 5 do
 end
 if force ~= '1' and redis.call('EXISTS', epoch) == 0 then return -1 end
 
--- A tier that returns from idle is lifted as a tenant is.
+-- A tier that returns from idle is lifted as a tenant is, less a credit: its jobs that come one by one, far below its share, find
+-- it idle each time, and would each begin where those are who fill the workers.
 local awake = {solo = true, bisect = true}
 local function wake_tier(place)
   local tier = tier_of(place)
@@ -26,7 +27,7 @@ local function wake_tier(place)
       if not floor or value < floor then floor = value end
     end
   end
-  floor = floor or tonumber(redis.call('HGET', tiers, ':now') or '0')
+  floor = (floor or tonumber(redis.call('HGET', tiers, ':now') or '0')) - tonumber(redis.call('HGET', tiers, tier .. ':credit') or '0')
   redis.call('HSET', tiers, tier, string.format('%.17g', math.max(own, floor)), tier .. ':at', string.format('%.17g', now))
 end
 

@@ -248,6 +248,19 @@ async def test_what_a_tier_takes_is_taken_from_the_lower_ones_only(queue: JobQue
     assert claimed[1].place == "batch"
 
 
+async def test_a_tier_that_returns_from_idle_may_take_what_it_left_to_the_others_up_to_the_credit(
+    queue: JobQueue,
+) -> None:
+    """Interactive jobs that come one by one find their tier idle each time: each began where batch was, and they soon were ahead of it."""
+    await queue.enqueue([nominate(tier="batch", cost=10) for _ in range(400)])
+    await queue.claim("w", max_jobs=100, room=PLENTY, credit=160)
+    taken = []
+    for _ in range(40):
+        await queue.enqueue([nominate(tier="interactive", cost=10)])
+        taken += await queue.claim("w", max_jobs=1, room=rooms(1000, 0, 0), credit=160)
+    assert len(taken) == pytest.approx(160 / 10, abs=1), "then it is batch's turn, which has no room"
+
+
 async def test_a_tier_runs_ahead_of_its_share_by_no_more_than_its_lead(queue: JobQueue) -> None:
     await queue.enqueue([nominate(tier=tier, cost=100) for tier in ("interactive", "batch") for _ in range(40)])
     taken = []
