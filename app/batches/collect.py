@@ -29,7 +29,7 @@ _ENDED = text("""
         ORDER BY l.number LIMIT :page)
     SELECT ended.*, extract(epoch FROM ended.created_at)::bigint AS created, r.choices,
            coalesce(u.cached_tokens, 0) AS cached_tokens, coalesce(u.completion_tokens, 0) AS completion_tokens
-    FROM ended LEFT JOIN job_results r USING (job_id)
+    FROM ended LEFT JOIN job_results r ON r.job_id = ended.job_id AND r.forgotten_at IS NULL
     LEFT JOIN usage u ON u.job_id = ended.job_id AND u.kind = 'billed'
     WHERE ended.before < :tokens ORDER BY ended.number
 """)

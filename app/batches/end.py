@@ -66,7 +66,7 @@ async def begin_end(db: AsyncEngine, batch: Batch) -> bool:
             return False
         values = {
             "status": "finalizing", "ending": "expired" if now.left else "completed", "waiting_for": None,
-            "finalizing_at": func.statement_timestamp(),
+            "finalizing_at": func.statement_timestamp(), "due_at": func.statement_timestamp(),
         }  # fmt: skip
         await conn.execute(update(batches).where(batches.c.id == batch.id).values(**values))
         await announce(conn, batch.tenant_id, batch_name(batch.id), "finalizing", batch.metadata)

@@ -22,7 +22,7 @@ _SETTLE = text("""
 # An exponential mean over the time between two looks, however long that was; the first one is taken as it is.
 _COUNT = text("""
     UPDATE batches b SET completed = b.completed + :completed, failed = b.failed + :failed, progress_at = statement_timestamp(),
-        lines_per_s = coalesce(b.lines_per_s, f.rate) + (f.rate - coalesce(b.lines_per_s, f.rate)) * (1 - exp(-f.s / :smoothing))
+        lines_per_s = coalesce(b.lines_per_s, f.rate) + (f.rate - coalesce(b.lines_per_s, f.rate)) * (1 - exp(-least(f.s / :smoothing, 50)))
     FROM (SELECT id, s, (:completed + :failed) / s AS rate FROM (
         SELECT id, greatest(0.001, extract(epoch FROM statement_timestamp() - progress_at))::float8 AS s
         FROM batches WHERE id = :batch) since) f

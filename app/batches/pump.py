@@ -20,6 +20,7 @@ from app.errors import (
     PenstockError,
     QueueLimitReached,
     TenantSuspended,
+    Unavailable,
 )
 from app.files.store import Span, read_spans
 from app.jobs.breakers import BreakerBoard, take_probe
@@ -35,6 +36,7 @@ from app.settings import Settings
 CHUNK = 500  # lines that one transaction submits
 _BUDGET_RETRY_S = 2.0
 _CAP_RETRY_S = 1.0
+_CHANGED_RETRY_S = 0.2
 _BREAKER_RETRY_S = 5.0
 
 _ROOM = text("SELECT count(*) FROM batch_lines WHERE batch_id = :batch AND state = 'submitted'")
@@ -170,6 +172,8 @@ class Pump:
                         ),
                     )
                 raise _Held(reason, error.detail, _BUDGET_RETRY_S if reason == "budget" else _CAP_RETRY_S) from error
+            except Unavailable as error:  # a budget was changed just now
+                raise _Held("budget", error.detail, _CHANGED_RETRY_S) from error
             except OverTenantLimit as error:
                 if len(chunk.ready) > 1:  # all of them together: by halves the one is found that passes it by itself
                     chunk = Chunk(chunk.ready[: len(chunk.ready) // 2], chunk.failed)

@@ -13,6 +13,7 @@ from app.batches.order import ranks_of
 from app.batches.parsing import BatchReader, Line, LineError
 from app.batches.store import Batch, batch_name
 from app.batches.tables import batches
+from app.db import storable
 from app.errors import InvalidRequest, UnknownModel
 from app.files.store import read_pieces
 from app.jobs.models import ModelCatalog
@@ -56,10 +57,10 @@ async def validate(db: AsyncEngine, catalog: ModelCatalog, settings: Settings, b
 async def _decide(conn: AsyncConnection, batch: Batch, reader: BatchReader, ranks: Sequence[int]) -> bool:
     now = func.statement_timestamp()
     models = {each.model for each in reader.lines}
-    values: dict[str, Any] = {"status": "failed", "failed_at": now, "errors": reader.documents()}
+    values: dict[str, Any] = {"status": "failed", "failed_at": now, "errors": storable(reader.documents())}
     if not reader.num_errors:
         model = next(iter(models)) if len(models) == 1 else None
-        values = {"status": "in_progress", "in_progress_at": now, "progress_at": now, "model": model}
+        values = {"status": "in_progress", "in_progress_at": now, "progress_at": now, "due_at": now, "model": model}
         values["total"] = len(reader.lines)
     still = batches.c.id == batch.id, batches.c.status == "validating"
     decided = await conn.scalar(update(batches).where(*still).values(**values).returning(batches.c.id))

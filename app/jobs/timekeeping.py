@@ -74,12 +74,13 @@ async def forget_keys(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) 
 
 
 async def forget_outputs(conn: AsyncConnection, *, ttl_s: float, most: int = 1000) -> int:
-    """Empty results that are older than `ttl_s`. That there was one stays, and what it cost."""
+    """Empty results that are older than `ttl_s` and that no batch has yet to write down. That there was one stays, and what it cost."""
     result = await conn.execute(
         text("""
             UPDATE job_results SET choices = '[]', trace = NULL, forgotten_at = statement_timestamp() WHERE job_id IN (
-                SELECT job_id FROM job_results
+                SELECT job_id FROM job_results r
                 WHERE forgotten_at IS NULL AND created_at < statement_timestamp() - make_interval(secs => :ttl)
+                  AND NOT EXISTS (SELECT 1 FROM batch_lines l WHERE l.job_id = r.job_id AND l.state = 'submitted')
                 ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED)
         """),
         {"ttl": ttl_s, "most": most},

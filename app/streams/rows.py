@@ -79,7 +79,8 @@ async def output(conn: AsyncConnection, job_id: UUID) -> Output:
     trace = Trace.unpack(bytes(row.trace))
     texts, reasons = [choice["text"] for choice in choices], [choice["finish_reason"] for choice in choices]
     logprobs = [_logprobs(choice) for choice in choices]
-    return Output(trace.run, list(trace.deltas(texts, reasons, logprobs)))
+    # A job that shares another one's result has an attempt of its own: it must not be told as a later run than that.
+    return Output(min(trace.run, row.attempt), list(trace.deltas(texts, reasons, logprobs)))
 
 
 def _whole(place: int, choice: dict[str, Any], status: str) -> ChoiceDelta:
@@ -111,5 +112,5 @@ _OF_END = """
 _HEAD = text(f"SELECT j.n, j.finished_at IS NOT NULL, {_OF_END} WHERE j.id = :id AND j.tenant_id = :tenant")
 _ENDS = text(f"SELECT {_OF_END} WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL")
 _OUTPUT = text("""
-    SELECT j.status, r.choices, r.trace FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
+    SELECT j.status, greatest(1, j.attempt) AS attempt, r.choices, r.trace FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
 """)

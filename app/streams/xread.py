@@ -1,5 +1,7 @@
 """How does one connection wait for many streams at once? XREAD BLOCK, packed and read without redis-py's way through Python."""
 
+import asyncio
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -36,7 +38,9 @@ class Doorway:
         connection = await self._connected()
         try:
             await connection.send_packed_command([head, *keys, *ids], check_health=False)
-            reply: Any = await connection.read_response(disable_decoding=True, timeout=block_ms / 1000 + _SLACK_S)
+            # Given a timeout, redis-py takes it for an empty answer and goes on with the connection, then one answer behind.
+            async with asyncio.timeout(block_ms / 1000 + _SLACK_S):
+                reply: Any = await connection.read_response(disable_decoding=True, timeout=math.inf)
         except BaseException:
             await self.close()
             raise

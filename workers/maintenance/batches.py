@@ -43,8 +43,10 @@ _TAKE = text(f"""
     RETURNING {", ".join(column.name for column in COLUMNS)}
 """)  # noqa: S608 - our own names
 _REST = text("""
-    UPDATE batches SET due_at = statement_timestamp() + make_interval(secs => :seconds), waiting_for = CAST(:waiting AS jsonb)
-    WHERE id = :batch AND status = :status
+    UPDATE batches SET
+        due_at = statement_timestamp() + make_interval(secs => CASE WHEN status = :status THEN CAST(:seconds AS float8) ELSE 0 END),
+        waiting_for = CASE WHEN status = :status THEN CAST(:waiting AS jsonb) ELSE waiting_for END
+    WHERE id = :batch
 """)
 
 

@@ -218,7 +218,7 @@ class PossibleCalls:
 
 
 def _call_of(item: Any, names: frozenset[str]) -> tuple[str, str] | None:
-    if not isinstance(item, dict) or item.get("name") not in names:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str) or item["name"] not in names:
         return None
     arguments = item.get("arguments", item.get("parameters", {}))
     if isinstance(arguments, str):
@@ -228,7 +228,17 @@ def _call_of(item: Any, names: frozenset[str]) -> tuple[str, str] | None:
             return None
     if not isinstance(arguments, dict):
         return None
-    return item["name"], json.dumps(arguments, ensure_ascii=False)
+    told = json.dumps(arguments, ensure_ascii=False)
+    # Half of a pair of surrogates, written as an escape, is JSON, but no text that could be sent.
+    return item["name"], told if told.isascii() or _is_text(told) else json.dumps(arguments)
+
+
+def _is_text(told: str) -> bool:
+    try:
+        told.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _told(calls: list[tuple[str, str]]) -> Iterator[Part]:

@@ -17,6 +17,7 @@ from app.ids import new_id
 from app.jobs.breakers import BreakerBoard
 from app.jobs.models import Model, ModelCatalog
 from app.jobs.submit import nominate
+from app.jobs.timekeeping import forget_outputs
 from app.queue.streams import JobQueue
 from app.quotas.tables import budgets
 from app.redis import Redis
@@ -88,6 +89,50 @@ async def test_validation_is_all_or_nothing_and_names_lines(client: httpx.AsyncC
     async with bench.engine.connect() as conn:
         assert await conn.scalar(text("SELECT count(*) FROM batch_lines")) == 0
         assert await conn.scalar(text("SELECT count(*) FROM jobs")) == 0
+
+
+async def test_a_name_that_no_database_holds_fails_the_batch_and_not_its_keeper(
+    client: httpx.AsyncClient, bench: Bench
+) -> None:
+    batch = await make_batch(client, [chat_line("odd") | {"x\0": 1}])
+    assert (await bench.run(client, batch))["status"] == "failed"
+
+
+async def test_a_batch_that_stood_still_for_a_day_goes_on(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    """The rate of its lines is a mean that fades with time: exp() of so much time is no number to Postgres."""
+    batch = await make_batch(client, [chat_line("a"), chat_line("b")])
+    await bench.keep(2)
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE batches SET progress_at = progress_at - interval '1 day', lines_per_s = 1"))
+    done = await bench.run(client, batch)
+    assert (done["status"], done["request_counts"]["completed"]) == ("completed", 2)
+
+
+async def test_what_a_batch_has_yet_to_write_down_is_not_forgotten(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    batch = await make_batch(client, [chat_line("a")])
+    await bench.keep(2)
+    assert await bench.work() == 1
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE job_results SET created_at = created_at - interval '1 day'"))
+        assert await forget_outputs(conn, ttl_s=60) == 0
+    done = await bench.run(client, batch)
+    (line,) = await read_lines(client, f"/v1/files/{done['output_file_id']}/content")
+    assert line["response"]["body"]["choices"][0]["message"]["content"].startswith("answer to ")
+    async with engine.begin() as conn:
+        assert await forget_outputs(conn, ttl_s=60) == 1
+
+
+async def test_a_step_that_moves_a_batch_on_leaves_it_due(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    await make_batch(client, [chat_line("a")])
+    await bench.keep()  # validating -> in_progress
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT due_at <= clock_timestamp() FROM batches"))
 
 
 async def test_an_unknown_model_fails_the_whole_batch(client: httpx.AsyncClient, bench: Bench) -> None:

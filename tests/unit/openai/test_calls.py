@@ -61,6 +61,8 @@ POSSIBLE: dict[str, list[Part]] = {
     "a <b> <tool": [Said("a <b> <tool")],
     "<table>": [Said("<table>")],
     "[1] says so": [Said("[1] says so")],
+    '{"name": {"first": "A"}}': [Said('{"name": {"first": "A"}}')],
+    '{"name": "now", "arguments": {"a": "\\ud83d"}}': call("now", '{"a": "\\ud83d"}'),
 }
 
 
