@@ -140,6 +140,19 @@ async def test_an_output_past_its_retention_is_gone_and_its_bill_stays(
     await assert_audit_clean(engine, None)
 
 
+async def test_a_result_that_was_shared_is_told_to_its_end(
+    client: httpx.AsyncClient, worker: HandWorker, log: EventLog
+) -> None:
+    """Its leader's text began anew in a later attempt than the only one that the job itself has."""
+    job = await submitted(client)
+    writer = Writer(log, job_id_of(job))
+    writer.deltas("ab", reasons={0: "stop"})
+    writer.run = 3
+    await worker.finish(job, **writer.result())
+    heard = await read_to_end(client, job)
+    assert (heard.text(), heard.kinds[-1]) == ("ab", "finished")
+
+
 async def test_another_room_follows_a_job_without_http(
     client: httpx.AsyncClient, worker: HandWorker, log: EventLog, served: Served
 ) -> None:
