@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -81,6 +81,7 @@ async def _promise(runtime: Runtime, submission: BulkSubmission) -> SubmittedBul
             costs: Counter[tuple[str, str]] = Counter()
             for each in prepared:
                 costs[each.model.name, each.request.tier] += each.cost
+                runtime.admission.learn(each.request, each.model, len(each.prompt_ids))
             for key, hold in kept:
                 hold.keep(costs[key])
     return submitted
@@ -220,12 +221,12 @@ async def _tell_workers(runtime: Runtime, accepted: Sequence[Accepted]) -> None:
                 await nominate(runtime.queue(pool), nominated)
 
 
-class _job(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a word
+@contextlib.contextmanager
+def _job(place: int) -> Iterator[None]:
     """An error that is raised inside is the job's at this place."""
-
-    def __init__(self, place: int) -> None:
-        self._place = place
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PenstockError) and "param" in error.extra:
-            raise told_of(self._place, error) from error
+    try:
+        yield
+    except PenstockError as error:
+        if "param" not in error.extra:
+            raise
+        raise told_of(place, error) from error

@@ -1,6 +1,7 @@
 """Who moves batches on? A loop that takes whichever is due, some at a time; any number of processes may run it, there is no leader."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class BatchKeeper:
         await self._rest(batch, moved)
 
     async def _rest(self, batch: Batch, moved: Moved) -> None:
-        waiting = None if moved.waiting_for is None else _json(moved.waiting_for)
+        waiting = None if moved.waiting_for is None else json.dumps(moved.waiting_for)
         values = {"seconds": moved.rest_s, "waiting": waiting, "batch": batch.id, "status": batch.status}
         try:
             async with self._db.begin() as conn:
@@ -194,9 +195,3 @@ class BatchKeeper:
 
     def _queue(self, pool: str) -> JobQueue:
         return self._queues.setdefault(pool, JobQueue(self._redis, pool))
-
-
-def _json(value: dict[str, object]) -> str:
-    import json
-
-    return json.dumps(value)
