@@ -957,7 +957,9 @@ class _Reading:
     def lost(self, error: Exception | None) -> float:
         """Seconds until the next connection; raises NoAnswer where there shall be none."""
         delay_s = self._patience.after_loss(self._calls.url, error, has_answered=self._calls.has_answered)
-        return max(delay_s, self._retry_s)
+        delay_s = max(delay_s, self._retry_s)
+        self._calls.will_retry(None, delay_s)
+        return delay_s
 
 
 def _event_of(message: _Message) -> Event:

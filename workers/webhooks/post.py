@@ -30,7 +30,8 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request. Its Host header and the name in SNI stay those of its URL."""
-        request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+        # As it goes over the wire: `host` turns xn-- into letters, of which ssl would make another name.
+        request.extensions = {**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")}
         request.url = request.url.copy_with(host=str(self._address))
         return await super().handle_async_request(request)
 

@@ -170,6 +170,7 @@ def test_refusals_in_between_are_waited_out(driven: Drive) -> None:
         client = driven(url=server.url)
         assert told(client.events()) == WHOLE
     assert client.slept.seconds.count(3.0) == 2
+    assert [error is None for error, _ in client.told] == [True, False, False], "the cut connection is told, too"
 
 
 def test_a_job_that_isnt_there_is_refused(driven: Drive) -> None:
