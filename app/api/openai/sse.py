@@ -26,17 +26,26 @@ def named_event(data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """An answer that goes on until its events end or its reader leaves, whichever is first; then `on_end(has_left)`."""
+    """An answer that goes on until its events end or its reader leaves, whichever is first; then `on_end(has_left)`.
+
+    A reader who takes nothing for `stall_s` has left: a full window would else keep its seat for ever.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[bytes], headers: Mapping[str, str], on_end: Callable[[bool], Awaitable[None]]
+        self,
+        events: AsyncIterator[bytes],
+        headers: Mapping[str, str],
+        on_end: Callable[[bool], Awaitable[None]],
+        *,
+        stall_s: float,
     ) -> None:
         super().__init__(b"", 200, {"X-Accel-Buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
         self._on_end = on_end
+        self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Send it all."""
@@ -57,7 +66,8 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         async with contextlib.aclosing(with_heartbeats(self._events)) as events:
             async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+                async with asyncio.timeout(self._stall_s):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

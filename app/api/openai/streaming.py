@@ -25,7 +25,7 @@ def stream(call: Call, events: AsyncIterator[bytes]) -> EventStream:
         if has_left or not outcome.is_whole:
             await leave(call)
 
-    return EventStream(_guarded(events, outcome), call.headers, on_end)
+    return EventStream(_guarded(events, outcome), call.headers, on_end, stall_s=call.runtime.settings.stream_stall_s)
 
 
 class _Outcome:
