@@ -225,7 +225,8 @@ class Settings(BaseSettings):
         "openai", description="`vllm`: with vLLM's own parameters, and exact token ids."
     )
     upstream_priority: bool = Field(
-        False, description="Hand the tier's rank to the upstream as vLLM's `priority`, which must schedule by it."
+        False,
+        description="Hand each job's priority (by tier, and in it by who returned from idle) to the upstream as vLLM's `priority`, which must schedule by it.",
     )
     upstream_timeout_s: Seconds = Field(120.0, description="A stream that brings nothing for so long has failed.")
     upstream_outage_s: Seconds = Field(

@@ -1,7 +1,7 @@
 """Every compare-and-set on a job row but the last one (finish): start, give back, cancel. Postgres decides here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_event
-from app.jobs.states import Lane
+from app.jobs.states import Lane, tier_rank
+from app.queue.fairness import COMMON_LEVEL, priority_of
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.settings import Settings
@@ -43,6 +44,12 @@ class StartedJob:
     deadline_in_s: float | None  # from now, by Postgres' clock
     cancel_requested: bool
     died_at: int = 0  # the last attempt of an earlier life, whose tokens aren't gone on from; 0 in the first
+    level: int = COMMON_LEVEL  # of its claim: app.queue.fairness.LEVELS
+
+    @property
+    def priority(self) -> int:
+        """At which an engine runs it, the lowest first."""
+        return priority_of(tier_rank(self.tier), self.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,10 @@ async def start(
         await conn.execute(_START, {**ids, "incarnation": incarnation, "pace": seconds_per_token * BEST_PACE})
     ).all()
     await emit(conn, [job_event(row, "job.started", row.started_at) for row in started if row.attempt == 1])
-    return await load(conn, incarnation, [row.id for row in started])
+    levels = {each.job_id: each.level for each in nominated}
+    return [
+        replace(each, level=levels[each.job_id]) for each in await load(conn, incarnation, [row.id for row in started])
+    ]
 
 
 async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]) -> list[StartedJob]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.jobs.loads import READ_EVERY_S
 from app.jobs.states import TIERS
-from app.queue.fairness import OUTPUT_WEIGHT, lead_of
+from app.queue.fairness import OUTPUT_WEIGHT, credit_of, lead_of
 from app.queue.places import place_again
 from app.queue.streams import JobQueue, Nomination, Work
 from app.redis import Redis
@@ -150,15 +150,17 @@ class Day:
         for tier in TIERS:
             if tier in tiers:
                 await self._ring(pool, tier)
+                if pool.jobs[tier] and pool.listening_full[tier]:
+                    mine = {each.tenant for each in nominations if self._live[each.job_id].tier == tier}
+                    ahead = await pool.queue.redis.hmget(pool.queue.keys.ahead(tier), list(mine))
+                    if any(ahead):
+                        await self._ring(pool, tier, is_ahead=True)
 
     # --- work --------------------------------------------------------------------------------------------------------
 
-    async def _ring(self, pool: Pool, tier: str) -> None:
-        """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none.
-
-        That a bell may be taken by a worker which has no room for its tier isn't modelled: it costs a second at most.
-        """
-        listening = pool.listening[tier]
+    async def _ring(self, pool: Pool, tier: str, *, is_ahead: bool = False) -> None:
+        """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none."""
+        listening = (pool.listening_full if is_ahead else pool.listening)[tier]
         while pool.jobs[tier] and listening:
             worker = listening.pop(next(iter(listening)))
             if not await self._claim(worker):
@@ -170,14 +172,16 @@ class Day:
         worker.advance(self.loop.now)
         while True:
             rooms = engine.rooms()
-            able = [tier for tier, room in rooms.items() if room.tokens > 0 and room.jobs > 0]
+            able = [tier for tier in TIERS if any(room.tokens > 0 and room.jobs > 0 for room in rooms[tier])]
             if not able:
                 break
             if not any(pool.jobs[tier] for tier in able):
                 self.traffic.call(self.loop.now, "empty claim")  # which a worker makes before it listens; not made here
                 break
-            max_jobs, held = max(rooms[tier].jobs for tier in able), engine.held_tokens
-            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=rooms, lead=lead_of(held), credit=held)
+            max_jobs, held = max(room.jobs for tier in able for room in rooms[tier]), engine.held_tokens
+            got = await pool.queue.claim(
+                worker.name, max_jobs=max_jobs, room=rooms, lead=lead_of(held), credit=credit_of(held)
+            )
             if not got:
                 self.traffic.call(self.loop.now, "empty claim")
                 break
@@ -194,6 +198,7 @@ class Day:
     def _start(self, pool: Pool, nomination: Nomination) -> Job:
         job, now = self._live[nomination.job_id], self.loop.now
         pool.wait_no_more(job.tier, nomination.cost)
+        job.level = nomination.level
         if nomination.gen != job.gen:
             raise AssertionError(f"{nomination} isn't of gen {job.gen}")
         shelf = (pool.name, job.tier)
