@@ -246,6 +246,10 @@ class JobQueue:
             for tier in TIER_WEIGHTS
         }
 
+    async def is_ahead(self, tier: str, tenants: Sequence[str]) -> bool:
+        """Whether one of these tenants returned from idle and may take the room of others."""
+        return any(await self.redis.hmget(self.keys.ahead(tier), list(tenants)))
+
     async def num_suspects(self) -> int:
         """How many jobs wait in the lanes."""
         counts = await self.redis.hmget(self.keys.depth, [f"{lane}:jobs" for lane in LANES])

@@ -151,9 +151,9 @@ class Day:
             if tier in tiers:
                 await self._ring(pool, tier)
                 if pool.jobs[tier] and pool.listening_full[tier]:
-                    mine = {each.tenant for each in nominations if self._live[each.job_id].tier == tier}
-                    ahead = await pool.queue.redis.hmget(pool.queue.keys.ahead(tier), list(mine))
-                    if any(ahead):
+                    mine = [each for each in nominations if self._live[each.job_id].tier == tier]
+                    is_again = any(each.place != tier for each in mine)
+                    if is_again or await pool.queue.is_ahead(tier, list({each.tenant for each in mine})):
                         await self._ring(pool, tier, is_ahead=True)
 
     # --- work --------------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ for rank, tier in ipairs(each_tier) do
   tier.served, tier.at = tonumber(values[2 * rank - 1] or '0'), tonumber(values[2 * rank] or '0')
 end
 
--- A tenant that returned from idle is privileged until it has caught up with where the claims stood then, the more the further it is
--- behind: level 1 while it has most of its credit. The last level is everybody's.
+-- A tenant that returned from idle is privileged until it has caught up with where the claims stood then: level 1 for the first part of
+-- its credit, and so on. The last level is everybody's. What ran before has the first: others came in while it was away.
 local function level_of(place, tenant, counter)
   local ahead = 'ahead:' .. prefix .. ':' .. place
   local stand, from = string.match(redis.call('HGET', ahead, tenant) or '', '^([^:]+):([^:]+)$')
@@ -56,7 +56,8 @@ local function has_room_at(tier, level) return tier.room[level] > 0 and tier.job
 -- For whoever is next there.
 local function has_room_in(tier)
   if has_room_at(tier, levels) then return true end
-  if not has_room_at(tier, 1) or has_work(tier.name .. 'again') then return false end
+  if not has_room_at(tier, 1) then return false end
+  if has_work(tier.name .. 'again') then return true end
   local least = redis.call('ZRANGE', 'act:' .. prefix .. ':' .. tier.name, 0, 0, 'WITHSCORES')
   return least[1] ~= nil and has_room_at(tier, level_of(tier.name, least[1], least[2]))
 end
@@ -157,7 +158,7 @@ while #claimed < max_jobs * 6 and room > 0 and looks > 0 do
         if tier then
           tier.at, tier_marks[tier.name .. ':at'], tier_marks[':now'], tier_marks[':credit'] = now, now, tier.served, credit
         end
-        local level = tier and place == tier.name and level_of(place, tenant, least[2]) or levels
+        local level = not tier and levels or place ~= tier.name and 1 or level_of(place, tenant, least[2])
         charge(place, tier, tenant, job, tonumber(cost), level)
         redis.call('ZADD', pend, 'NX', time[1], q)
         room = room - tonumber(cost)

@@ -52,7 +52,8 @@ local function ring(place, tenant, count)
   local bell = 'bell:' .. prefix .. ':' .. (is_suspect and 'any' or tier_of(place))
   for _ = 1, math.min(count or 1, 64) do redis.call('LPUSH', bell, '1') end
   redis.call('LTRIM', bell, 0, 63)
-  if not is_suspect and redis.call('HEXISTS', 'ahead:' .. prefix .. ':' .. place, tenant) == 1 then
+  local may_displace = place == tier_of(place) .. 'again' or redis.call('HEXISTS', 'ahead:' .. prefix .. ':' .. place, tenant) == 1
+  if not is_suspect and may_displace then
     for _ = 1, math.min(count or 1, 64) do redis.call('LPUSH', bell .. ':full', '1') end
     redis.call('LTRIM', bell .. ':full', 0, 63)
     redis.call('PEXPIRE', bell .. ':full', 1000)  -- for those who are full now, not for whoever is later
