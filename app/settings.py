@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     event_ttl_s: Seconds = Field(3600.0, description="How long a job's token events stay in Redis after the last one.")
     event_max_entries: int = Field(10_000, ge=100, le=1_000_000, description="Most entries of one job's event stream.")
     event_interval_s: Seconds = Field(0.05, description="Tokens of one job are published at most this often.")
+    unread_event_interval_s: Seconds = Field(
+        1.0,
+        description="The same, of a job that nobody reads now, after its first tokens: then it is only a checkpoint.",
+    )
 
     # Streams
     stream_max_readers: int = Field(

@@ -1,13 +1,14 @@
 """How do a job's tokens reach its readers? One Redis stream a job; entry ids tell how far it has come."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from app.queue.keys import CANCEL_CHANNEL, ENDED_CHANNEL, events_key
+from app.queue.keys import CANCEL_CHANNEL, ENDED_CHANNEL, READ_CHANNEL, events_key, read_key
 from app.redis import Redis, ResponseError
 
 
@@ -193,6 +194,22 @@ async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:
     for job_id, status in ended:
         pipe.publish(ENDED_CHANNEL, f"{job_id.hex}:{status}")
     await pipe.execute()
+
+
+async def announce_readers(redis: Redis, job_ids: Sequence[UUID], *, ttl_s: int) -> None:
+    """Somebody reads the events of these jobs for the next `ttl_s`: workers publish more often. Who misses it does so a little later."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.set(read_key(job_id), b"1", ex=ttl_s)
+        pipe.publish(READ_CHANNEL, job_id.hex)
+    await pipe.execute()
+
+
+async def read_now(redis: Redis, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these jobs whose events somebody reads."""
+    keys = [read_key(job_id) for job_id in job_ids]
+    values: list[Any] = await redis.mget(keys) if keys else []
+    return {job_id for job_id, value in zip(job_ids, values, strict=True) if value is not None}
 
 
 async def announce_cancel(redis: Redis, job_ids: list[UUID]) -> None:

@@ -96,10 +96,16 @@ def events_key(job_id: UUID) -> str:
     return f"ev:{job_id.hex}"
 
 
+def read_key(job_id: UUID) -> str:
+    """Set while somebody reads the job's events as they come."""
+    return f"ev:read:{job_id.hex}"
+
+
 def wake_key(hub: str) -> str:
     """Stream by which a process wakes its own connection that waits for events; one empty entry, for a minute."""
     return f"ev:wake:{hub}"
 
 
 ENDED_CHANNEL = "jobs:ended"  # job id and status, when a job reached its end
+READ_CHANNEL = "jobs:read"  # job id, when somebody begins to read its events
 CANCEL_CHANNEL = "jobs:cancel"  # job id, when somebody wants a running job to stop

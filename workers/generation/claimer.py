@@ -17,7 +17,7 @@ from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
 from app.queue.checkpoints import read_checkpoint
-from app.queue.events import JobEvent, Publication
+from app.queue.events import JobEvent, Publication, read_now
 from app.queue.fairness import COMMON_LEVEL, LEVELS, credit_of, lead_of, priority_of
 from app.queue.streams import Ring, Room
 from app.redis import RedisError
@@ -298,6 +298,10 @@ async def hand_over(worker: WorkerContext, finisher: Finisher, requests: Sequenc
         await add(worker, job, request)
     try:
         await worker.events.publish(publications)
+        mine = [worker.hand[request.id] for request in requests if request.id in worker.hand]
+        are_read = await read_now(worker.queue.redis, [job.started.job_id for job in mine])
+        for job in mine:
+            job.is_read = job.is_read or job.started.job_id in are_read
     except RedisError as error:
         emit(log, logging.WARNING, "publish_failed", error=error)
 

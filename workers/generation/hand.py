@@ -115,6 +115,8 @@ class RunningJob:
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
         self.num_resumed = 0  # tokens that an earlier attempt made
         self.steps: list[Step] = []  # what readers were told, in order
+        self.told_at: float | None = None  # when that was last
+        self.is_read = False  # whether somebody is known to read it as it comes
         self._num_told = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
         self.has_output = False  # whether the engine has brought anything in this attempt

@@ -39,7 +39,7 @@ from workers.generation.crash_loop import CrashLoop
 from workers.generation.finisher import Finisher
 from workers.generation.fitness import watch_fitness
 from workers.generation.lease import let_go, renew_forever
-from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
+from workers.generation.outputs import read_engine, watch_callers, watch_deadlines
 from workers.generation.publish import publish_forever
 from workers.generation.suspicion import shown, sort_out
 from workers.generation.throughput import Throughput
@@ -178,7 +178,7 @@ class Supervisor:
                 renew_forever(worker, finisher),
                 read_engine(worker, finisher),
                 publish_forever(worker),
-                watch_cancels(worker, finisher),
+                watch_callers(worker, finisher),
                 watch_deadlines(worker, finisher),
                 self._watch_for_hang(worker),
                 watch_fitness(worker),

@@ -235,4 +235,6 @@ class Keeper:
         return [self._queue(row.pool) for row in rows]
 
     def _queue(self, pool: str) -> JobQueue:
-        return self._queues.setdefault(pool, JobQueue(self._redis, pool))
+        if pool not in self._queues:
+            self._queues[pool] = JobQueue(self._redis, pool)
+        return self._queues[pool]
