@@ -23,6 +23,7 @@ from app.errors import (
 )
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
+from app.jobs.loads import Hold
 from app.jobs.models import Model
 from app.jobs.read import JobView, get_job
 from app.jobs.request import JobRequest
@@ -142,6 +143,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
         for prepared in await prepare_all(runtime, submission, models):
             if prepared.model not in with_room:
                 continue
+            hold.move(prepared.model.pool, prepared.cost)
             try:
                 submitted = await _rated(runtime, submission, told(prepared, exhausted))
             except _NoProbeLeft as refused:
@@ -152,13 +154,18 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
                     raise
                 exhausted = exhausted or refused
                 continue
-            if not submitted.replayed:
-                hold.keep(prepared.cost)
-                runtime.admission.learn(request, prepared.model, len(prepared.prompt_ids))
+            _keep(runtime, hold, prepared, submitted)
             return submitted
     if exhausted is not None:
         return await _fall_back(runtime, submission, models, exhausted)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+
+
+def _keep(runtime: Runtime, hold: Hold, prepared: PreparedJob, submitted: Submitted) -> None:
+    """The gate counts the new job on, and knows the next one's size better."""
+    if not submitted.replayed:
+        hold.keep(prepared.cost)
+        runtime.admission.learn(prepared.request, prepared.model, len(prepared.prompt_ids))
 
 
 def _names(refusing: list[Standing]) -> set[str]:
@@ -237,17 +244,30 @@ async def _rated(runtime: Runtime, submission: Submission, prepared: PreparedJob
 
 async def stand_in(runtime: Runtime, submission: Submission, models: list[Model]) -> PreparedJob | None:
     """The job for the model that an operator has set as fallback; None where the request names its own, or can't run there now."""
+    other = await _operators_choice(runtime, submission, models)
+    return None if other is None else await _prepare_stand_in(runtime, submission, models[0], other)
+
+
+async def _operators_choice(runtime: Runtime, submission: Submission, models: list[Model]) -> Model | None:
     if len(models) > 1:
         return None
     async with runtime.transaction() as conn:
         name = await fallback_of(conn, models[0].name)
+    if name is None or name == models[0].name:
+        return None
     try:
-        if name is None or name == models[0].name:
-            return None
-        both = [models[0], await runtime.catalog.find(name)]
-        if await _refusing(runtime, both[1:]) or runtime.admission.look(submission.applicant, both[1]) is not None:
-            return None
-        return (await prepare_all(runtime, submission, both))[1]
+        other = await runtime.catalog.find(name)
+    except InvalidRequest:
+        return None
+    is_refusing = await _refusing(runtime, [other])
+    return None if is_refusing or runtime.admission.look(submission.applicant, other) is not None else other
+
+
+async def _prepare_stand_in(
+    runtime: Runtime, submission: Submission, wanted: Model, other: Model
+) -> PreparedJob | None:
+    try:
+        return (await prepare_all(runtime, submission, [wanted, other]))[1]
     except InvalidRequest:
         return None
 
@@ -263,10 +283,17 @@ def told(prepared: PreparedJob, exhausted: BudgetExhausted | None) -> PreparedJo
 async def _fall_back(
     runtime: Runtime, submission: Submission, models: list[Model], exhausted: BudgetExhausted
 ) -> Submitted:
-    prepared = await stand_in(runtime, submission, models)
-    if prepared is not None:
-        with contextlib.suppress(BudgetExhausted, _NoProbeLeft):
-            return await _rated(runtime, submission, told(prepared, exhausted))
+    other = await _operators_choice(runtime, submission, models)
+    if other is None:
+        raise exhausted
+    with runtime.admission.hold(submission.applicant, other) as hold:
+        prepared = await _prepare_stand_in(runtime, submission, models[0], other)
+        if prepared is not None:
+            hold.move(other.pool, prepared.cost)
+            with contextlib.suppress(BudgetExhausted, _NoProbeLeft):
+                submitted = await _rated(runtime, submission, told(prepared, exhausted))
+                _keep(runtime, hold, prepared, submitted)
+                return submitted
     raise exhausted
 
 
