@@ -11,10 +11,11 @@ from app.api.documents import Change, Described, answer
 from app.api.openapi import JOB_BODY, problems, shows
 from app.api.runtime import Runtime, runtime_of
 from app.api.submission import Submission, models_of, prepare_all, stand_in, told
+from app.jobs.prepare import PreparedJob
 from app.jobs.quote import Quote, quote
 from app.jobs.request import JobRequest
 from app.jobs.states import OnBudget
-from app.jobs.submit import Caller, PreparedJob
+from app.jobs.submit import Caller
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import UUID
@@ -23,21 +23,14 @@ from app.errors import (
 )
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
+from app.jobs.idempotency import IdempotencyKey
 from app.jobs.loads import Hold
 from app.jobs.models import Model
+from app.jobs.prepare import PreparedJob, prepare, prepare_fallback
 from app.jobs.read import JobView, get_job
 from app.jobs.request import JobRequest
 from app.jobs.spending import fallback_of, model_change
-from app.jobs.submit import (
-    Accepted,
-    Caller,
-    PreparedJob,
-    accept,
-    find_replay,
-    nominate,
-    prepare,
-    prepare_fallback,
-)
+from app.jobs.submit import Accepted, Caller, accept, find_replay, nominate_all
 from app.killpoints import kill_point
 from app.quotas.rates import RateLimited
 from app.quotas.rights import check_rights, check_size
@@ -56,6 +49,11 @@ class Submission:
     idempotency_key: str | None = None
     body: bytes = b""
     with_job: Callable[[AsyncConnection, UUID], Awaitable[None]] | None = None  # what is written beside a new job
+
+    @property
+    def key(self) -> IdempotencyKey | None:
+        """Under which it may come again."""
+        return None if self.idempotency_key is None else IdempotencyKey.of_one(self.idempotency_key, self.request)
 
     @property
     def applicant(self) -> Applicant:
@@ -300,7 +298,7 @@ async def _fall_back(
 async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJob) -> Submitted:
     standing = await runtime.breakers.standing(prepared.model.name)
     async with runtime.transaction() as conn:
-        accepted = (await accept(conn, submission.caller, [prepared], idempotency_key=submission.idempotency_key))[0]
+        accepted = (await accept(conn, submission.caller, [prepared], key=submission.key))[0]
         if submission.with_job is not None and not accepted.replayed:
             await submission.with_job(conn, accepted.job_id)
         # Who asks no engine, or not now, takes no probe: it would tell nothing.
@@ -314,7 +312,7 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
         kill_point("api.before_commit")
     assert job is not None, "it was written in this transaction, or the key that leads to it would be gone"
     kill_point("api.after_commit")
-    await _tell_workers(runtime, accepted)
+    await tell_workers(runtime, [accepted])
     return Submitted(job, accepted.replayed)
 
 
@@ -333,17 +331,16 @@ def _new_view(caller: Caller, job: PreparedJob, accepted: Accepted) -> JobView |
 
 
 async def _replay(runtime: Runtime, submission: Submission) -> Submitted | None:
-    if submission.idempotency_key is None:
+    if submission.key is None:
         return None
     async with runtime.transaction() as conn:
-        first = await find_replay(conn, submission.caller, submission.idempotency_key, submission.request)
-        job = await get_job(conn, submission.caller.tenant_id, first.job_id) if first else None
+        first = await find_replay(conn, submission.caller, submission.key)
+        job = await get_job(conn, submission.caller.tenant_id, first[0].job_id) if first else None
     return Submitted(job, True) if job else None
 
 
-async def _tell_workers(runtime: Runtime, accepted: Accepted) -> None:
-    if accepted.nomination is None:
-        return
+async def tell_workers(runtime: Runtime, accepted: Sequence[Accepted]) -> None:
+    """After the commit, as far as Redis answers."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(NOMINATE_TIMEOUT_S):
-            await nominate(runtime.queue(accepted.pool), [accepted])
+            await nominate_all(runtime.queue, accepted)

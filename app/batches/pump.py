@@ -25,8 +25,9 @@ from app.errors import (
 from app.files.store import Span, read_spans
 from app.jobs.breakers import BreakerBoard, take_probe
 from app.jobs.models import Model, ModelCatalog
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.spending import prices_of
-from app.jobs.submit import Accepted, Caller, PreparedJob, accept, ask_of, prepare
+from app.jobs.submit import Accepted, Caller, accept, ask_of
 from app.jobs.tokenizing import PromptEncoder
 from app.killpoints import kill_point
 from app.quotas.rights import RIGHT_COLUMNS, Rights, check_size, read_rights
