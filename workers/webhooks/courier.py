@@ -138,6 +138,12 @@ class Courier:
             error = f"no answer within {settings.webhook_timeout_s:g} s"
         except httpx.HTTPError as broken:
             error = f"the connection failed: {type(broken).__name__}: {broken}"[:500].replace("\x00", "")
+        except (
+            UnicodeError
+        ) as wrong:  # idna's errors: a name in its xn-- form that stands for nothing, or for what isn't allowed
+            error = f"the host isn't a valid name: {wrong}"[:500].replace("\x00", "")
+        except httpx.InvalidURL as wrong:
+            error = f"the URL can't be called: {wrong}"[:500].replace("\x00", "")
         return Answer(status, error, round((self._clock.monotonic() - started) * 1000), retry_after_s)
 
     async def _record(self, made: Try, answer: Answer) -> None:
