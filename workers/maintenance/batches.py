@@ -150,6 +150,8 @@ class BatchKeeper:
     async def _move(self, batch: Batch) -> Moved:
         pause_s = self._settings.batch_every_s
         if batch.status == "validating":
+            if await ending.expire_unread(self._db, batch):
+                return Moved(1)
             decided = await validate(self._db, self._catalog, self._settings, batch)
             return Moved(int(decided))
         if batch.status == "in_progress":
