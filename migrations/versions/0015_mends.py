@@ -1,4 +1,4 @@
-"""Deliveries that are to be given up are found by indexes of their own."""
+"""Deliveries that are to be given up are found by indexes of their own; a batch knows its Idempotency-Key."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,9 +23,21 @@ def upgrade() -> None:
         ["endpoint_id", "id"],
         postgresql_where=sa.text("status = 'pending'"),
     )
+    op.add_column("batches", sa.Column("idempotency_key", sa.Text(), nullable=True))
+    op.add_column("batches", sa.Column("body_hash", sa.LargeBinary(), nullable=True))
+    op.create_index(
+        "uq_batches_key",
+        "batches",
+        ["tenant_id", "idempotency_key"],
+        unique=True,
+        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("uq_batches_key", table_name="batches")
+    op.drop_column("batches", "body_hash")
+    op.drop_column("batches", "idempotency_key")
     op.drop_index("ix_webhook_deliveries_open", table_name="webhook_deliveries")
     op.drop_index("ix_webhook_deliveries_spent", table_name="webhook_deliveries")
