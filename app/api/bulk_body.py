@@ -5,10 +5,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from app.api.body import MAX_ERRORS, decode, refusal, refuse_wide_objects
+from app.api.body import decode
 from app.api.bulk_documents import MAX_BULK_JOBS
 from app.errors import InvalidRequest, NotInBulk, PenstockError
 from app.jobs.idempotency import IdempotencyKey
+from app.jobs.refusals import MAX_ERRORS, refusal, refuse_wide_objects
 from app.jobs.request import JobRequest
 
 E = TypeVar("E", bound=PenstockError)
