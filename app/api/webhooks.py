@@ -8,10 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 from app.api.authentication import Actor, Reader, Writer
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
-from app.api.id_paging import id_cursor, parse_id_page, query_of
+from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
 from app.api.paging import wrong
-from app.api.quota_documents import page_object
 from app.api.runtime import runtime_of
 from app.api.webhook_acts import endpoint_act
 from app.api.webhook_documents import (
@@ -76,11 +75,8 @@ async def page_of_endpoints(request: Request, caller: Reader) -> Response:
     runtime = runtime_of(request)
     page = parse_id_page(request.query_params, default_limit=runtime.settings.page_size, id_pattern=_HEX, choices={})
     async with runtime.transaction() as conn:
-        after = UUID(hex=page.after) if page.after else None
-        found = await endpoints.list_endpoints(conn, caller.tenant_id, limit=page.limit + 1, after=after)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    cursor = id_cursor(shown[-1].id.hex) if has_more else None
-    return answer(page_object([endpoint_object(each) for each in shown], cursor))
+        found = await endpoints.list_endpoints(conn, caller.tenant_id, limit=page.asks, after=page.after_id)
+    return page_answer(found, page, endpoint_object, lambda each: each.id.hex)
 
 
 @router.post(
@@ -223,11 +219,8 @@ async def page_of_deliveries(request: Request, caller: Reader) -> Response:
     )  # fmt: skip
     which = history.Which(named["endpoint"], named["job"], page.chosen.get("status"), page.chosen.get("type"))
     async with runtime.transaction() as conn:
-        before = UUID(hex=page.after) if page.after else None
-        found = await history.list_deliveries(conn, caller.tenant_id, which, limit=page.limit + 1, before=before)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    cursor = id_cursor(shown[-1].id.hex) if has_more else None
-    return answer(page_object([delivery_object(each) for each in shown], cursor))
+        found = await history.list_deliveries(conn, caller.tenant_id, which, limit=page.asks, before=page.after_id)
+    return page_answer(found, page, delivery_object, lambda each: each.id.hex)
 
 
 @router.get(
