@@ -1,6 +1,7 @@
 """Can this model run this request? Its tokens are counted, every limit is checked, the seed is drawn: what comes out can't be wrong any more."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -118,12 +119,7 @@ def prepare_fallback(
 
 def _refuse_hopeless(request: JobRequest, model: Model) -> None:
     """A text far beyond the context is refused by its length: counting its tokens could keep a thread busy for a minute."""
-    if request.messages is not None:
-        texts: list[Any] = list(texts_in([message.model_dump() for message in request.messages]))
-        texts += texts_in([tool.model_dump() for tool in request.tools or []])
-    else:
-        texts = [request.prompt]
-    num_chars = sum(len(text) for text in texts if isinstance(text, str))
+    num_chars = sum(map(len, _texts(request)))
     most = model.max_model_len * MAX_CHARS_PER_TOKEN
     if num_chars > most:
         field = "messages" if request.messages is not None else "prompt"
@@ -132,6 +128,18 @@ def _refuse_hopeless(request: JobRequest, model: Model) -> None:
             param=field,
             limit=model.max_model_len,
         )
+
+
+def _texts(request: JobRequest) -> Iterator[str]:
+    """What becomes tokens, but for what the template adds."""
+    if isinstance(request.prompt, str):
+        yield request.prompt
+    for message in request.messages or []:
+        yield message.content or ""
+        if message.tool_calls:
+            yield from texts_in([call.model_dump() for call in message.tool_calls])
+    for tool in request.tools or []:
+        yield from texts_in(tool.model_dump())
 
 
 def _encode(request: JobRequest, encoder: PromptEncoder) -> list[int]:
@@ -154,7 +162,7 @@ def _sampling(request: JobRequest, max_tokens: int) -> dict[str, Any]:
     return {
         **{name: getattr(request, name) for name in same},
         "max_tokens": max_tokens,
-        "seed": request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
+        "seed": request.seed if request.seed is not None else secrets.randbits(MAX_SEED.bit_length()),
         "logit_bias": {str(token): bias for token, bias in request.logit_biases.items()},
         "stop": request.stop_strings,
         "grammar": None if structure is None else {"kind": structure.kind, "text": structure.text},
