@@ -6,8 +6,8 @@ from uuid import UUID
 
 from app.api.runtime import Runtime
 from app.jobs.forecast import Ahead, Forecast, Waiting, ahead_of, forecast
+from app.jobs.prepare import PreparedJob
 from app.jobs.read import JobView
-from app.jobs.submit import PreparedJob
 from app.jobs.why import Why, explain, read_facts
 
 

@@ -16,10 +16,11 @@ from app.api.submission import Submission, models_of, prepare_all, stand_in, tol
 from app.errors import BudgetExhausted
 from app.jobs.admission import Applicant, Verdict
 from app.jobs.forecast import Forecast
+from app.jobs.prepare import PreparedJob
 from app.jobs.quote import Quote, quote
 from app.jobs.request import JobRequest
 from app.jobs.states import OnBudget
-from app.jobs.submit import Caller, PreparedJob
+from app.jobs.submit import Caller
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

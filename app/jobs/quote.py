@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import BudgetExhausted, PenstockError
+from app.jobs.prepare import PreparedJob
 from app.jobs.spending import Answer, Ask, answer, prices_of
-from app.jobs.submit import Caller, PreparedJob, ask_of
+from app.jobs.submit import Caller, ask_of
 from app.quotas.budgets import Account, Window, look
 
 

@@ -8,10 +8,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
 from app.jobs import leases
+from app.jobs.idempotency import IdempotencyKey
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import Accepted, Caller, PreparedJob, accept, nominate, prepare
+from app.jobs.submit import Accepted, Caller, accept, nominate
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.streams import JobQueue
 from app.quotas.keys import ensure_tenant
@@ -43,6 +45,11 @@ def prepared(settings: Settings, **body: object) -> PreparedJob:
     body.setdefault("prompt", "once upon a time")
     body.setdefault("max_tokens", 8)
     return prepare(JobRequest.model_validate(body), MODEL, ENCODER, settings)
+
+
+def key_of(key: str, job: PreparedJob) -> IdempotencyKey:
+    """An Idempotency-Key that comes with this job."""
+    return IdempotencyKey.of_one(key, job.request)
 
 
 async def submit(

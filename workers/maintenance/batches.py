@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,7 +21,7 @@ from app.clock import Clock
 from app.files.store import forget_files
 from app.jobs.breakers import BreakerBoard
 from app.jobs.models import ModelCatalog
-from app.jobs.submit import Accepted, nominate
+from app.jobs.submit import nominate_all
 from app.queue.events import announce_cancel, announce_end
 from app.queue.streams import JobQueue
 from app.redis import Redis, RedisError
@@ -162,6 +161,8 @@ class BatchKeeper:
     async def _move(self, batch: Batch) -> Moved:
         pause_s = self._settings.batch_every_s
         if batch.status == "validating":
+            if await ending.expire_unread(self._db, batch):
+                return Moved(1)
             decided = await validate(self._db, self._catalog, self._settings, batch)
             return Moved(int(decided))
         if batch.status == "in_progress":
@@ -180,18 +181,10 @@ class BatchKeeper:
         count = await collect(self._db, batch.id)
         await retier(self._db, batch, self._queue)
         pumped: Pumped = await self._pump.submit(batch)
-        await self._nominate(pumped.accepted)
+        await nominate_all(self._queue, pumped.accepted)
         if count or pumped.accepted or pumped.num_failed:
             return Moved(count + len(pumped.accepted), 0.0, pumped.waiting_for)
         return Moved(0, max(pause_s, pumped.retry_s), pumped.waiting_for)
-
-    async def _nominate(self, accepted: Sequence[Accepted]) -> None:
-        """Tell Redis, after the commit; what this loses the sweep finds."""
-        by_pool: dict[str, list[Accepted]] = {}
-        for each in accepted:
-            by_pool.setdefault(each.pool, []).append(each)
-        for pool, jobs in by_pool.items():
-            await nominate(self._queue(pool), jobs)
 
     async def _spread(self, stopped: ending.Stopped) -> None:
         """Tell Redis, after the commit. Best effort: a stale nomination is dropped at its claim, a worker asks at its renewal."""

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.errors import InvalidRequest, Misconfigured
 from app.ids import delivery_name, endpoint_name
+from app.quotas.acts import record_act
 from app.settings import Settings
 from app.telemetry import emit
 from app.webhooks import delivery
@@ -101,11 +102,14 @@ class Courier:
             left = [each for each in left if not any(each is one for one in now)]
             async with self._db.begin() as conn:
                 recorded = await delivery.record(conn, now, self._rules)
-            for endpoint_id in recorded.disabled:
-                emit(log, logging.WARNING, "webhook_endpoint_disabled", endpoint=endpoint_name(endpoint_id))
+                for each in recorded.disabled:
+                    target = f"{each.tenant_id}/{endpoint_name(each.endpoint_id)}"
+                    await record_act(conn, "penstock", "webhook_endpoint.disable", target, {"reason": each.reason})
+            for each in recorded.disabled:
+                emit(log, logging.WARNING, "webhook_endpoint_disabled", endpoint=endpoint_name(each.endpoint_id))
             if recorded.disabled:
                 async with self._db.begin() as conn:
-                    await delivery.close_disabled(conn, list(recorded.disabled))
+                    await delivery.close_disabled(conn, [each.endpoint_id for each in recorded.disabled])
         return [None] * len(results)
 
     async def _ask(self, made: Try) -> Answer:
@@ -138,6 +142,12 @@ class Courier:
             error = f"no answer within {settings.webhook_timeout_s:g} s"
         except httpx.HTTPError as broken:
             error = f"the connection failed: {type(broken).__name__}: {broken}"[:500].replace("\x00", "")
+        except (
+            UnicodeError
+        ) as wrong:  # idna's errors: a name in its xn-- form that stands for nothing, or for what isn't allowed
+            error = f"the host isn't a valid name: {wrong}"[:500].replace("\x00", "")
+        except httpx.InvalidURL as wrong:
+            error = f"the URL can't be called: {wrong}"[:500].replace("\x00", "")
         return Answer(status, error, round((self._clock.monotonic() - started) * 1000), retry_after_s)
 
     async def _record(self, made: Try, answer: Answer) -> None:

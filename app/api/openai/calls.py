@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.api.openai.tools import Calling
+from app.openai.tools import Calling
 
 
 @dataclass(frozen=True, slots=True)

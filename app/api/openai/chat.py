@@ -10,7 +10,6 @@ from app.api.authentication import Reader, Writer
 from app.api.documents import answer
 from app.api.openai import stored
 from app.api.openai.chat_answer import ChatChunks, chat_completion
-from app.api.openai.chat_request import ChatRequest
 from app.api.openai.common_answer import CHAT, job_id_of
 from app.api.openai.deltas import Delta, Ended, deltas_of
 from app.api.openai.errors import FaceRoute, end_of
@@ -18,6 +17,7 @@ from app.api.openai.running import Call, begin, form_of, in_lane, read_request, 
 from app.api.openai.streaming import chunks, stream, succeeded
 from app.api.runtime import runtime_of
 from app.errors import NotFound
+from app.openai.chat_request import ChatRequest
 
 FACE = "chat"
 

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.api.openai.fields import SERVICE_TIER_OF
 from app.ids import JOB_PREFIX, parse_job_name
 from app.jobs.read import JobView
+from app.openai.fields import SERVICE_TIER_OF
 
 CHAT, COMPLETION, RESPONSE = "chatcmpl-", "cmpl-", "resp_"
 

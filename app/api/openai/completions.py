@@ -7,12 +7,12 @@ from fastapi import APIRouter, Request, Response
 from app.api.authentication import Writer
 from app.api.documents import answer
 from app.api.openai.completion_answer import CompletionChunks, completion
-from app.api.openai.completion_request import CompletionRequest
 from app.api.openai.deltas import Delta, Ended, deltas_of
 from app.api.openai.errors import FaceRoute
 from app.api.openai.running import Call, begin, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.streaming import chunks, stream, succeeded
 from app.api.runtime import runtime_of
+from app.openai.completion_request import CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=FaceRoute, include_in_schema=False)
 

@@ -7,10 +7,10 @@ from uuid import UUID
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
 from app.api.openai.common_answer import RESPONSE, call_id, name_of, seconds
 from app.api.openai.errors import REQUESTS_FAULT
-from app.api.openai.fields import SERVICE_TIER_OF
-from app.api.openai.response_request import ResponseRequest
 from app.jobs.read import JobView
 from app.jobs.states import END_STATUSES
+from app.openai.fields import SERVICE_TIER_OF
+from app.openai.response_request import ResponseRequest
 
 
 class OutputItems:

@@ -10,8 +10,8 @@ from typing import Any
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
 from app.api.openai.response_answer import OutputItems, response_object, shown_logprob, status_of
-from app.api.openai.response_request import ResponseRequest
 from app.jobs.read import JobView
+from app.openai.response_request import ResponseRequest
 
 
 class ResponseEvents:

@@ -14,9 +14,7 @@ from app.api.openai.common_answer import RESPONSE, job_id_of
 from app.api.openai.deltas import Begun, Delta, deltas_of
 from app.api.openai.errors import FaceRoute
 from app.api.openai.response_answer import output_of, response_object
-from app.api.openai.response_items import InputItem, turns_of
 from app.api.openai.response_query import ResponseQuery, parse_query
-from app.api.openai.response_request import ResponseRequest
 from app.api.openai.response_stream import ResponseEvents
 from app.api.openai.running import Call, begin, cancel, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.sse import named_event
@@ -24,6 +22,8 @@ from app.api.openai.streaming import chunks, stream
 from app.api.runtime import Runtime, runtime_of
 from app.errors import InvalidRequest, NotFound
 from app.jobs.submit import Caller
+from app.openai.response_items import InputItem, turns_of
+from app.openai.response_request import ResponseRequest
 
 FACE = "responses"
 

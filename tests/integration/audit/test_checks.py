@@ -23,7 +23,7 @@ from app.redis import Redis
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean, report_on
 from tests.support.dead import kill, send_back
-from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
+from tests.support.jobs import POOL, key_of, nominations, open_lease, prepared, seed, submit
 
 FATE = Fate(max_attempts=1, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
@@ -68,7 +68,7 @@ async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> Non
         )
         await rescue.give_back(conn, [GivenBack(ids[4], 1, "transient_error")], FATE, Random(1))
         await cancel(conn, "acme", unstarted.job_id)
-        waiting = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="once")
+        waiting = await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("once", prepared(settings)))
     waiting += await submit(engine, settings, tenant="acme", count=2, tier="batch")
     await queue.enqueue(nominations(waiting))
     await queue.claim("w", max_jobs=1, room=10**9)

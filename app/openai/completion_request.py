@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, StrictBool, model_validator
 
-from app.api.openai.fields import MaxTokens, Sampled, Unsupported
 from app.jobs.request import MAX_TOKEN_ID, Integer, JobRequest
 from app.jobs.structure import ResponseFormat, Words
+from app.openai.fields import MaxTokens, Sampled, Unsupported
 
 TokenIds = Annotated[list[Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]], Field(min_length=1, fail_fast=True)]
 
@@ -54,3 +54,7 @@ class CompletionRequest(Sampled):
         if self.response_format is not None:
             fields["response_format"] = self.response_format.model_dump(by_alias=True, exclude_none=True)
         return JobRequest.model_validate(fields)
+
+    def jobs(self) -> list[JobRequest]:
+        """The jobs underneath, one a prompt."""
+        return [self.job()]

@@ -5,12 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
-from app.api.openai.chat_request import shape_of
-from app.api.openai.fields import Generation, MaxTokens, Unsupported
-from app.api.openai.response_items import InputItem, turns_of
-from app.api.openai.tools import Calling, FunctionName, ToolWord, calling
 from app.jobs.request import FunctionDefinition, Integer, JobRequest
 from app.jobs.structure import ResponseFormat, Schema, Words
+from app.openai.chat_request import shape_of
+from app.openai.fields import Generation, MaxTokens, Unsupported
+from app.openai.response_items import InputItem, turns_of
+from app.openai.tools import Calling, FunctionName, ToolWord, calling
 
 LOGPROBS = "message.output_text.logprobs"
 
