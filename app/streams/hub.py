@@ -18,6 +18,7 @@ from app.queue.keys import wake_key
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.streams import rows
+from app.streams.announce import Announcer
 from app.streams.fold import Fold
 from app.streams.reader import Reader
 from app.streams.topic import Topic
@@ -46,6 +47,7 @@ class Hub:
         self._now = clock.monotonic
         self._doorway = Doorway(redis)
         self._topics: dict[UUID, Topic] = {}
+        self._announcer = Announcer(redis, self._topics.keys)
         self._by_key: dict[bytes, Topic] = {}
         self._readers: set[Reader] = set()
         self._num_opening = 0
@@ -126,6 +128,7 @@ class Hub:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read_forever())
                 tasks.create_task(self._ring_forever())
+                tasks.create_task(self._announcer.run())
                 tasks.create_task(self._end_forever())
                 tasks.create_task(self._tick_forever())
         finally:
@@ -137,6 +140,7 @@ class Hub:
         if topic is None:
             topic = self._topics[reader.job_id] = Topic(reader.job_id, n, self._wake)
             self._by_key[topic.key] = topic
+            self._announcer.came(reader.job_id)
         topic.join(reader)
         self._wake()
 
