@@ -154,13 +154,20 @@ class Day:
                     mine = [each for each in nominations if self._live[each.job_id].tier == tier]
                     is_again = any(each.place != tier for each in mine)
                     if is_again or await pool.queue.is_ahead(tier, list({each.tenant for each in mine})):
-                        await self._ring(pool, tier, is_ahead=True)
+                        await self._ring_full(pool, tier, len(mine))
 
     # --- work --------------------------------------------------------------------------------------------------------
 
-    async def _ring(self, pool: Pool, tier: str, *, is_ahead: bool = False) -> None:
+    async def _ring_full(self, pool: Pool, tier: str, rings: int) -> None:
+        """As many of those who would have to take the room of others claim as rings come, until the queue gives none."""
+        listening = pool.listening_full[tier]
+        for _ in range(rings):
+            if not listening or not await self._claim(listening.pop(next(iter(listening)))):
+                return
+
+    async def _ring(self, pool: Pool, tier: str) -> None:
         """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none."""
-        listening = (pool.listening_full if is_ahead else pool.listening)[tier]
+        listening = pool.listening[tier]
         while pool.jobs[tier] and listening:
             worker = listening.pop(next(iter(listening)))
             if not await self._claim(worker):
