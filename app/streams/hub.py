@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.streams import rows
 from app.streams.fold import Fold
 from app.streams.reader import Reader
-from app.streams.topic import Topic
+from app.streams.topic import Cursor, Topic
 from app.streams.xread import Doorway
 from app.telemetry import emit
 
@@ -163,15 +163,12 @@ class Hub:
 
     async def _read_forever(self) -> None:
         while not self._is_closed:
-            wanted = [
-                (topic.key, str(cursor).encode())
-                for topic in self._topics.values()
-                if (cursor := topic.cursor) is not None
-            ]
+            asked = {topic.key: cursor for topic in self._topics.values() if (cursor := topic.cursor) is not None}
             self._changed.clear()
-            if not wanted:
+            if not asked:
                 await self._changed.wait()
                 continue
+            wanted = [(key, str(cursor).encode()) for key, cursor in asked.items()]
             wanted.append((self._wake_key, self._wake_id))
             self._is_blocked = True
             try:
@@ -185,7 +182,7 @@ class Hub:
             finally:
                 self._is_blocked = False
             self.is_connected.set()
-            await self._spread(answer)
+            await self._spread(asked, answer)
             await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(wanted))
 
     async def _ring_forever(self) -> None:
@@ -199,7 +196,10 @@ class Hub:
                 pipe.expire(self._wake_key, _WAKE_TTL_S)
                 await pipe.execute()
 
-    async def _spread(self, answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]) -> None:
+    async def _spread(
+        self, asked: Mapping[bytes, Cursor], answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]
+    ) -> None:
+        """Give each topic what was `asked` for; its readers may have changed since."""
         now = self._now()
         for place, (key, entries) in enumerate(answer):
             if key == self._wake_key:
@@ -208,7 +208,7 @@ class Hub:
             topic = self._by_key.get(key)
             if topic is None:
                 continue  # its last reader left meanwhile
-            topic.take(entries, now)
+            topic.take(asked[key], entries, now)
             if topic.has_end:
                 self._ends_wanted.add(topic.job_id)
                 self._end_seen.set()
