@@ -15,6 +15,7 @@ from app.db import is_outage
 from app.errors import NotFound, OutputForgotten, StreamsFull, Unavailable
 from app.ids import job_name
 from app.queue.keys import wake_key
+from app.racing import race
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.streams import rows
@@ -117,20 +118,20 @@ class Hub:
     def release(self) -> None:
         """Cut everybody off, to come back elsewhere, and take nobody in any more: the process is going to end."""
         self._is_closed = True
-        for reader in list(self._readers):
-            reader.cut()
+        self._cut_all()
 
     async def run(self) -> None:
-        """Read until cancelled after a `release`."""
+        """Read until cancelled after a `release`. May be run again after it broke; who read then was cut off."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_forever())
-                tasks.create_task(self._ring_forever())
-                tasks.create_task(self._end_forever())
-                tasks.create_task(self._tick_forever())
+            await race(self._read_forever(), self._ring_forever(), self._end_forever(), self._tick_forever())
         finally:
-            self.release()  # where a loop broke: who reads shall not wait for ever
+            self.is_connected.clear()
+            self._cut_all()  # what broke a loop may be one of them, and none shall wait for ever
             await self._doorway.close()
+
+    def _cut_all(self) -> None:
+        for reader in list(self._readers):
+            reader.cut()
 
     def _follow(self, reader: Reader, n: int) -> None:
         topic = self._topics.get(reader.job_id)
