@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.requests import Request
 
+from app.api.errands import Errands
 from app.api.forecasts import ForecastMemory
 from app.api.loops import Loops
 from app.api.metrics import Metrics
@@ -80,6 +81,7 @@ class Runtime:
         self.watch = EndWatch(engine, redis)
         self.streams = Hub(engine, redis, settings, clock)
         self.loops = Loops()
+        self.errands = Errands()
         self.metrics = Metrics()
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
@@ -120,6 +122,7 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
     runtime.loops.start("waiting", runtime.watch.run)
     runtime.loops.start("loads", runtime.loads.run)
     runtime.loops.start("streams", runtime.streams.run)
+    runtime.loops.start("errands", runtime.errands.run)
     try:
         yield runtime
     finally:

@@ -1,11 +1,13 @@
 """What is new of a call's job? Texts of its choices as they come, each character once, and the job as it ended."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.api.openai.running import Call, job_of
+from app.api.errands import is_passing
+from app.api.openai.running import Call, job_of, patiently
 from app.errors import Unavailable
 from app.jobs.read import JobView
 from app.jobs.states import END_STATUSES
@@ -51,7 +53,7 @@ async def deltas_of(call: Call) -> AsyncIterator[Begun | Delta | Ended]:
     """
     tokens: TokenText | None = None
     once = [_Once() for _ in range(call.job.n)]
-    async with contextlib.aclosing(follow(call.runtime, call.job.id, call.caller.tenant_id)) as events:
+    async with contextlib.aclosing(_events_of(call)) as events:
         async for event in events:
             if event.kind == "started":
                 yield Begun()
@@ -62,14 +64,33 @@ async def deltas_of(call: Call) -> AsyncIterator[Begun | Delta | Ended]:
                 if event.logprobs and tokens is None:
                     tokens = await _tokens_of(call)
                 yield _delta(event, once[event.index], tokens)
-    job = await job_of(call.runtime, call.caller, call.job.id)
+    job = await patiently(call.runtime, lambda: job_of(call.runtime, call.caller, call.job.id))
     assert job.status in END_STATUSES, "its stream ends after its end was committed"
     yield Ended(job)
 
 
+async def _events_of(call: Call) -> AsyncGenerator[Event]:
+    """The job's events, waited for while Postgres, which knows whose job it is, doesn't answer."""
+    last_id = 0
+    while True:
+        try:
+            async with contextlib.aclosing(follow(call.runtime, call.job.id, call.caller.tenant_id, last_id)) as events:
+                async for event in events:
+                    yield event
+                    last_id = event.id
+            return
+        except Unavailable as error:
+            if not is_passing(error):
+                raise
+        await asyncio.sleep(call.runtime.watch.poll_every_s)
+
+
 async def _tokens_of(call: Call) -> TokenText:
-    catalog = call.runtime.catalog
-    return TokenText((await catalog.encoder(await catalog.find(call.job.model))).tokenizer)
+    async def found() -> TokenText:
+        catalog = call.runtime.catalog
+        return TokenText((await catalog.encoder(await catalog.find(call.job.model))).tokenizer)
+
+    return await patiently(call.runtime, found)
 
 
 def _delta(event: Event, once: "_Once", tokens: TokenText | None) -> Delta:
