@@ -28,13 +28,14 @@ async def create_completion(request: Request, caller: Writer) -> Response:
         made = CompletionChunks(
             call.job, include_usage=bool(options and options.include_usage), with_ids=bool(asked.return_token_ids)
         )
-        return stream(call, _events(call, made))
+        shows_tokens = bool(asked.return_token_ids) or asked.logprobs is not None
+        return stream(call, _events(call, made, shows_tokens=shows_tokens))
     job = await until_succeeded(request, call)
     return answer(completion(job), 200, call.headers)
 
 
-async def _events(call: Call, made: CompletionChunks) -> AsyncIterator[bytes]:
-    async for each in deltas_of(call):
+async def _events(call: Call, made: CompletionChunks, *, shows_tokens: bool) -> AsyncIterator[bytes]:
+    async for each in deltas_of(call, shows_tokens=shows_tokens):
         if isinstance(each, Delta):
             yield chunks(made.push(each.index, each.text, each.logprobs, each.reason, each.token_ids))
         elif isinstance(each, Ended):
