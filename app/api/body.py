@@ -154,7 +154,7 @@ def _told(each: ErrorDetails) -> dict[str, Any]:
     field, message = _path(parts), each["msg"]
     if each["type"] == "value_error":
         message = str(context.get("error", message))
-        own = re.fullmatch(r"([a-z_]+): (.*)", message, re.DOTALL)
+        own = re.fullmatch(r"([a-z_]+(?:\[\d+\])?): (.*)", message, re.DOTALL)
         if own:
             field, message = f"{field}.{own[1]}" if field else own[1], own[2]
     elif each["type"] == "extra_forbidden":

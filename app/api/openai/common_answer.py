@@ -45,13 +45,15 @@ def common_fields(prefix: str, kind: str, job: JobView) -> dict[str, Any]:
     }
 
 
-def usage_of(job: JobView) -> dict[str, Any]:
-    """OpenAI's usage of chat completions and completions."""
+def usage_of(*jobs: JobView) -> dict[str, Any]:
+    """OpenAI's usage of chat completions and completions, of all these jobs together."""
+    prompt_tokens = sum(job.prompt_tokens for job in jobs)
+    completion_tokens = sum(job.completion_tokens for job in jobs)
     return {
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": job.completion_tokens,
-        "total_tokens": job.prompt_tokens + job.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": job.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(job.cached_tokens for job in jobs), "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Ended:
     job: JobView
 
 
-async def deltas_of(call: Call, *, shows_tokens: bool = False) -> AsyncIterator[Begun | Delta | Ended]:
+async def deltas_of(call: Call, *, shows_tokens: bool = False) -> AsyncGenerator[Begun | Delta | Ended]:
     """All that becomes of the job, from its beginning; `shows_tokens`: the reader will see their ids or log-probabilities.
 
     Raises:

@@ -56,7 +56,7 @@ async def read_request(request: Request, model: type[M]) -> tuple[M, bytes]:
     return await in_lane(runtime, body, parse_body, body, model), body
 
 
-async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., M], *args: object) -> M:
+async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., T], *args: object) -> T:
     """`work(*args)`, in a thread where the body is so large that it would hold up others."""
     return work(*args) if len(body) < LONG_BYTES else await runtime.lanes.run(len(body), work, *args)
 
@@ -83,7 +83,7 @@ async def begin(
         PenstockError: as `app.api.submission.submit`.
     """
     runtime = runtime_of(request)
-    _check_room(runtime, form)
+    check_room(runtime, form)
     key = idempotency_key(request.headers)
     submission = Submission(caller, wanted, len(body), key, body, with_job)
     submitted: Submitted = await submit(runtime, submission)
@@ -92,13 +92,13 @@ async def begin(
     return Call(runtime, caller, submitted.job, headers, is_kept or key is not None)
 
 
-def _check_room(runtime: Runtime, form: Form) -> None:
+def check_room(runtime: Runtime, form: Form, num_jobs: int = 1) -> None:
     """Raises Unavailable where a job would be made that nobody here could be told of."""
     if form == "background":
         return
     if runtime.watch.is_closed:
         raise Unavailable("this server is about to restart; try again")
-    if form == "stream" and runtime.streams.num_readers >= runtime.settings.stream_max_readers:
+    if form == "stream" and runtime.streams.num_readers + num_jobs > runtime.settings.stream_max_readers:
         raise StreamsFull("as many streams are read from this process as may be (stream_max_readers); try again")
     if form == "whole" and runtime.watch.num_seated >= runtime.watch.max_seats:
         raise Unavailable("too many callers wait for their results here; try again, or submit to /v1/jobs and poll")

@@ -61,7 +61,9 @@ async def test_paths_of_both_faces_and_unknown_ones_answer_in_both(
     assert_problem(answer, status, code)
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs/a/b/c", "/v1/webhook_endpoints/a/b/c", "/v1/admin/nothing", "/nothing", "/v1"])
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs/a/b/c", "/v1/webhook_endpoints/a/b/c", "/v1/admin/nothing", "/nothing", "/v1"]
+)
 async def test_other_paths_answer_in_ours_alone(client: httpx.AsyncClient, path: str) -> None:
     assert "error" not in assert_problem(await client.get(path), 404, "not_found")
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
 from app.queue.events import EventLog
-from tests.support.api import HandWorker, job_id_of
+from tests.support.api import HandWorker, Tenant, job_id_of, until
 from tests.support.streams import Served, Writer, finished, until_followed
 
 
@@ -98,3 +98,19 @@ async def test_a_stream_is_opened_when_postgres_answers_again(
     assert told.error is None
     assert told.texts == ["Once", "Twice"]
     assert len(opened) == 2
+
+
+async def test_who_leaves_takes_the_jobs_of_all_his_prompts_with_him(
+    served: Served, client: httpx.AsyncClient, tenant: Tenant
+) -> None:
+    for is_stream in (False, True):
+        body = {"prompt": ["Once", "Twice"], "stream": is_stream}
+        async with served.client(tenant) as other:
+            call = asyncio.create_task(other.post("/v1/completions", json=body))
+            await until(lambda: served.runtime.watch.num_seated + served.hub.num_topics == (2 if is_stream else 1))  # noqa: B023
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        async with asyncio.timeout(20):
+            while {job["status"] for job in (await client.get("/v1/jobs")).json()["data"]} != {"cancelled"}:
+                await asyncio.sleep(0.02)
+    assert len((await client.get("/v1/jobs")).json()["data"]) == 4
