@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from app.api.openai.fields import SERVICE_TIER_OF
-from app.ids import JOB_PREFIX, parse_job_name
+from app.ids import JOB_PREFIX, RESPONSE_PREFIX, parse_job_name
 from app.jobs.read import JobView
 
-CHAT, COMPLETION, RESPONSE = "chatcmpl-", "cmpl-", "resp_"
+CHAT, COMPLETION, RESPONSE = "chatcmpl-", "cmpl-", RESPONSE_PREFIX
 
 
 def name_of(prefix: str, job_id: UUID) -> str:

@@ -1,7 +1,7 @@
 """What does a response look like? OpenAI's response object, from the request as it was sent and the job as it is."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
@@ -10,8 +10,9 @@ from app.api.openai.errors import REQUESTS_FAULT
 from app.api.openai.fields import SERVICE_TIER_OF
 from app.api.openai.response_request import ResponseRequest
 from app.api.openai.token_places import TokenPlaces
+from app.jobs.notices import response_status
 from app.jobs.read import JobView
-from app.jobs.states import END_STATUSES
+from app.jobs.states import END_STATUSES, EndStatus
 
 
 class OutputItems:
@@ -114,10 +115,8 @@ def shown_logprob(entry: dict[str, Any]) -> dict[str, Any]:
 
 def status_of(job: JobView) -> str:
     """OpenAI's word for what a job's state is."""
-    if job.status == "succeeded":
-        is_cut = any(choice["finish_reason"] == "length" for choice in job.choices or [])
-        return "incomplete" if is_cut else "completed"
-    return {"queued": "queued", "running": "in_progress", "cancelled": "cancelled"}.get(job.status, "failed")
+    going = {"queued": "queued", "running": "in_progress"}
+    return going.get(job.status) or response_status(cast("EndStatus", job.status), job.choices)
 
 
 def response_object(
