@@ -76,9 +76,9 @@ async def side_by_side(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[t
                 await news.put(None)
 
     if len(streams) == 1:  # no way round for what most calls are
-        async with contextlib.aclosing(streams[0]) as items:
-            async for item in items:
-                yield 0, item
+        async with contextlib.aclosing(streams[0]) as only:
+            async for each in only:
+                yield 0, each
         return
     is_left = False
     passing = asyncio.create_task(pass_all_on())
