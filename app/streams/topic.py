@@ -1,8 +1,8 @@
 """What does one process follow of one job? Each entry of its stream is decoded once, whoever reads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -23,8 +23,7 @@ def _event(content: bytes) -> JobEvent | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cursor:
+class Cursor(NamedTuple):
     """An entry's id in Redis, as it is ordered there."""
 
     first: int
@@ -112,7 +111,8 @@ class Topic:
         A feed that stands before `asked` misses what lies between, so it waits for an answer of its own.
         """
         for entry_id, content in entries:
-            cursor, place, event = Cursor.of(entry_id), EventPlace.of(entry_id), _event(content)
+            cursor, event = Cursor.of(entry_id), _event(content)
+            place = EventPlace.at(*cursor)
             self.has_end = place.order == _END_ORDER
             for feed in list(self.feeds):
                 if asked <= feed.cursor < cursor and not feed.waits_for_room:
