@@ -47,6 +47,11 @@ def parse_bulk(body: bytes, idempotency_key: str | None) -> Bulk:
             if errors.are_enough:
                 break
     errors.throw()
+    return bulk_of(requests, idempotency_key)
+
+
+def bulk_of(requests: list[JobRequest], idempotency_key: str | None) -> Bulk:
+    """These requests as one call."""
     return Bulk(requests, None if idempotency_key is None else IdempotencyKey.of_many(idempotency_key, requests))
 
 

@@ -31,6 +31,7 @@ from app.api import (
 )
 from app.api.access import AccessLog
 from app.api.openai import chat, completions, models, responses
+from app.api.openai import paths as face_paths
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
 from app.errors import Misconfigured
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.all_routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     app.add_middleware(AccessLog, clock=own_clock)
     problems.install(app)
+    face_paths.install(app)
     openapi.install(app)
     return app
 

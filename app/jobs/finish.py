@@ -12,7 +12,7 @@ from app.db import storable
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.dead.letters import write_dead_letters
-from app.jobs.notices import Used, job_event
+from app.jobs.notices import Used, job_event, response_event
 from app.jobs.states import EndStatus
 from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
@@ -37,7 +37,10 @@ class Ending:
     trace: bytes | None = None  # how readers were told of the choices: app/queue/traces.py
 
 
-_END_RUNNING = text("""
+# Whether an end is told as a background response's, too.
+_IS_RESPONSE = """EXISTS (
+        SELECT FROM face_calls f WHERE f.job_id = jobs.id AND f.face = 'responses' AND f.body ->> 'background' = 'true') AS is_response"""
+_END_RUNNING = text(f"""
     WITH ended AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:statuses AS text[]),
                              CAST(:errors AS jsonb[])) AS e (id, attempt, status, error)),
@@ -47,21 +50,21 @@ _END_RUNNING = text("""
     UPDATE jobs SET status = ended.status, error = ended.error, finished_at = statement_timestamp(), incarnation = NULL
     FROM ended JOIN held USING (id)
     WHERE jobs.id = ended.id
-    RETURNING jobs.*, held.incarnation AS ran_under
-""")
-_END_QUEUED = text("""
+    RETURNING jobs.*, held.incarnation AS ran_under, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
+_END_QUEUED = text(f"""
     UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL,
         held_by = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
-    RETURNING jobs.*
-""")
+    RETURNING jobs.*, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
 
-_END_SHARED = text("""
+_END_SHARED = text(f"""
     UPDATE jobs SET status = 'succeeded', attempt = jobs.attempt + 1, finished_at = statement_timestamp(), not_before = NULL,
         started_at = coalesce(jobs.started_at, statement_timestamp())
     FROM tenants WHERE jobs.id = ANY(CAST(:ids AS uuid[])) AND jobs.status = 'queued' AND tenants.id = jobs.tenant_id
-    RETURNING jobs.*, tenants.bill_shared
-""")
+    RETURNING jobs.*, tenants.bill_shared, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
 _LEADERS = text("""
     SELECT j.id, a.incarnation, r.choices, r.trace, u.prompt_tokens, u.completion_tokens FROM jobs j
     JOIN job_results r ON r.job_id = j.id AND r.forgotten_at IS NULL JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
@@ -195,6 +198,8 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
         settlements.append(Settlement(row.id, row.reservation, spent))
         events.append(job_event(row, f"job.{row.status}", row.finished_at, used))
+        if row.is_response:
+            events.append(response_event(row, ending.choices if ending else None))
         if row.status == "dead":
             dead.append(row)
     await settle(conn, settlements)

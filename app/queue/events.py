@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -44,8 +44,7 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     made_by: str = ""  # with started and restarted: hashes of whatever decides tokens
 
 
-@dataclass(frozen=True, slots=True)
-class EventPlace:
+class EventPlace(NamedTuple):
     """Where an event stands in its stream. Redis refuses what isn't greater than the stream's last entry.
 
     `run` is the attempt that began with no token; those that resumed from its tokens belong to it. `seq` counts the run's
@@ -65,7 +64,12 @@ class EventPlace:
     @classmethod
     def of(cls, entry_id: bytes) -> "EventPlace":
         """The place that an entry's id tells."""
-        first, second = (int(part) for part in entry_id.split(b"-"))
+        first, second = entry_id.split(b"-")
+        return cls.at(int(first), int(second))
+
+    @classmethod
+    def at(cls, first: int, second: int) -> "EventPlace":
+        """The place that the two numbers of an entry's id tell."""
         return cls(first >> _SEQ_BITS, first & ((1 << _SEQ_BITS) - 1), second // _ORDERS, second % _ORDERS)
 
 
@@ -165,7 +169,7 @@ class EventLog:
         last = await self.last(end.job_id)
         # Behind a later attempt's entries it would end what goes on.
         if last is not None and last.place.order < _END_ORDER and last.place.attempt <= end.event.attempt:
-            place = replace(last.place, order=_END_ORDER)
+            place = last.place._replace(order=_END_ORDER)
             await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 
     async def forget(self, job_ids: list[UUID]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import event_name, new_id
-from app.webhooks.events import lets_through
+from app.webhooks.events import RESPONSE_EVENTS, lets_through
 from app.webhooks.tables import webhook_deliveries
 
 _encode = msgspec.json.Encoder().encode
@@ -86,7 +86,8 @@ def encode(event: Event, event_id: UUID) -> bytes:
             "id": event_name(event_id),
             "object": "event",
             "type": event.type,
-            "created_at": event.at,
+            # OpenAI's clients read a number in events of theirs.
+            "created_at": int(event.at.timestamp()) if event.type in RESPONSE_EVENTS else event.at,
             "data": event.data,
         }
     )

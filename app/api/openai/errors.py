@@ -76,10 +76,15 @@ class JobEndedWithout(PenstockError):
     retryable = False
 
 
+def type_of(status: int) -> str:
+    """OpenAI's word for what an error of this status is."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
 def told(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceError:
     """Our error in OpenAI's words; `renamed`: fields that the caller knows by another name."""
     status = 400 if error.status == 422 else error.status
-    kind, code = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"), error.code
+    kind, code = type_of(status), error.code
     for cls, names in _NAMES.items():
         if isinstance(error, cls):
             kind, code = names

@@ -120,6 +120,10 @@ CORRUPTIONS = {
     "notice_written": ["DELETE FROM webhook_deliveries WHERE event_type = 'job.succeeded'"],
     "endpoint_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
                       "'https://example.com/', 'x', '{job.*}', '2000-01-01' FROM tenants")],
+    "response_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
+                      "'https://example.com/', 'x', '{response.*}', '2000-01-01' FROM tenants"),
+                      ("INSERT INTO face_calls (job_id, tenant_id, face, body) SELECT id, tenant_id, 'responses', '{\"background\": true}' "
+                      "FROM jobs WHERE status = 'failed'")],
     "notice_once": ["DROP INDEX uq_webhook_deliveries_event",
                     ("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                     "tenant_id, job_id, event_type, url, body FROM webhook_deliveries WHERE event_type = 'job.dead'")],
