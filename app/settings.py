@@ -340,6 +340,17 @@ class Settings(BaseSettings):
         432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
     )
 
+    # What is observed
+    slow_step_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="A step of our own engine that takes longer is logged with its batch's shape; 0: none is.",
+    )
+    drift_every_s: Seconds = Field(
+        300.0, description="How often the budgets are compared with their ledger, all of which that reads."
+    )
+
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

@@ -21,6 +21,7 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
+from app.observe.ends import count_ends
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.quotas.keys import ApiKey
@@ -80,6 +81,7 @@ class Runtime:
         self.watch = EndWatch(engine, redis)
         self.streams = Hub(engine, redis, settings, clock)
         self.metrics = Metrics()
+        count_ends(engine, self.metrics.registry)
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
         self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)

@@ -18,6 +18,7 @@ from workers.engine.process import EngineProcess
 from workers.engine.protocol import EngineStats
 from workers.generation.canary import Canary
 from workers.generation.hand import RunningJob
+from workers.generation.meters import Meters
 from workers.generation.throughput import Throughput
 
 
@@ -43,6 +44,7 @@ class WorkerContext:
     stats: EngineStats = field(default_factory=EngineStats)
     unsent: dict[UUID, list[Publication]] = field(default_factory=dict)  # events that Redis may or may not have
     throughput: Throughput = field(default_factory=lambda: Throughput(0.0))
+    meters: Meters = field(default_factory=Meters)
     load_s: float = 0.0  # how long the engine took to load
     is_draining: bool = False
     is_fit: asyncio.Event = field(default_factory=asyncio.Event)  # the engine has passed its self-test

@@ -46,6 +46,7 @@ class Finisher:
         """Take a job's end down; it is written soon. From now on the job takes no more tokens, cancels or deadlines."""
         assert not job.is_ending
         job.is_ending = True
+        job.ended_at = self._worker.clock.monotonic()
         self._waiting.put_nowait((job, job.ending(status, error)))
         self._worker.changed.set()
 
@@ -89,6 +90,7 @@ class Finisher:
         """
         for job in jobs:
             job.is_ending = True
+            job.ended_at = job.ended_at or self._worker.clock.monotonic()
         if keep_tokens:
             is_kept = await publish(self._worker, jobs)
         else:
@@ -97,13 +99,16 @@ class Finisher:
                 job.num_discarded += job.num_resumed
             await self._take_back(jobs)
         given = [
-            GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane)
+            GivenBack(
+                job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane, job.timing
+            )
             for job in jobs
         ]
         await self._rescue(
             lambda conn: give_back(conn, given, self._worker.fate, self._worker.random),
             [job.started.job_id for job in jobs],
         )
+        self._worker.meters.given_back(jobs, cause)
         for job in jobs:
             self._worker.drop(job.request_id)
 
@@ -162,6 +167,10 @@ class Finisher:
         fenced = len(batch) - len(ended)
         if fenced:
             emit(log, logging.INFO, "finish_fenced", jobs=fenced)
+        now = self._worker.clock.monotonic()
+        for job, ending in batch:
+            if ending.job_id in ended and ending.status == "succeeded":
+                self._worker.meters.succeeded(job, now)
         await self._tell([(job, ending) for job, ending in batch if ending.job_id in ended])
         for job, _ in batch:
             self._worker.drop(job.request_id)

@@ -34,7 +34,7 @@ async def run(config: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.drain)
     try:
-        async with probe(config.probe_host, config.probe_port, supervisor.why_not_ready):
+        async with probe(config.probe_host, config.probe_port, supervisor.why_not_ready, supervisor.meters.registry):
             await supervisor.run()
     finally:
         await redis.aclose()

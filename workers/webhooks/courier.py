@@ -22,6 +22,7 @@ from app.webhooks.delivery import Made, Rules, Try
 from app.webhooks.nominate import Nomination
 from app.webhooks.retries import Answer, judge, parse_retry_after
 from app.webhooks.signing import sign
+from workers.webhooks.meters import Meters
 from workers.webhooks.post import post
 from workers.webhooks.together import Together
 
@@ -49,6 +50,7 @@ class Courier:
         *,
         resolver: Resolver = system_resolver,
         verify: ssl.SSLContext | None = None,
+        meters: Meters | None = None,
     ) -> None:
         if settings.webhook_lease_s <= settings.webhook_timeout_s:
             raise Misconfigured("PENSTOCK_WEBHOOK_LEASE_S must be more than PENSTOCK_WEBHOOK_TIMEOUT_S")
@@ -61,6 +63,7 @@ class Courier:
         self._rules = Rules(settings.webhook_disable_after_s, settings.webhook_endpoint_concurrency)
         self._begin = Together(self._begin_all, most=_MOST_TOGETHER)
         self._note = Together(self._note_all, most=_MOST_TOGETHER)
+        self._meters = meters or Meters()
         self._slots = BoundedSemaphore(settings.webhook_concurrency)
         self._loop = asyncio.get_running_loop()
         self._under_way: set[Future[None]] = set()
@@ -152,6 +155,7 @@ class Courier:
                 if self._clock.monotonic() >= give_up_at:
                     raise
                 await asyncio.sleep(1.0)
+        self._meters.tried(verdict.outcome, answer.duration_ms / 1000)
         emit(
             log,
             logging.INFO,

@@ -8,16 +8,19 @@ import logging
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import SystemRandom
 
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.probe import probe
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, open_queue
 from workers.webhooks.courier import Courier
 from workers.webhooks.deliver import give_to
+from workers.webhooks.meters import Meters
 from workers.webhooks.rq_worker import DeliveryWorker
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ async def run(config: Settings) -> None:
     db = create_engine(config, application_name="penstock-webhooks")
     redis = connect_rq(config)
     try:
-        courier = Courier(config, SystemClock(), db, SystemRandom())
+        meters = Meters()
+        courier = Courier(config, SystemClock(), db, SystemRandom(), meters=meters)
         worker = DeliveryWorker(open_queue(redis))
         give_to(courier)
 
@@ -50,7 +54,9 @@ async def run(config: Settings) -> None:
             loop.add_signal_handler(number, stop, number)
         emit(log, logging.INFO, "webhook_worker_started", concurrency=config.webhook_concurrency)
         try:
-            await loop.run_in_executor(None, worker.listen)
+            why = partial(_why_not_ready, worker)
+            async with probe(config.probe_host, config.probe_port, why, meters.registry):
+                await loop.run_in_executor(None, worker.listen)
         finally:
             worker.stopping = True
             await courier.drain()
@@ -58,6 +64,10 @@ async def run(config: Settings) -> None:
     finally:
         redis.close()
         await db.dispose()
+
+
+def _why_not_ready(worker: DeliveryWorker) -> str | None:
+    return "draining" if worker.stopping else None
 
 
 def main() -> int:
