@@ -341,6 +341,11 @@ class Settings(BaseSettings):
     )
 
     # What is observed
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces go to, as http://host:4318. Unset: nothing is traced.",
+    )
     slow_step_s: float = Field(
         2.0,
         ge=0,

@@ -32,6 +32,7 @@ from app.api import (
 from app.api.access import AccessLog
 from app.api.openai import chat, completions, models, responses
 from app.api.runtime import open_runtime
+from app.api.traced import Traced
 from app.clock import Clock, SystemClock
 from app.errors import Misconfigured
 from app.garbage import collect_seldom
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         app.include_router(router)
     app.state.all_routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     app.add_middleware(AccessLog, clock=own_clock)
+    app.add_middleware(Traced)
     problems.install(app)
     openapi.install(app)
     return app

@@ -30,6 +30,8 @@ def count_ends(engine: AsyncEngine, registry: CollectorRegistry) -> Counter:
         conn.info[_NOTED] = []
 
     def rolled_back(conn: Any) -> None:
+        if conn.invalidated:  # it has lost its memory, too
+            return
         conn.info[_NOTED] = []
         conn.info.pop(_COMMITTING, None)  # also where the COMMIT itself failed
 

@@ -26,6 +26,7 @@ from app.telemetry import emit
 from workers.generation.context import WorkerContext
 from workers.generation.hand import RunningJob
 from workers.generation.publish import publish
+from workers.generation.tracing import trace_attempt
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class Finisher:
         )
         self._worker.meters.given_back(jobs, cause)
         for job in jobs:
+            trace_attempt(self._worker.tracing, self._worker.clock, job, self._worker.model_name, error=cause)
+        for job in jobs:
             self._worker.drop(job.request_id)
 
     async def _take_back(self, jobs: Sequence[RunningJob]) -> None:
@@ -167,13 +170,19 @@ class Finisher:
         fenced = len(batch) - len(ended)
         if fenced:
             emit(log, logging.INFO, "finish_fenced", jobs=fenced)
-        now = self._worker.clock.monotonic()
-        for job, ending in batch:
-            if ending.job_id in ended and ending.status == "succeeded":
-                self._worker.meters.succeeded(job, now)
-        await self._tell([(job, ending) for job, ending in batch if ending.job_id in ended])
+        written = [(job, ending) for job, ending in batch if ending.job_id in ended]
+        self._observe(written)
+        await self._tell(written)
         for job, _ in batch:
             self._worker.drop(job.request_id)
+
+    def _observe(self, written: list[tuple[RunningJob, Ending]]) -> None:
+        worker = self._worker
+        for job, ending in written:
+            code = None if ending.status == "succeeded" else (ending.error or {}).get("code", ending.status)
+            if code is None:
+                worker.meters.succeeded(job, worker.clock.monotonic())
+            trace_attempt(worker.tracing, worker.clock, job, worker.model_name, error=code)
 
     async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: Exception) -> None:
         """One of these can't be stored. Find it: it fails, the others are written.

@@ -22,6 +22,7 @@ from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.request import NAME
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
+from app.observe.tracing import Tracing
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.racing import race
@@ -62,7 +63,15 @@ class EngineHung(Exception):
 class Supervisor:
     """One generation worker. `run` returns when the worker has drained."""
 
-    def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis, random: Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        db: AsyncEngine,
+        redis: Redis,
+        random: Random,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._db = db
@@ -81,6 +90,7 @@ class Supervisor:
         self._load_s = 0.0  # how long the last engine took to load
         self._num_unfit = 0  # engines in a row that failed their self-test
         self.meters = Meters(db)
+        self._tracing = tracing
 
     def drain(self) -> None:
         """Stop claiming; end when nothing runs any more or the grace is over. A second call doesn't wait for the grace."""
@@ -165,6 +175,7 @@ class Supervisor:
             throughput=Throughput(self._clock.monotonic()),
             canary=self._canary_of(engine),
             meters=self.meters,
+            tracing=self._tracing,
         )
         self.meters.serves(name, lambda: worker.stats)
         return worker

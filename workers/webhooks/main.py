@@ -14,6 +14,7 @@ from random import SystemRandom
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.observe.tracing import open_tracing
 from app.probe import probe
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
@@ -38,8 +39,8 @@ async def run(config: Settings) -> None:
     db = create_engine(config, application_name="penstock-webhooks")
     redis = connect_rq(config)
     try:
-        meters = Meters()
-        courier = Courier(config, SystemClock(), db, SystemRandom(), meters=meters)
+        meters, tracing = Meters(), open_tracing(config, "penstock-webhooks")
+        courier = Courier(config, SystemClock(), db, SystemRandom(), meters=meters, tracing=tracing)
         worker = DeliveryWorker(open_queue(redis))
         give_to(courier)
 
@@ -61,6 +62,8 @@ async def run(config: Settings) -> None:
             worker.stopping = True
             await courier.drain()
             give_to(None)
+            if tracing is not None:
+                await tracing.close()
     finally:
         redis.close()
         await db.dispose()
