@@ -66,6 +66,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         summary="Generation jobs: nothing lost, nothing twice, fair by tokens.",
         lifespan=lifespan,
         redirect_slashes=False,
+        # FastAPI's own would take whole URLs and the messages of exceptions along, which quote callers: app/api/traced.py is ours.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     routers = (
         jobs.router, bulk.router, events.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router,

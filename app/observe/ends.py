@@ -20,32 +20,39 @@ def count_ends(engine: AsyncEngine, registry: CollectorRegistry) -> Counter:
     A COMMIT whose reply is lost isn't counted: whether it went through isn't known. Its repetition finds the jobs ended.
     """
     ends = counter("penstock_jobs_total", registry)
-    listen = event.listen
 
     def checked_out(_: Any, record: Any, __: Any) -> None:
         record.info[_NOTED] = []
 
-    def committing(conn: Any) -> None:
-        conn.info.setdefault(_COMMITTING, []).extend(conn.info.get(_NOTED, ()))
-        conn.info[_NOTED] = []
+    def committing(conn: Any) -> None:  # it may fail yet
+        conn.info[_COMMITTING], conn.info[_NOTED] = conn.info.get(_NOTED, []), []
+
+    def failed(context: Any) -> None:
+        if context.connection is not None and not context.connection.invalidated:
+            context.connection.info.pop(_COMMITTING, None)
 
     def rolled_back(conn: Any) -> None:
-        if conn.invalidated:  # it has lost its memory, too
-            return
-        conn.info[_NOTED] = []
-        conn.info.pop(_COMMITTING, None)  # also where the COMMIT itself failed
+        if not conn.invalidated:  # else it has lost its memory, too
+            conn.info[_NOTED] = []
+
+    def begun(conn: Any) -> None:
+        count(conn.info)
 
     def checked_in(connection: Any, record: Any) -> None:
-        ended = record.info.pop(_COMMITTING, ())
         record.info.pop(_NOTED, None)
         if connection is not None:  # else it was lost
-            for labels, times in Count(ended).items():
-                ends.labels(*labels).inc(times)
+            count(record.info)
 
-    listen(engine.sync_engine, "checkout", checked_out)
-    listen(engine.sync_engine, "commit", committing)
-    listen(engine.sync_engine, "rollback", rolled_back)
-    listen(engine.sync_engine, "checkin", checked_in)
+    def count(info: dict[Any, Any]) -> None:
+        """The COMMIT before this went through."""
+        for labels, times in Count(info.pop(_COMMITTING, ())).items():
+            ends.labels(*labels).inc(times)
+
+    for name, listener in (
+        ("checkout", checked_out), ("begin", begun), ("commit", committing), ("handle_error", failed),
+        ("rollback", rolled_back), ("checkin", checked_in),
+    ):  # fmt: skip
+        event.listen(engine.sync_engine, name, listener)
     return ends
 
 
