@@ -20,40 +20,44 @@ def count_ends(engine: AsyncEngine, registry: CollectorRegistry) -> Counter:
     A COMMIT whose reply is lost isn't counted: whether it went through isn't known. Its repetition finds the jobs ended.
     """
     ends = counter("penstock_jobs_total", registry)
+    listening = _Listening(ends)
+    for name in ("checkout", "begin", "commit", "handle_error", "rollback", "checkin"):
+        event.listen(engine.sync_engine, name, getattr(listening, name))
+    return ends
 
-    def checked_out(_: Any, record: Any, __: Any) -> None:
+
+class _Listening:
+    """What SQLAlchemy's events say of a connection, by their names. What ends in a transaction is kept with its connection."""
+
+    def __init__(self, ends: Counter) -> None:
+        self._ends = ends
+
+    def checkout(self, _: Any, record: Any, __: Any) -> None:
         record.info[_NOTED] = []
 
-    def committing(conn: Any) -> None:  # it may fail yet
+    def begin(self, conn: Any) -> None:
+        self._count(conn.info)
+
+    def commit(self, conn: Any) -> None:  # it may fail yet
         conn.info[_COMMITTING], conn.info[_NOTED] = conn.info.get(_NOTED, []), []
 
-    def failed(context: Any) -> None:
+    def handle_error(self, context: Any) -> None:
         if context.connection is not None and not context.connection.invalidated:
             context.connection.info.pop(_COMMITTING, None)
 
-    def rolled_back(conn: Any) -> None:
+    def rollback(self, conn: Any) -> None:
         if not conn.invalidated:  # else it has lost its memory, too
             conn.info[_NOTED] = []
 
-    def begun(conn: Any) -> None:
-        count(conn.info)
-
-    def checked_in(connection: Any, record: Any) -> None:
+    def checkin(self, connection: Any, record: Any) -> None:
         record.info.pop(_NOTED, None)
         if connection is not None:  # else it was lost
-            count(record.info)
+            self._count(record.info)
 
-    def count(info: dict[Any, Any]) -> None:
+    def _count(self, info: dict[Any, Any]) -> None:
         """The COMMIT before this went through."""
         for labels, times in Count(info.pop(_COMMITTING, ())).items():
-            ends.labels(*labels).inc(times)
-
-    for name, listener in (
-        ("checkout", checked_out), ("begin", begun), ("commit", committing), ("handle_error", failed),
-        ("rollback", rolled_back), ("checkin", checked_in),
-    ):  # fmt: skip
-        event.listen(engine.sync_engine, name, listener)
-    return ends
+            self._ends.labels(*labels).inc(times)
 
 
 def note_ends(conn: AsyncConnection, ended: Iterable[tuple[str, str, str]]) -> None:
