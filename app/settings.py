@@ -352,6 +352,10 @@ class Settings(BaseSettings):
         le=3600,
         description="A step of our own engine that takes longer is logged with its batch's shape; 0: none is.",
     )
+    profile_dir: Path | None = Field(
+        None, description="Folder that a worker writes a torch profile of its engine to, once it is warm. Unset: none."
+    )
+    profile_steps: int = Field(20, ge=1, le=10_000, description="Steps that such a profile covers.")
     drift_every_s: Seconds = Field(
         300.0, description="How often the budgets are compared with their ledger, all of which that reads."
     )

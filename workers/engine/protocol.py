@@ -140,6 +140,7 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[RequestFailed] = []
     stats: EngineStats = EngineStats()
     slow: SlowStep | None = None
+    profile: str = ""  # the file of a profile that this step completed
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from app.jobs.states import EndStatus
 from app.queue.keys import CANCEL_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
-from workers.engine.protocol import EngineStats, SlowStep, StepOutput
+from workers.engine.protocol import StepOutput
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
@@ -68,13 +68,16 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         else:
             finisher.end(job, "failed", reason)
     worker.meters.stepped()
-    _tell_if_slow(worker, output.slow, output.stats)
+    _tell_of_step(worker, output)
     worker.stats = output.stats
     worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
 
 
-def _tell_if_slow(worker: WorkerContext, slow: SlowStep | None, stats: EngineStats) -> None:
+def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:
+    if output.profile:
+        emit(log, logging.INFO, "profile_written", path=output.profile)
+    slow, stats = output.slow, output.stats
     if slow is None:
         return
     worker.meters.slow_step()

@@ -391,6 +391,8 @@ class Supervisor:
             "deterministic": settings.deterministic,
             "null_step_s": settings.null_step_s,
             "slow_step_s": settings.slow_step_s,
+            "profile_dir": str(settings.profile_dir or ""),
+            "profile_steps": settings.profile_steps,
             "engine_options": settings.engine_options or {},
         }
         if settings.max_batch_tokens is not None:

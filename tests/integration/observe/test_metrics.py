@@ -1,5 +1,6 @@
 """Does each process show the metrics of the catalogue, all of them, truly fed, and does Prometheus' own tool accept the text?"""
 
+import json
 import shutil
 import subprocess
 
@@ -43,7 +44,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 async def test_each_process_shows_its_metrics_and_they_are_fed(stack: Started) -> None:
-    async with receiver() as hooks, stack() as it:
+    async with receiver() as hooks, stack(PENSTOCK_NULL_STEP_S="0.004", PENSTOCK_SLOW_STEP_S="0.002") as it:
         before = await scrape(it.urls)
         body = {"prompt": "Once upon a time", "max_tokens": 6, "tier": "interactive", "webhook": {"url": hooks.url()}}
         job = (await it.client.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"})).json()
@@ -52,6 +53,7 @@ async def test_each_process_shows_its_metrics_and_they_are_fed(stack: Started) -
         shown = await scrape(it.urls)
         while value(samples_of(shown["webhooks"]), "penstock_webhook_deliveries_total", outcome="delivered") == 0:
             shown = await scrape(it.urls)  # it counts when what came of it is written
+        log = it.processes["worker"].log.read_text()
     assert job["status"] == "succeeded"
     assert_catalogue(before, shown)
     mine = {"tier": "interactive", "model": "tiny"}
@@ -66,7 +68,15 @@ async def test_each_process_shows_its_metrics_and_they_are_fed(stack: Started) -
     assert value(maintenance, "penstock_budget_drift_tokens") == 0
     assert value(maintenance, "penstock_dependency_up", dependency="redis") == 1
     assert value(maintenance, "penstock_dependency_up", dependency="postgres") == 1
+    assert_slow_steps_are_logged(log, at_least=value(worker, "penstock_slow_steps_total", model="tiny"))
     assert_accepted(shown)
+
+
+def assert_slow_steps_are_logged(log: str, at_least: float) -> None:
+    told = [line for line in map(json.loads, log.splitlines()) if line["event"] == "slow_step"]
+    assert len(told) >= at_least >= 6
+    shape = {"sequences", "prefill_tokens", "decode_tokens", "kv_blocks_used", "kv_blocks_total", "preempted"}
+    assert all(shape < set(each) and each["seconds"] >= 0.002 for each in told)
 
 
 def assert_catalogue(before: dict[str, str], shown: dict[str, str]) -> None:
