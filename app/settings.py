@@ -345,6 +345,26 @@ class Settings(BaseSettings):
         432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
     )
 
+    # What is observed
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces go to, as http://host:4318. Unset: nothing is traced.",
+    )
+    slow_step_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="A step of our own engine that takes longer is logged with its batch's shape; 0: none is.",
+    )
+    profile_dir: Path | None = Field(
+        None, description="Folder that a worker writes a torch profile of its engine to, once it is warm. Unset: none."
+    )
+    profile_steps: int = Field(20, ge=1, le=10_000, description="Steps that such a profile covers.")
+    drift_every_s: Seconds = Field(
+        300.0, description="How often the budgets are compared with their ledger, all of which that reads."
+    )
+
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.prepare import PreparedJob
+from app.observe.tracing import current_traceparent
 from app.quotas.budgets import Prices
 
 
@@ -32,6 +33,7 @@ def job_row(tenant_id: str, api_key_id: UUID | None, job: PreparedJob) -> dict[s
         "changes": job.changes,
         "metadata": request.metadata,
         "webhook": request.webhook.model_dump(exclude_none=True) if request.webhook else None,
+        "traceparent": current_traceparent(),
     }
 
 

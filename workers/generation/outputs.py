@@ -43,6 +43,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         new_tokens = len(delta.token_ids)
         if not job.has_output:  # its first: the prompt was computed, but for what the prefix cache gave
             new_tokens += max(0, len(job.started.prompt_ids) - delta.cached_tokens)
+        worker.meters.took(job, delta, now)
         worker.throughput.take(job.started.tier, new_tokens, now)
         try:
             has_stopped = job.take(delta)
@@ -66,9 +67,25 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.try_again_later(job, reason)
         else:
             finisher.end(job, "failed", reason)
+    worker.meters.stepped()
+    _tell_of_step(worker, output)
     worker.stats = output.stats
     worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
+
+
+def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:
+    if output.profile:
+        emit(log, logging.INFO, "profile_written", path=output.profile)
+    slow, stats = output.slow, output.stats
+    if slow is None:
+        return
+    worker.meters.slow_step()
+    emit(
+        log, logging.WARNING, "slow_step", seconds=round(slow.seconds, 3), step=stats.step, sequences=slow.sequences,
+        prefill_tokens=slow.prefill_tokens, decode_tokens=slow.decode_tokens, kv_blocks_used=stats.kv_blocks_used,
+        kv_blocks_total=stats.kv_blocks_total, preempted=slow.preempted,
+    )  # fmt: skip
 
 
 def _is_saturated(worker: WorkerContext) -> bool:
