@@ -13,6 +13,7 @@ import app.batches.tables
 import app.files.tables
 import app.jobs.tables
 import app.quotas.tables
+import app.retention.tables
 import app.webhooks.tables
 from app.db import metadata
 from app.settings import Settings
@@ -23,6 +24,7 @@ ALL_TABLES: tuple[object, ...] = (
     app.webhooks.tables,
     app.files.tables,
     app.batches.tables,
+    app.retention.tables,
 )
 MIGRATION_LOCK = 0x70656E73  # "pens": two processes that migrate at once take turns
 
