@@ -167,6 +167,7 @@ class Job(TypedDict):
     usage: Usage
     changes: dict[str, dict[str, Any]] | None
     choices: list[Choice] | None
+    forgotten: NotRequired[dict[str, str]]
     error: JobError | None
     urls: dict[str, str]
     metadata: dict[str, str]

@@ -45,6 +45,8 @@ class JobView:
     budget_metric: str | None
     budget_period: str | None
     choices: list[dict[str, Any]] | None
+    forgotten_at: datetime | None = None  # when its output was wiped: `choices` is None since
+    forgotten_for: str | None = None  # `tenant`: by its tenant's word, else by the setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def _select(*, with_choices: bool) -> Select[Any]:
     joined = t.jobs.outerjoin(usage, and_(u.job_id == j.id, u.kind == "billed"))
     joined = joined.outerjoin(budgets, budgets.c.id == j.held_by)
     if with_choices:
-        return select(*columns, t.job_results.c.choices).select_from(joined.outerjoin(t.job_results))
+        r = t.job_results.c
+        return select(*columns, r.choices, r.forgotten_at, r.forgotten_for).select_from(joined.outerjoin(t.job_results))
     return select(*columns).select_from(joined)
 
 

@@ -192,7 +192,7 @@ job_results = Table(
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Column("trace", LargeBinary),  # how readers were told of it: app/queue/traces.py
     Column("forgotten_at", Timestamp),  # past its retention: choices is [] since, and there is no trace
-    Column("forgotten_for", Text),  # whose word that was: `tenant` or `setting`; NULL: before there were two
+    Column("forgotten_for", Text),  # whose word that was: `tenant`, or NULL for the setting
     Index("ix_job_results_kept", "created_at", postgresql_where=text("forgotten_at IS NULL")),
 )
 
