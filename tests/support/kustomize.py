@@ -71,5 +71,3 @@ def _label(each: dict[str, Any], label: dict[str, Any]) -> None:
     each["metadata"].setdefault("labels", {}).update(label["pairs"])
     if each["kind"] in _POD_KINDS:
         each["spec"]["template"]["metadata"].setdefault("labels", {}).update(label["pairs"])
-        for spread in each["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
-            spread["labelSelector"]["matchLabels"].update(label["pairs"])

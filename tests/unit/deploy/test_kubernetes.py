@@ -129,7 +129,11 @@ def _sorted(value: Any) -> Any:
         return {name: _sorted(each) for name, each in value.items() if each != {}}
     if isinstance(value, list):
         found = [_sorted(each) for each in value]
-        return sorted(found, key=str) if all(isinstance(each, dict) and "name" in each for each in found) else found
+        return (
+            sorted(found, key=lambda each: str(each["name"]))
+            if all(isinstance(each, dict) and "name" in each for each in found)
+            else found
+        )
     return value
 
 
