@@ -1,4 +1,8 @@
-"""Retention: how long a tenant's jobs and texts are kept, the runs that delete, and what is left of a deleted job's ledger and bill."""
+"""Retention: how long a tenant's jobs and texts are kept, the runs that delete, and what is left of a deleted job's ledger and bill.
+
+Locks: the new columns have no default, the check on tenants reads few rows. The index on jobs is built CONCURRENTLY, outside of the
+transaction, so that jobs go on being written; a build that was broken off leaves an invalid index, which the next try drops first.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,7 +24,6 @@ def upgrade() -> None:
         op.f("ck_tenants_retention_makes_sense"), "tenants", "retention_days >= 1 AND content_retention_s >= 60"
     )
     op.add_column("job_results", sa.Column("forgotten_for", sa.Text(), nullable=True))
-    op.create_index("ix_jobs_ended", "jobs", ["tenant_id", "finished_at"], unique=False, postgresql_where=_ENDED)
     op.create_table(
         "ledger_rollups",
         sa.Column("budget_id", sa.Uuid(), nullable=False),
@@ -97,6 +100,15 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_retention_marks")),
     )
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_jobs_ended", table_name="jobs", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            "ix_jobs_ended",
+            "jobs",
+            ["tenant_id", "finished_at"],
+            postgresql_where=_ENDED,
+            postgresql_concurrently=True,
+        )
 
 
 def downgrade() -> None:
