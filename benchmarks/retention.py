@@ -73,9 +73,9 @@ async def _measure(settings: Settings, jobs: int) -> Result:
         transactions: list[float] = []
         took = retention._Pace.took
 
-        def noted(pace: retention._Pace, seconds: float) -> None:
+        def noted(self: retention._Pace, seconds: float) -> None:
             transactions.append(seconds)
-            took(pace, seconds)
+            took(self, seconds)
 
         retention._Pace.took = noted  # type: ignore[method-assign]
         others: list[float] = []
