@@ -30,7 +30,10 @@ _PAST = f"""
     tenants t LEFT JOIN retention_marks m ON m.tenant_id = t.id JOIN jobs j ON j.tenant_id = t.id
     AND j.finished_at >= coalesce(m.content_until, '-infinity') AND j.finished_at < {_CUTOFF}
 """
-_TENANTS = text("SELECT id FROM tenants WHERE content_retention_s IS NOT NULL ORDER BY id")
+_TENANTS = text(f"""
+    SELECT o.id FROM tenants o WHERE o.content_retention_s IS NOT NULL
+      AND EXISTS (SELECT 1 FROM {_PAST} WHERE t.id = o.id AND ({_HAS_CONTENT})) ORDER BY o.id
+""")  # noqa: S608 - our own text
 _DUE = text(f"""
     SELECT j.id, j.finished_at, ({_HELD}) AS is_held FROM {_PAST}
     WHERE t.id = :tenant AND j.finished_at >= CAST(:since AS timestamptz) AND ({_HAS_CONTENT})
@@ -66,8 +69,8 @@ class Past:
     last: datetime | None
 
 
-async def tenants_with_short_memory(conn: AsyncConnection) -> Sequence[str]:
-    """Tenants whose prompts and outputs are wiped before their jobs are deleted."""
+async def tenants_with_past(conn: AsyncConnection) -> Sequence[str]:
+    """Tenants with prompts or outputs that have had their time before their jobs have."""
     return (await conn.scalars(_TENANTS)).all()
 
 

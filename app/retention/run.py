@@ -121,7 +121,7 @@ async def _note(work: _Work, step: str, deleted: Counter[str]) -> None:
 async def _wipe_content(work: _Work, step: str) -> None:
     """Prompts and outputs of tenants that want them kept for a short while only; their streams in Redis first."""
     async with work.transaction() as conn:
-        tenants = await content.tenants_with_short_memory(conn)
+        tenants = await content.tenants_with_past(conn)
     for tenant_id in tenants:
         since: datetime | None = _FIRST
         held: datetime | None = None

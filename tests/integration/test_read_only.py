@@ -86,7 +86,9 @@ async def tenant(engine: object, settings: Settings) -> Tenant:
     return await make_tenant(engine, settings, "acme")  # type: ignore[arg-type]
 
 
-async def test_a_job_goes_its_whole_way_on_a_read_only_root(start: Start, tenant: Tenant, tmp_path: Path) -> None:
+async def test_a_job_goes_its_whole_way_on_a_read_only_root(
+    start: Start, confined: dict[str, str], tenant: Tenant, tmp_path: Path
+) -> None:
     quick = {"PENSTOCK_ENGINE": "null", "PENSTOCK_PROBE_PORT": "0", "PENSTOCK_DRAIN_GRACE_S": "2"}
     assert start("migrate").wait(60) == 0, (tmp_path / "migrate.log").read_text()
     api = start("api", PENSTOCK_API_PORT="0")
@@ -99,6 +101,7 @@ async def test_a_job_goes_its_whole_way_on_a_read_only_root(start: Start, tenant
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=tenant.auth, timeout=60) as client:
         answer = await client.post("/v1/jobs", json={"prompt": "once", "max_tokens": 4}, headers={"Prefer": "wait=30"})
     assert answer.json()["status"] == "succeeded", answer.text
+    check_health(confined, str(port))
     for process in (api, *others.values()):
         process.send_signal(signal.SIGTERM)
     assert {name: process.wait(60) for name, process in {"api": api, **others}.items()} == dict.fromkeys(
@@ -106,6 +109,26 @@ async def test_a_job_goes_its_whole_way_on_a_read_only_root(start: Start, tenant
     )
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
     assert not re.search(r"read-only file system|errno 30|permission denied", logs, re.IGNORECASE)
+
+
+def check_health(environment: dict[str, str], port: str) -> None:
+    """The images' health check tells well from ill."""
+
+    def asked(*url: str) -> subprocess.CompletedProcess[str]:
+        own = environment | {"PENSTOCK_API_PORT": port}
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli.health", *url], env=own, capture_output=True, text=True, timeout=30
+        )
+
+    assert [asked(*url).returncode for url in ((), (f"http://127.0.0.1:{port}/readyz",))] == [0, 0]
+    for url, why in (
+        ("http://127.0.0.1:1/healthz", "refused"),
+        (f"http://127.0.0.1:{port}/nowhere", "404"),
+        ("file:///etc/passwd", "must begin"),
+    ):
+        found = asked(url)
+        assert found.returncode == 1
+        assert why in found.stdout
 
 
 async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -134,20 +157,3 @@ async def test_kernels_are_compiled_into_the_cache_and_the_engine_runs(
     # Seen from inside: the tmpfs is the worker's own.
     inside = Path(f"/proc/{worker.pid}/root{confined['XDG_CACHE_HOME']}")
     assert [*inside.iterdir()], "the kernels"
-
-
-def test_the_health_check_of_images_tells_well_from_ill(start: Start, confined: dict[str, str], tmp_path: Path) -> None:
-    port = until_logged(tmp_path, "api", "api.listening", start("api", PENSTOCK_API_PORT="0"))["port"]
-    check = [sys.executable, "-m", "app.cli.health"]
-    well = subprocess.run(check, env=confined | {"PENSTOCK_API_PORT": str(port)}, timeout=30)
-    asked = subprocess.run([*check, f"http://127.0.0.1:{port}/readyz"], env=confined, timeout=30)
-    away = subprocess.run(
-        [*check, "http://127.0.0.1:1/healthz"], env=confined, capture_output=True, text=True, timeout=30
-    )
-    unknown = subprocess.run(
-        [*check, f"http://127.0.0.1:{port}/nowhere"], env=confined, capture_output=True, text=True, timeout=30
-    )
-    odd = subprocess.run([*check, "file:///etc/passwd"], env=confined, capture_output=True, text=True, timeout=30)
-    assert [each.returncode for each in (well, asked, away, unknown, odd)] == [0, 0, 1, 1, 1]
-    assert "refused" in away.stdout
-    assert "404" in unknown.stdout

@@ -144,7 +144,7 @@ LIFE = st.tuples(st.sampled_from((*FATES, "never ran")), st.sampled_from(AGES), 
 
 @given(histories=st.lists(st.lists(LIFE, max_size=5), min_size=1, max_size=3))
 @hypothesis_settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 async def test_after_any_history_the_audit_is_clean_and_no_budget_has_moved(
     histories: Sequence[Sequence[tuple[str, int, bool]]], engine: AsyncEngine, redis: Redis, settings: Settings
