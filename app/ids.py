@@ -5,6 +5,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 JOB_PREFIX = "job_"
+RESPONSE_PREFIX = "resp_"
 FILE_PREFIX = "file-"
 BATCH_PREFIX = "batch_"
 EVENT_PREFIX = "evt_"
@@ -25,6 +26,11 @@ def job_name(job_id: UUID) -> str:
 def parse_job_name(name: str) -> UUID | None:
     """The id behind a public name; None where it can't be one."""
     return parse_name(JOB_PREFIX, name)
+
+
+def response_name(job_id: UUID) -> str:
+    """The id of the response that a job is: `resp_` and 32 hex digits."""
+    return RESPONSE_PREFIX + job_id.hex
 
 
 def event_name(event_id: UUID) -> str:

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     event_ttl_s: Seconds = Field(3600.0, description="How long a job's token events stay in Redis after the last one.")
     event_max_entries: int = Field(10_000, ge=100, le=1_000_000, description="Most entries of one job's event stream.")
     event_interval_s: Seconds = Field(0.05, description="Tokens of one job are published at most this often.")
+    unread_event_interval_s: Seconds = Field(
+        1.0,
+        description="The same, of a job that nobody reads now, after its first tokens: then it is only a checkpoint.",
+    )
 
     # Streams
     stream_max_readers: int = Field(
@@ -246,7 +250,8 @@ class Settings(BaseSettings):
         "openai", description="`vllm`: with vLLM's own parameters, and exact token ids."
     )
     upstream_priority: bool = Field(
-        False, description="Hand the tier's rank to the upstream as vLLM's `priority`, which must schedule by it."
+        False,
+        description="Hand each job's priority (by tier, and in it by who returned from idle) to the upstream as vLLM's `priority`, which must schedule by it.",
     )
     upstream_timeout_s: Seconds = Field(120.0, description="A stream that brings nothing for so long has failed.")
     upstream_outage_s: Seconds = Field(
@@ -359,6 +364,26 @@ class Settings(BaseSettings):
     )
     webhook_disable_after_s: Seconds = Field(
         432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
+    )
+
+    # What is observed
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces go to, as http://host:4318. Unset: nothing is traced.",
+    )
+    slow_step_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="A step of our own engine that takes longer is logged with its batch's shape; 0: none is.",
+    )
+    profile_dir: Path | None = Field(
+        None, description="Folder that a worker writes a torch profile of its engine to, once it is warm. Unset: none."
+    )
+    profile_steps: int = Field(20, ge=1, le=10_000, description="Steps that such a profile covers.")
+    drift_every_s: Seconds = Field(
+        300.0, description="How often the budgets are compared with their ledger, all of which that reads."
     )
 
     # Logs

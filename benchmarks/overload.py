@@ -3,12 +3,10 @@
 import argparse
 import asyncio
 import contextlib
-import math
 import os
 import socket
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import httpx
 import psutil
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,11 +24,11 @@ from app.quotas.keys import create_key, ensure_tenant
 from app.schema import migrate
 from app.settings import Settings
 from benchmarks.faults.parts import Part
-from benchmarks.result import Bar, Result
+from benchmarks.overload_report import CEILINGS_S, Play, Refused, Tally, report
+from benchmarks.result import Result
 
 _TENANTS = ("acme", "globex", "initech")
 _MIX = {"interactive": 0.5, "standard": 0.3, "batch": 0.2}  # of the jobs that are submitted
-_CEILINGS_S = {"interactive": 10.0, "standard": 30.0, "batch": 100.0}
 _PROMPT = "tell me, in a few words, of the river and the mill"
 _MAX_TOKENS = 64
 _WARM_UP_JOBS = 96
@@ -53,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Measure the capacity, pass it, look."""
     settings = {name: getattr(args, name) for name in ("seconds", "factor", "seed", "step_s", "slots")}
-    result = Result("overload", settings | {"ceilings_s": _CEILINGS_S, "max_tokens": _MAX_TOKENS})
+    result = Result("overload", settings | {"ceilings_s": CEILINGS_S, "max_tokens": _MAX_TOKENS})
     with tempfile.TemporaryDirectory(prefix="penstock-overload-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)
         try:
@@ -61,28 +58,6 @@ def run(args: argparse.Namespace) -> Result:
         except TimeoutError as error:
             result.failed.append(str(error) or "something took too long")
     return result
-
-
-@dataclass(slots=True)
-class _Refused:
-    at: float
-    told_s: float
-    tier: str
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What the clients saw."""
-
-    num_clients: int = 0
-    num_posts: int = 0
-    refusals_ms: list[float] = field(default_factory=list)
-    accepted_ms: list[float] = field(default_factory=list)
-    reasons: dict[str, int] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)  # answers that there should be none of
-    first: dict[int, _Refused] = field(default_factory=dict)  # client -> its first refusal
-    in_at: dict[int, float] = field(default_factory=dict)  # client -> when it was accepted
-    num_without_retry_after: int = 0
 
 
 class _Overload:
@@ -94,7 +69,7 @@ class _Overload:
         self._console = Console(stderr=True)
         self._port = _free_port()
         self._parts: dict[str, Part] = {}
-        self._tally = _Tally()
+        self._tally = Tally()
         self._memory: dict[str, list[float]] = {}
         self._ends_at = 0.0
 
@@ -127,7 +102,7 @@ class _Overload:
             "PENSTOCK_MAX_NUM_SEQS": str(self._args.slots),
             "PENSTOCK_MODEL_NAME": _MODEL,
             "PENSTOCK_PREFIX_CACHE": "false",
-            **{f"PENSTOCK_MAX_WAIT_{tier.upper()}_S": str(limit) for tier, limit in _CEILINGS_S.items()},
+            **{f"PENSTOCK_MAX_WAIT_{tier.upper()}_S": str(limit) for tier, limit in CEILINGS_S.items()},
         }
         for name in ("api", "worker", "maintenance"):
             self._parts[name] = Part(name, environment, self._folder)
@@ -151,7 +126,8 @@ class _Overload:
                 watching.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await watching
-            await self._report(db, result, capacity, began)
+            play = Play(self._args.factor, capacity, began, self._ends_at)
+            await report(db, result, play, self._tally, self._memory)
 
     async def _measure(self, db: AsyncEngine, client: httpx.AsyncClient, tokens: dict[str, str]) -> float:
         """Jobs a second of the full engine, by its ends in the middle of a burst; returns when the lease knows it, too."""
@@ -233,7 +209,7 @@ class _Overload:
             if told is None:
                 tally.num_without_retry_after += 1
                 return
-            tally.first.setdefault(number, _Refused(now, float(told), tier))
+            tally.first.setdefault(number, Refused(now, float(told), tier))
             if now + float(told) > self._ends_at:
                 return
             await asyncio.sleep(float(told))
@@ -267,121 +243,8 @@ class _Overload:
                     return
                 await asyncio.sleep(0.3)
 
-    async def _report(self, db: AsyncEngine, result: Result, capacity: float, began: Any) -> None:
-        tally = self._tally
-        async with db.connect() as conn:
-            rows = (
-                await conn.execute(
-                    text("""
-                        SELECT tier, status, extract(epoch FROM finished_at - created_at)::float8 AS took_s,
-                               extract(epoch FROM started_at - created_at)::float8 AS waited_s
-                        FROM jobs WHERE created_at >= :began
-                    """),
-                    {"began": began},
-                )
-            ).all()
-        # Of those who could have come back in time: first refusal + half more than they were told lies within the run.
-        judged = [
-            (number, each) for number, each in tally.first.items() if each.at + 1.5 * each.told_s + 1 <= self._ends_at
-        ]
-        ratios = [(tally.in_at[number] - each.at) / each.told_s for number, each in judged if number in tally.in_at]
-        by_tier = {
-            tier: [
-                ((tally.in_at[number] - each.at) / each.told_s if number in tally.in_at else math.inf, each.told_s)
-                for number, each in judged
-                if each.tier == tier
-            ]
-            for tier in TIERS
-        }
-        good = sum(0.5 <= ratio <= 1.5 for ratio in ratios)
-        late = [row for row in rows if row.took_s > _CEILINGS_S[row.tier]]
-        growth = {name: _growth(values) for name, values in self._memory.items()}
-        result.figures |= {
-            "capacity, jobs/s": capacity,
-            "clients": tally.num_clients,
-            "requests": tally.num_posts,
-            "accepted": len(tally.in_at),
-            "refusals": len(tally.refusals_ms),
-            "refusals by reason": tally.reasons,
-            "refusal p50 ms": _quantile(tally.refusals_ms, 0.5),
-            "refusal p99 ms": _quantile(tally.refusals_ms, 0.99),
-            "acceptance p50 ms": _quantile(tally.accepted_ms, 0.5),
-            "acceptance p99 ms": _quantile(tally.accepted_ms, 0.99),
-            "clients whose Retry-After is judged": len(judged),
-            "of them never let in": len(judged) - len(ratios),
-            "within 50 % of what they were told, by tier": {
-                tier: f"{sum(0.5 <= ratio <= 1.5 for ratio, _ in found)} of {len(found)}"
-                for tier, found in by_tier.items()
-            },
-            "told s, p50 by tier": {
-                tier: _quantile([told for _, told in found], 0.5) for tier, found in by_tier.items()
-            },
-            "time to get in / told, p5": _quantile(ratios, 0.05),
-            "time to get in / told, p50": _quantile(ratios, 0.5),
-            "time to get in / told, p95": _quantile(ratios, 0.95),
-            "memory MiB, largest": {name: round(max(values), 1) for name, values in self._memory.items()},
-            "memory, last third / first third": growth,
-            "other answers": tally.others[:10],
-            "jobs by status": {
-                status: sum(row.status == status for row in rows) for status in {row.status for row in rows}
-            },
-        }
-        table = Table(title=f"accepted jobs at {self._args.factor:g} x capacity", title_justify="left")
-        for column in (
-            "tier",
-            "ceiling s",
-            "jobs",
-            "start p50 s",
-            "start p95 s",
-            "end p50 s",
-            "end p95 s",
-            "longest s",
-            "late",
-        ):
-            table.add_column(column, justify="right")
-        for tier in TIERS:
-            mine = [row for row in rows if row.tier == tier]
-            figures = {
-                "jobs": len(mine),
-                "start p50 s": _quantile([row.waited_s for row in mine], 0.5),
-                "start p95 s": _quantile([row.waited_s for row in mine], 0.95),
-                "end p50 s": _quantile([row.took_s for row in mine], 0.5),
-                "end p95 s": _quantile([row.took_s for row in mine], 0.95),
-                "longest s": max((row.took_s for row in mine), default=0.0),
-                "late": sum(row.took_s > _CEILINGS_S[tier] for row in mine),
-            }
-            result.figures[tier] = figures
-            table.add_row(
-                tier,
-                f"{_CEILINGS_S[tier]:g}",
-                *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in figures.values()),
-            )
-        result.tables += [result.plain_table(), table]
-        share = good / len(judged) if judged else 0.0
-        result.bars += [
-            Bar("accepted jobs that ended past their tier's ceiling", len(late), 0, ""),
-            Bar("accepted jobs that didn't succeed", sum(row.status != "succeeded" for row in rows), 0, ""),
-            Bar("refusals p99", _quantile(tally.refusals_ms, 0.99), 20, "ms"),
-            Bar("refusals without Retry-After", tally.num_without_retry_after, 0, ""),
-            Bar("clients let in within 50 % of what they were told", share, 0.95, "", at_most=False),
-            Bar("memory of any process, last third / first third", max(growth.values(), default=0.0), 1.25, ""),
-            Bar("other answers", len(tally.others), 0, ""),
-        ]
-        if not judged:
-            result.failed.append("no client's Retry-After lay within the run: make it longer")
-
     def _tell(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
-
-
-def _growth(values: list[float]) -> float:
-    third = max(1, len(values) // 3)
-    return round(max(values[-third:]) / max(values[:third]), 3) if values else 0.0
-
-
-def _quantile(values: list[float], part: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 async def _now(db: AsyncEngine) -> Any:

@@ -24,8 +24,9 @@ from app.db import create_engine
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.ids import job_name
 from app.jobs.models import Model, TokenizerFiles, register_model
+from app.jobs.prepare import prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import Caller, accept, prepare
+from app.jobs.submit import Caller, accept
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.quotas.keys import create_key, ensure_tenant
 from app.schema import migrate

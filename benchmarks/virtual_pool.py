@@ -10,13 +10,13 @@ from itertools import pairwise
 from uuid import UUID
 
 from app.ids import new_id
-from app.queue.fairness import INPUT_WEIGHT, OUTPUT_WEIGHT, Terms, lead_of, work_of
+from app.queue.fairness import INPUT_WEIGHT, LEVELS, OUTPUT_WEIGHT, Terms, credit_of, lead_of, priority_of, work_of
 from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue, Nomination, Room, Work
 from app.redis import Redis
 from workers.engine.config import EngineConfig
 from workers.engine.null import NullEngine
-from workers.engine.protocol import Request, SamplingParams, StepOutput
+from workers.engine.protocol import EngineStats, Request, SamplingParams, StepOutput
 
 TIERS = tuple(TIER_WEIGHTS)
 STEP_S = 0.02
@@ -120,13 +120,12 @@ class VirtualPool:
         stats = self.engine.stats()
         rooms = {}
         for rank, tier in enumerate(TIERS):
-            held = sum(load.sequences for priority, load in stats.load.items() if priority <= rank)
-            rooms[tier] = Room(stats.room_for(rank), max(0, stats.sequence_capacity - held))
-        jobs = max((room.jobs for room in rooms.values() if room.tokens > 0), default=0)
+            rooms[tier] = [_room(stats, priority_of(rank, level)) for level in range(LEVELS)]
+        jobs = max((room.jobs for levels in rooms.values() for room in levels if room.tokens > 0), default=0)
         if jobs == 0:
             return
         nominated = await self.queue.claim(
-            "play", max_jobs=jobs, room=rooms, lead=lead_of(stats.held_tokens), credit=stats.held_tokens
+            "play", max_jobs=jobs, room=rooms, lead=lead_of(stats.held_tokens), credit=credit_of(stats.held_tokens)
         )
         await self.queue.ack([(each.job_id, each.gen) for each in nominated])
         for each in nominated:
@@ -138,7 +137,7 @@ class VirtualPool:
                     id=each.job_id.hex,
                     prompt_ids=[65] * job.prompt,
                     sampling=SamplingParams(max_tokens=job.output),
-                    priority=TIERS.index(job.tier),
+                    priority=priority_of(TIERS.index(job.tier), each.level),
                 )
             )
 
@@ -155,6 +154,11 @@ class VirtualPool:
             if delta.finish_reason:
                 ended.append(Work(job.id, work_of(job.prompt, 0, job.num_generated)))
         await self.queue.true_up(ended)
+
+
+def _room(stats: EngineStats, priority: int) -> Room:
+    held = sum(load.sequences for each, load in stats.load.items() if each <= priority)
+    return Room(stats.room_for(priority), max(0, stats.sequence_capacity - held))
 
 
 def service_gap(history: list[Moment], weights: dict[str, int]) -> float:

@@ -25,8 +25,8 @@ for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or nam
     del os.environ[_name]
 
 # `make test` tries the same examples each time: it says whether a change broke something. `make test-long` looks for new ones.
-hypothesis_settings.register_profile("repeat", derandomize=True)
-hypothesis_settings.register_profile("explore", derandomize=False, print_blob=True)
+hypothesis_settings.register_profile("repeat", derandomize=True, deadline=None)
+hypothesis_settings.register_profile("explore", derandomize=False, print_blob=True, deadline=None)
 hypothesis_settings.load_profile("repeat")
 
 TEMPLATE = "penstock_template"

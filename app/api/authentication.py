@@ -60,13 +60,26 @@ def caller_with(scope: str) -> Callable[..., Awaitable[Caller]]:
 async def operator(request: Request, credentials: Credentials) -> Operator:
     """A dependency: an operator, by a key with the scope `admin`."""
     key = await _key_with("admin", request, credentials)
-    return Operator(f"key:{key.tenant_id}/{key.prefix}")
+    return Operator(_called(key))
+
+
+async def actor(request: Request, credentials: Credentials) -> str:
+    """A dependency: what the log of acts calls who calls, whatever its key may do."""
+    return _called(await _key(request, credentials))
+
+
+def _called(key: ApiKey) -> str:
+    return f"key:{key.tenant_id}/{key.prefix}"
+
+
+async def _key(request: Request, credentials: HTTPAuthorizationCredentials | None) -> ApiKey:
+    if credentials is None:
+        raise Unauthenticated("send an API key: `Authorization: Bearer pk_…`")
+    return await identify(runtime_of(request), credentials.credentials)
 
 
 async def _key_with(scope: str, request: Request, credentials: HTTPAuthorizationCredentials | None) -> ApiKey:
-    if credentials is None:
-        raise Unauthenticated("send an API key: `Authorization: Bearer pk_…`")
-    key = await identify(runtime_of(request), credentials.credentials)
+    key = await _key(request, credentials)
     if scope not in key.scopes:
         raise Forbidden(
             f"this API key lacks the scope {scope}: `penstock keys create TENANT --scope {scope}` makes one that has it",
@@ -77,4 +90,5 @@ async def _key_with(scope: str, request: Request, credentials: HTTPAuthorization
 
 Reader = Annotated[Caller, Depends(caller_with("jobs:read"))]
 Writer = Annotated[Caller, Depends(caller_with("jobs:write"))]
+Actor = Annotated[str, Depends(actor)]
 Admin = Annotated[Operator, Depends(operator)]

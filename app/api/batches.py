@@ -19,8 +19,9 @@ from app.api.batch_documents import (
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.files import LINES, page_of, page_query, streamed
+from app.api.headers import idempotency_key
 from app.api.openai_errors import OpenAIRoute
-from app.api.openapi import body_of, problems, shows
+from app.api.openapi import BATCH_KEY_HEADER, REPLAYED, body_of, problems, shows
 from app.api.runtime import runtime_of
 from app.batches import store
 from app.batches.store import Batch, BatchChange, BatchWanted, batch_id_of
@@ -40,20 +41,21 @@ BatchId = Annotated[str, Path(alias="id", description="`batch_` and 32 hex digit
     "/batches",
     operation_id="createBatch",
     summary="Make a batch of an uploaded file",
-    responses=shows(200, "It is made, and will be validated.", BatchObject)
+    responses=shows(200, "It is made, and will be validated.", BatchObject, REPLAYED)
     | problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": body_of(BatchRequest)},
+    openapi_extra={"requestBody": body_of(BatchRequest), "parameters": [BATCH_KEY_HEADER]},
 )
 async def create_batch(request: Request, caller: Writer) -> Response:
     """Make a batch. It is validated whole; then its lines run, the order being ours."""
     runtime = runtime_of(request)
+    key = idempotency_key(request.headers)
     wanted = parse_body(await read_body(request, most=MAX_BODY_BYTES), BatchRequest)
     row = BatchWanted(
         file_id_of(wanted.input_file_id), wanted.endpoint, wanted.completion_window, wanted.tier, wanted.metadata
     )
     async with runtime.transaction() as conn:
-        batch = await store.create_batch(conn, caller, row, most_s=runtime.settings.max_batch_window_s)
-    return _shown(batch)
+        made = await store.create_batch(conn, caller, row, most_s=runtime.settings.max_batch_window_s, key=key)
+    return _shown(made.batch, {"Idempotency-Replayed": "true"} if made.replayed else None)
 
 
 @router.get(
@@ -147,5 +149,5 @@ async def _batch(request: Request, caller: Caller, batch_id: UUID) -> Batch:
         return await store.get_batch(conn, caller.tenant_id, batch_id)
 
 
-def _shown(batch: Batch) -> Response:
-    return answer(batch_object(batch, datetime.now(UTC)))
+def _shown(batch: Batch, headers: dict[str, str] | None = None) -> Response:
+    return answer(batch_object(batch, datetime.now(UTC)), 200, headers)

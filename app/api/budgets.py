@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Request, Response
 from app.api.authentication import Admin
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
-from app.api.id_paging import id_cursor, parse_id_page, query_of
+from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
-from app.api.quota_documents import BudgetObject, BudgetPage, budget_object, page_object
+from app.api.quota_documents import BudgetObject, BudgetPage, budget_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES, TenantName, tenant_of
 from app.errors import NotFound
@@ -50,12 +50,10 @@ async def page_of_budgets(request: Request, name: TenantName, _: Admin) -> Respo
     async with runtime.transaction() as conn:
         tenant = await read_tenant(conn, tenant_of(name))
         found = await budget_acts.list_budgets(
-            conn, tenant.id, limit=page.limit + 1, after=UUID(hex=page.after) if page.after else None,
+            conn, tenant.id, limit=page.asks, after=page.after_id,
             retired=page.chosen.get("state") == "any",
         )  # fmt: skip
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    cursor = id_cursor(shown[-1].id.hex) if has_more else None
-    return answer(page_object([budget_object(each) for each in shown], cursor))
+    return page_answer(found, page, budget_object, lambda each: each.id.hex)
 
 
 @router.post(

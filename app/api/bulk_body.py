@@ -5,11 +5,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from app.api.body import MAX_ERRORS, decode, refusal, refuse_wide_objects
+from app.api.body import decode
 from app.api.bulk_documents import MAX_BULK_JOBS
 from app.errors import InvalidRequest, NotInBulk, PenstockError
+from app.jobs.idempotency import IdempotencyKey
+from app.jobs.refusals import MAX_ERRORS, refusal, refuse_wide_objects
 from app.jobs.request import JobRequest
-from app.jobs.submit import ManyKey
 
 E = TypeVar("E", bound=PenstockError)
 
@@ -19,7 +20,7 @@ class Bulk:
     """What was asked, and under which key."""
 
     requests: list[JobRequest]
-    key: ManyKey | None
+    key: IdempotencyKey | None
 
 
 def parse_bulk(body: bytes, idempotency_key: str | None) -> Bulk:
@@ -46,7 +47,12 @@ def parse_bulk(body: bytes, idempotency_key: str | None) -> Bulk:
             if errors.are_enough:
                 break
     errors.throw()
-    return Bulk(requests, None if idempotency_key is None else ManyKey.of(idempotency_key, requests))
+    return bulk_of(requests, idempotency_key)
+
+
+def bulk_of(requests: list[JobRequest], idempotency_key: str | None) -> Bulk:
+    """These requests as one call."""
+    return Bulk(requests, None if idempotency_key is None else IdempotencyKey.of_many(idempotency_key, requests))
 
 
 def _request(job: Any) -> JobRequest:

@@ -1,6 +1,5 @@
 """How do many requests become promises at once? Asked as one of rates, pressure, caps and budgets; written by one transaction; all or none."""
 
-import asyncio
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,13 +8,15 @@ from uuid import UUID
 
 from app.api.bulk_body import Bulk, Errors, told_of
 from app.api.runtime import Runtime
-from app.api.submission import NOMINATE_TIMEOUT_S, refusals_counted
+from app.api.submission import refusals_counted, tell_workers
+from app.api.traced import submitting
 from app.errors import InvalidRequest, ModelUnavailable, PenstockError
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import take_probe, unavailable
 from app.jobs.models import Model
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import Accepted, Caller, PreparedJob, nominate, prepare, replay_of, submit_many
+from app.jobs.submit import Accepted, Caller, accept, find_replay
 from app.jobs.tokenizing import PromptEncoder
 from app.killpoints import kill_point
 from app.quotas.rights import Rights, check_rights, check_size
@@ -49,7 +50,7 @@ async def submit_bulk(runtime: Runtime, submission: BulkSubmission) -> Submitted
         PenstockError: as `submission.promise` does, for all together.
     """
     num = len(submission.bulk.requests)
-    with refusals_counted(runtime, num=num):
+    with submitting(runtime, num), refusals_counted(runtime, num=num):
         submitted = await _promise(runtime, submission)
     runtime.metrics.count("accepted", "replay" if submitted.replayed else "room", num=num)
     return submitted
@@ -181,7 +182,7 @@ async def _rated(runtime: Runtime, submission: BulkSubmission, prepared: Sequenc
 async def _write(runtime: Runtime, submission: BulkSubmission, prepared: Sequence[PreparedJob]) -> list[Accepted]:
     standings = await runtime.breakers.all()
     async with runtime.transaction() as conn:
-        accepted = await submit_many(conn, submission.caller, prepared, key=submission.bulk.key)
+        accepted = await accept(conn, submission.caller, prepared, key=submission.bulk.key)
         if standings and not accepted[0].replayed:
             for job, each in zip(prepared, accepted, strict=True):
                 if job.model.name not in standings or each.nomination is None:
@@ -191,7 +192,7 @@ async def _write(runtime: Runtime, submission: BulkSubmission, prepared: Sequenc
                     raise _not_so_many(refused.model, unavailable([refused], open_s=runtime.settings.breaker_open_s))
         kill_point("api.before_commit")
     kill_point("api.after_commit")
-    await _tell_workers(runtime, accepted)
+    await tell_workers(runtime, accepted)
     return accepted
 
 
@@ -207,18 +208,7 @@ async def _replay(runtime: Runtime, caller: Caller, bulk: Bulk) -> list[Accepted
     if bulk.key is None:
         return None
     async with runtime.transaction() as conn:
-        return await replay_of(conn, caller, bulk.key)
-
-
-async def _tell_workers(runtime: Runtime, accepted: Sequence[Accepted]) -> None:
-    by_pool: dict[str, list[Accepted]] = defaultdict(list)
-    for each in accepted:
-        if each.nomination is not None:
-            by_pool[each.pool].append(each)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(NOMINATE_TIMEOUT_S):
-            for pool, nominated in by_pool.items():
-                await nominate(runtime.queue(pool), nominated)
+        return await find_replay(conn, caller, bulk.key)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from app.api.batch_documents import FileDeleted, FileObject, FilePage, file_obje
 from app.api.documents import answer
 from app.api.openai_errors import OpenAIRoute
 from app.api.openapi import problems, shows
-from app.api.paging import wrong
+from app.api.paging import given_of, limit_of, wrong
 from app.api.runtime import Runtime, runtime_of
 from app.api.uploads import Upload, give_up, receive
 from app.errors import InvalidRequest
@@ -67,19 +67,11 @@ def page_of(request: Request, names: tuple[str, ...], *, most: int, default: int
     Raises:
         InvalidRequest: an unknown, repeated or malformed parameter.
     """
-    given: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in names:
-            raise wrong(name.replace("\x00", "�")[:64], f"isn't a known parameter; there are {', '.join(names)}")
-        if name in given:
-            raise wrong(name, "is given twice")
-        given[name] = value
-    limit = given.get("limit", str(default))
-    if not re.fullmatch(r"[0-9]{1,6}", limit, re.ASCII) or not 1 <= int(limit) <= most:
-        raise wrong("limit", f"must be a whole number from 1 to {most}", limit=most)
+    given = given_of(request.query_params, names)
+    limit = limit_of(given, default, most=most)
     if given.get("order", "desc") not in {"asc", "desc"}:
         raise wrong("order", "must be one of asc, desc")
-    return given, int(limit)
+    return given, limit
 
 
 @router.post(

@@ -40,15 +40,16 @@ async def healthz() -> Response:
     responses=shows(200, "Requests can be served.", Readiness) | problems(503),
 )
 async def readyz(request: Request) -> Response:
-    """Asks Postgres, its schema and Redis. Without Redis it is degraded but ready: jobs are taken in, and start later.
+    """Asks Postgres, its schema, Redis and this process's own loops. Without Redis it is degraded but ready: jobs are taken in, and start later.
 
     Degraded, too, while a model takes no new jobs, or few, because it fails too often.
     """
     runtime = runtime_of(request)
     (postgres, schema), redis, models = await asyncio.gather(_postgres(runtime), _redis(runtime), _models(runtime))
-    checks = {"postgres": postgres, "schema": schema, "redis": redis, "models": models}
+    loops = _loops(runtime)
+    checks = {"postgres": postgres, "schema": schema, "redis": redis, "models": models, "loops": loops}
     broken = [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
-    if postgres["ok"] and schema["ok"]:
+    if postgres["ok"] and schema["ok"] and loops["ok"]:
         return answer({"status": "degraded" if broken else "ready", "checks": checks})
     return problem(Unavailable("; ".join(broken), checks=checks))
 
@@ -101,6 +102,12 @@ async def _models(runtime: Runtime) -> dict[str, Any]:
         return _check(False, "unknown")
     resting = [f"{name}'s breaker is {each.shown}" for name, each in breakers.items() if each.shown != "closed"]
     return _check(not resting, ", ".join(resting) or "all take new jobs")
+
+
+def _loops(runtime: Runtime) -> dict[str, Any]:
+    """What this process does in the background; while a part of it is broken, callers are better served elsewhere."""
+    broken = runtime.loops.broken
+    return _check(not broken, "; ".join(broken.values()) or "turn")
 
 
 def _check(ok: bool, detail: str) -> dict[str, Any]:

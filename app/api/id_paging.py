@@ -3,15 +3,21 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 from starlette.datastructures import QueryParams
+from starlette.responses import Response
 
-from app.api.paging import MAX_LIMIT, limit_of, one_of, wrong
+from app.api.documents import answer
+from app.api.paging import MAX_LIMIT, given_of, limit_of, one_of, wrong
+from app.api.quota_documents import page_object
 
 _MAX_ID_CHARS = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,25 @@ class IdPage:
     limit: int
     after: str | None
     chosen: Mapping[str, str]
+
+    @property
+    def after_id(self) -> UUID | None:
+        """`after`, of a list whose ids are UUIDs."""
+        return None if self.after is None else UUID(hex=self.after)
+
+    @property
+    def asks(self) -> int:
+        """How many to look for: one more than is shown says whether there are more."""
+        return self.limit + 1
+
+
+def page_answer(
+    found: Sequence[T], page: IdPage, show: Callable[[T], dict[str, Any]], id_of: Callable[[T], str]
+) -> Response:
+    """The page of what was found by `page.asks`, with the cursor of the one after it; `id_of` as `id_pattern` has it."""
+    shown = found[: page.limit]
+    cursor = id_cursor(id_of(shown[-1])) if len(found) > page.limit else None
+    return answer(page_object([show(each) for each in shown], cursor))
 
 
 def parse_id_page(
@@ -37,14 +62,7 @@ def parse_id_page(
     Raises:
         InvalidRequest: an unknown, repeated or malformed parameter.
     """
-    names = ("cursor", "limit", *choices, *others)
-    given: dict[str, str] = {}
-    for name, value in query.multi_items():
-        if name not in names:
-            raise wrong(name.replace("\x00", "�")[:64], f"isn't a known parameter; there are {', '.join(names)}")
-        if name in given:
-            raise wrong(name, "is given twice")
-        given[name] = value
+    given = given_of(query, ("cursor", "limit", *choices, *others))
     chosen = {name: given[name] for name, known in choices.items() if one_of(given, name, known) is not None}
     return IdPage(limit_of(given, default_limit), _after(given, id_pattern), chosen)
 

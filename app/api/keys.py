@@ -2,16 +2,15 @@
 
 import re
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
 from app.api.authentication import Admin
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
-from app.api.id_paging import id_cursor, parse_id_page, query_of
+from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
-from app.api.quota_documents import FreshKeyObject, KeyObject, KeyPage, fresh_key_object, key_object, page_object
+from app.api.quota_documents import FreshKeyObject, KeyObject, KeyPage, fresh_key_object, key_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES, TenantName, tenant_of
 from app.errors import NotFound
@@ -45,10 +44,8 @@ async def page_of_keys(request: Request, name: TenantName, _: Admin) -> Response
     )
     async with runtime.transaction() as conn:
         tenant = await read_tenant(conn, tenant_of(name))
-        after = UUID(hex=page.after) if page.after else None
-        found = await key_acts.list_keys(conn, tenant.id, limit=page.limit + 1, after=after)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    return answer(page_object([key_object(each) for each in shown], id_cursor(shown[-1].id.hex) if has_more else None))
+        found = await key_acts.list_keys(conn, tenant.id, limit=page.asks, after=page.after_id)
+    return page_answer(found, page, key_object, lambda each: each.id.hex)
 
 
 @router.post(

@@ -53,6 +53,10 @@ KEY_HEADER: dict[str, Any] = {
     "schema": {"type": "string", "pattern": '^([!#-~][!-~]{0,254}|"[!#-\\[\\]-~]{1,255}")$'},
     "example": "5f0c3f9e-order-17",
 }
+BATCH_KEY_HEADER: dict[str, Any] = KEY_HEADER | {
+    "description": "The same key and body again give the first batch, with `Idempotency-Replayed: true`; another body "
+    "under the same key is a 422. 1 to 255 visible ASCII characters, bare or quoted. Kept as long as the batch.",
+}
 APPLIED: dict[str, Any] = {
     "Preference-Applied": {"description": "`wait=N` as it was honoured.", "schema": {"type": "string"}}
 }
@@ -77,16 +81,17 @@ RATES: dict[str, Any] = {
         )
     },
 }
+REPLAYED: dict[str, Any] = {
+    "Idempotency-Replayed": {
+        "description": "`true` where an earlier request with this key has made it.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 SUBMITTED: dict[str, Any] = (
     APPLIED
     | RATES
-    | {
-        "Location": {"description": "The job's URL.", "schema": {"type": "string", "format": "uri-reference"}},
-        "Idempotency-Replayed": {
-            "description": "`true` where the job was made by an earlier request with this key.",
-            "schema": {"type": "string", "enum": ["true"]},
-        },
-    }
+    | {"Location": {"description": "The job's URL.", "schema": {"type": "string", "format": "uri-reference"}}}
+    | REPLAYED
 )
 BULK: dict[str, Any] = {name: value for name, value in SUBMITTED.items() if name not in {"Location", *APPLIED}}
 

@@ -1,10 +1,12 @@
 """What lies before a waiting job? Its forecast and what it waits for, from its row and from figures in memory."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from app.api.runtime import Runtime
 from app.jobs.forecast import Ahead, Forecast, Waiting, ahead_of, forecast
+from app.jobs.prepare import PreparedJob
 from app.jobs.read import JobView
 from app.jobs.why import Why, explain, read_facts
 
@@ -38,15 +40,28 @@ async def outlook(runtime: Runtime, tenant_id: str, job_id: UUID) -> Outlook | N
     return Outlook(when, why)
 
 
+def outlook_of_quote(runtime: Runtime, tenant_id: str, job: PreparedJob) -> Forecast:
+    """From memory alone, of a job that isn't submitted: behind all that its tenant has waiting."""
+    pool, tier, loads = job.model.pool, job.request.tier, runtime.loads
+    waiting = Waiting(tier, job.cost, job.max_tokens, loads.weight_of(pool, tier, tenant_id))
+    lengths, now = runtime.lengths.of(tenant_id, job.model.name), datetime.fromtimestamp(runtime.clock.now(), UTC)
+    return forecast(loads.figures(pool), waiting, _ahead_in(runtime, pool, tier, tenant_id, 0), lengths, now=now)
+
+
 def outlook_at_submission(runtime: Runtime, job: JobView) -> Forecast | None:
     """From memory alone: behind all that its tenant has waiting. Its own tokens are among that already."""
     if job.status != "queued":
         return None
     cost = job.prompt_tokens + job.n * job.max_tokens
-    own_tokens = max(0, runtime.loads.own_tokens(job.pool, job.tier, job.tenant_id) - cost)
     figures = runtime.loads.figures(job.pool)
-    mean = figures.load.tier(job.tier).mean_tokens if figures else 0.0
-    ahead = Ahead(round(own_tokens / mean) if mean else 0, own_tokens)
+    ahead = _ahead_in(runtime, job.pool, job.tier, job.tenant_id, cost)
     lengths = runtime.lengths.of(job.tenant_id, job.model)
     weight = runtime.loads.weight_of(job.pool, job.tier, job.tenant_id)
     return forecast(figures, Waiting(job.tier, cost, job.max_tokens, weight), ahead, lengths, now=job.created_at)
+
+
+def _ahead_in(runtime: Runtime, pool: str, tier: str, tenant_id: str, own_cost: int) -> Ahead:
+    own_tokens = max(0, runtime.loads.own_tokens(pool, tier, tenant_id) - own_cost)
+    figures = runtime.loads.figures(pool)
+    mean = figures.load.tier(tier).mean_tokens if figures else 0.0
+    return Ahead(round(own_tokens / mean) if mean else 0, own_tokens)

@@ -72,6 +72,22 @@ def wrong(name: str, message: str, **extra: Any) -> InvalidRequest:
     return InvalidRequest(f"{name}: {message}", param=name, **extra)
 
 
+def given_of(query: QueryParams, names: tuple[str, ...]) -> dict[str, str]:
+    """What a query says, each parameter once and none but these.
+
+    Raises:
+        InvalidRequest: one is unknown or repeated.
+    """
+    given: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if name not in names:
+            raise wrong(name.replace("\x00", "�")[:64], f"isn't a known parameter; there are {', '.join(names)}")
+        if name in given:
+            raise wrong(name, "is given twice")
+        given[name] = value
+    return given
+
+
 def one_of(given: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
     """A parameter that must be one of these, where it is given."""
     value = given.get(name)
@@ -100,13 +116,13 @@ def time_of(given: dict[str, str], name: str) -> datetime | None:
     raise wrong(name, "must be a time as in 2026-01-31T12:00:00Z (RFC 3339; write + as %2B)")
 
 
-def limit_of(given: dict[str, str], default: int) -> int:
+def limit_of(given: dict[str, str], default: int, *, most: int = MAX_LIMIT) -> int:
     """How many things a page may hold."""
     value = given.get("limit")
     if value is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
-        raise wrong("limit", f"must be a whole number from 1 to {MAX_LIMIT}", limit=MAX_LIMIT)
+    if not re.fullmatch(r"[0-9]{1,6}", value, re.ASCII) or not 1 <= int(value) <= most:
+        raise wrong("limit", f"must be a whole number from 1 to {most}", limit=most)
     return int(value)
 
 

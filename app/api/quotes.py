@@ -1,5 +1,6 @@
 """What would a job cost, and would it be let in? POST /v1/jobs/quote: the body of a submission, and nothing comes of it."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -7,14 +8,19 @@ from pydantic import Field
 
 from app.api.authentication import Writer
 from app.api.body import parse_job, read_body
-from app.api.documents import Change, Described, answer
+from app.api.documents import Change, Described, ForecastObject, answer, forecast_object
 from app.api.openapi import JOB_BODY, problems, shows
+from app.api.outlook import outlook_of_quote
 from app.api.runtime import Runtime, runtime_of
 from app.api.submission import Submission, models_of, prepare_all, stand_in, told
+from app.errors import BudgetExhausted
+from app.jobs.admission import Applicant, Verdict
+from app.jobs.forecast import Forecast
+from app.jobs.prepare import PreparedJob
 from app.jobs.quote import Quote, quote
 from app.jobs.request import JobRequest
 from app.jobs.states import OnBudget
-from app.jobs.submit import Caller, PreparedJob
+from app.jobs.submit import Caller
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -51,7 +57,12 @@ class QuoteObject(Described):
     input_price: int = Field(description="Millionths of the currency for a million tokens.")
     output_price: int = Field(description="Millionths of the currency for a million tokens.")
     changes: dict[Literal["max_tokens", "model"], Change] | None
+    code: str | None = Field(description="The error that a submission would be answered with.")
     detail: str | None = Field(description="Why it would be rejected.")
+    retry_after_s: int | None = Field(description="When to come back, where that is known.")
+    forecast: ForecastObject | None = Field(
+        description="When it would start and end; null where it wouldn't be queued."
+    )
     budgets: list[BudgetQuote]
 
 
@@ -68,21 +79,37 @@ async def quote_job(request: Request, caller: Writer) -> Response:
     runtime = runtime_of(request)
     body = await read_body(request, most=runtime.settings.max_body_bytes)
     wanted = await runtime.lanes.run(len(body), parse_job, body)
-    return answer(_document(await _quote(runtime, caller, wanted, len(body))))
+    quoted = await _quote(runtime, caller, wanted, len(body))
+    when = None
+    if quoted.refused is None and quoted.answer is not None and not quoted.answer.hold:
+        job = replace(quoted.job, max_tokens=quoted.answer.max_tokens)
+        when = outlook_of_quote(runtime, caller.tenant_id, job)
+    return answer(_document(quoted, when))
 
 
 async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes: int) -> Quote:
     submission = Submission(caller, wanted, num_bytes)
     models = await models_of(runtime, wanted)
     candidates = await prepare_all(runtime, submission, models)
+    verdicts = [_look(runtime, caller, each) for each in candidates]
+    with_room = [each for each, verdict in zip(candidates, verdicts, strict=True) if verdict is None]
+    if verdicts[0] is not None and not with_room:
+        return replace(await _ask(runtime, caller, candidates[0]), refused=runtime.admission.foretell(verdicts[0]))
+    candidates = with_room
     first = await _ask(runtime, caller, candidates[0])
     if first.refused is None or wanted.on_budget != "fallback":
         return first
     other = candidates[1] if len(candidates) > 1 else await stand_in(runtime, submission, models)
-    if other is None:
+    if other is None or not isinstance(first.refused, BudgetExhausted):
         return first
     second = await _ask(runtime, caller, told(other, first.refused))
     return first if second.refused else second
+
+
+def _look(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Verdict | None:
+    """Under a digest of its own, so that whoever was told when to come back keeps that place."""
+    applicant = Applicant(caller.tenant_id, prepared.request, b"quote", tokens=prepared.cost)
+    return runtime.admission.look(applicant, prepared.model)
 
 
 async def _ask(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Quote:
@@ -90,7 +117,7 @@ async def _ask(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Quote
         return await quote(conn, caller, prepared)
 
 
-def _document(quoted: Quote) -> dict[str, Any]:
+def _document(quoted: Quote, when: Forecast | None) -> dict[str, Any]:
     ask, given = quoted.ask, quoted.answer
     max_tokens = ask.max_tokens if given is None else given.max_tokens
     spending = ask.wanted(max_tokens)
@@ -115,7 +142,7 @@ def _document(quoted: Quote) -> dict[str, Any]:
         )
     return {
         "object": "quote",
-        "outcome": "rejected" if given is None else "waiting" if given.hold else "accepted",
+        "outcome": "rejected" if quoted.refused or given is None else "waiting" if given.hold else "accepted",
         "on_budget": ask.on_budget,
         "model": quoted.job.model.name,
         "requested_model": quoted.job.requested_model or quoted.job.model.name,
@@ -127,6 +154,9 @@ def _document(quoted: Quote) -> dict[str, Any]:
         "input_price": ask.prices.input_price,
         "output_price": ask.prices.output_price,
         "changes": changes or None,
+        "code": None if quoted.refused is None else quoted.refused.code,
         "detail": None if quoted.refused is None else quoted.refused.detail,
+        "retry_after_s": None if quoted.refused is None else quoted.refused.extra.get("retry_after_s"),
+        "forecast": forecast_object(when),
         "budgets": budgets,
     }

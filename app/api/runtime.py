@@ -1,7 +1,6 @@
 """What does one API process hold? Pools, caches, threads and the waiting room, opened and closed with the app."""
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +8,9 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.requests import Request
 
+from app.api.errands import Errands
 from app.api.forecasts import ForecastMemory
+from app.api.loops import Loops
 from app.api.metrics import Metrics
 from app.api.preparing import Lanes
 from app.api.waiting import EndWatch
@@ -21,6 +22,8 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
+from app.observe.ends import count_ends
+from app.observe.tracing import open_tracing
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.quotas.keys import ApiKey
@@ -79,7 +82,11 @@ class Runtime:
         self.lanes = Lanes(threads=settings.tokenize_threads)
         self.watch = EndWatch(engine, redis)
         self.streams = Hub(engine, redis, settings, clock)
+        self.loops = Loops()
+        self.errands = Errands()
         self.metrics = Metrics()
+        count_ends(engine, self.metrics.registry)
+        self.tracing = open_tracing(settings, "penstock-api")
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
         self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
@@ -116,25 +123,25 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
     engine = create_engine(settings, application_name="penstock-api")
     redis = create_redis(settings)
     runtime = Runtime(settings, clock, engine, redis)
-    watching = asyncio.create_task(runtime.watch.run())
-    measuring = asyncio.create_task(runtime.loads.run())
-    streaming = asyncio.create_task(runtime.streams.run())
+    runtime.loops.start("waiting", runtime.watch.run)
+    runtime.loops.start("loads", runtime.loads.run)
+    runtime.loops.start("streams", runtime.streams.run)
+    runtime.loops.start("errands", runtime.errands.run)
     try:
         yield runtime
     finally:
         runtime.watch.release()
         runtime.streams.release()
         runtime.loads.close()
-        await asyncio.wait({measuring}, timeout=_CLOSE_S)
-        for task in (watching, measuring, streaming):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await runtime.loops.wait("loads", _CLOSE_S)
+        await runtime.loops.close()
         await runtime.lengths.close()
         runtime.lanes.close()
         await runtime.rates.aclose()
         await redis.aclose()
         await engine.dispose()
+        if runtime.tracing is not None:
+            await runtime.tracing.close()
 
 
 def runtime_of(request: Request) -> Runtime:

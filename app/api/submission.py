@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.runtime import Runtime
+from app.api.traced import submitting
 from app.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -21,22 +22,17 @@ from app.errors import (
     TenantSuspended,
     TierNotAllowed,
 )
+from app.ids import job_name
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
+from app.jobs.idempotency import IdempotencyKey
+from app.jobs.loads import Hold
 from app.jobs.models import Model
+from app.jobs.prepare import PreparedJob, prepare, prepare_fallback
 from app.jobs.read import JobView, get_job
 from app.jobs.request import JobRequest
 from app.jobs.spending import fallback_of, model_change
-from app.jobs.submit import (
-    Accepted,
-    Caller,
-    PreparedJob,
-    accept,
-    find_replay,
-    nominate,
-    prepare,
-    prepare_fallback,
-)
+from app.jobs.submit import Accepted, Caller, accept, find_replay, nominate_all
 from app.killpoints import kill_point
 from app.quotas.rates import RateLimited
 from app.quotas.rights import check_rights, check_size
@@ -57,6 +53,11 @@ class Submission:
     with_job: Callable[[AsyncConnection, UUID], Awaitable[None]] | None = None  # what is written beside a new job
 
     @property
+    def key(self) -> IdempotencyKey | None:
+        """Under which it may come again."""
+        return None if self.idempotency_key is None else IdempotencyKey.of_one(self.idempotency_key, self.request)
+
+    @property
     def applicant(self) -> Applicant:
         """Who asks, as the gate knows it."""
         tenant_id = self.caller.tenant_id
@@ -75,8 +76,10 @@ class Submitted:
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     """`promise`, and count what became of it."""
     count = runtime.metrics.count
-    with refusals_counted(runtime):
+    with submitting(runtime) as span, refusals_counted(runtime):
         submitted = await promise(runtime, submission)
+        if span is not None:
+            span.set_attribute("penstock.job.id", job_name(submitted.job.id))
     figures = runtime.loads.figures(submitted.job.pool)
     if submitted.replayed:
         count("accepted", "replay")
@@ -142,6 +145,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
         for prepared in await prepare_all(runtime, submission, models):
             if prepared.model not in with_room:
                 continue
+            hold.move(prepared.model.pool, prepared.cost)
             try:
                 submitted = await _rated(runtime, submission, told(prepared, exhausted))
             except _NoProbeLeft as refused:
@@ -152,13 +156,18 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
                     raise
                 exhausted = exhausted or refused
                 continue
-            if not submitted.replayed:
-                hold.keep(prepared.cost)
-                runtime.admission.learn(request, prepared.model, len(prepared.prompt_ids))
+            _keep(runtime, hold, prepared, submitted)
             return submitted
     if exhausted is not None:
         return await _fall_back(runtime, submission, models, exhausted)
     raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+
+
+def _keep(runtime: Runtime, hold: Hold, prepared: PreparedJob, submitted: Submitted) -> None:
+    """The gate counts the new job on, and knows the next one's size better."""
+    if not submitted.replayed:
+        hold.keep(prepared.cost)
+        runtime.admission.learn(prepared.request, prepared.model, len(prepared.prompt_ids))
 
 
 def _names(refusing: list[Standing]) -> set[str]:
@@ -237,17 +246,30 @@ async def _rated(runtime: Runtime, submission: Submission, prepared: PreparedJob
 
 async def stand_in(runtime: Runtime, submission: Submission, models: list[Model]) -> PreparedJob | None:
     """The job for the model that an operator has set as fallback; None where the request names its own, or can't run there now."""
+    other = await _operators_choice(runtime, submission, models)
+    return None if other is None else await _prepare_stand_in(runtime, submission, models[0], other)
+
+
+async def _operators_choice(runtime: Runtime, submission: Submission, models: list[Model]) -> Model | None:
     if len(models) > 1:
         return None
     async with runtime.transaction() as conn:
         name = await fallback_of(conn, models[0].name)
+    if name is None or name == models[0].name:
+        return None
     try:
-        if name is None or name == models[0].name:
-            return None
-        both = [models[0], await runtime.catalog.find(name)]
-        if await _refusing(runtime, both[1:]) or runtime.admission.look(submission.applicant, both[1]) is not None:
-            return None
-        return (await prepare_all(runtime, submission, both))[1]
+        other = await runtime.catalog.find(name)
+    except InvalidRequest:
+        return None
+    is_refusing = await _refusing(runtime, [other])
+    return None if is_refusing or runtime.admission.look(submission.applicant, other) is not None else other
+
+
+async def _prepare_stand_in(
+    runtime: Runtime, submission: Submission, wanted: Model, other: Model
+) -> PreparedJob | None:
+    try:
+        return (await prepare_all(runtime, submission, [wanted, other]))[1]
     except InvalidRequest:
         return None
 
@@ -263,17 +285,24 @@ def told(prepared: PreparedJob, exhausted: BudgetExhausted | None) -> PreparedJo
 async def _fall_back(
     runtime: Runtime, submission: Submission, models: list[Model], exhausted: BudgetExhausted
 ) -> Submitted:
-    prepared = await stand_in(runtime, submission, models)
-    if prepared is not None:
-        with contextlib.suppress(BudgetExhausted, _NoProbeLeft):
-            return await _rated(runtime, submission, told(prepared, exhausted))
+    other = await _operators_choice(runtime, submission, models)
+    if other is None:
+        raise exhausted
+    with runtime.admission.hold(submission.applicant, other) as hold:
+        prepared = await _prepare_stand_in(runtime, submission, models[0], other)
+        if prepared is not None:
+            hold.move(other.pool, prepared.cost)
+            with contextlib.suppress(BudgetExhausted, _NoProbeLeft):
+                submitted = await _rated(runtime, submission, told(prepared, exhausted))
+                _keep(runtime, hold, prepared, submitted)
+                return submitted
     raise exhausted
 
 
 async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJob) -> Submitted:
     standing = await runtime.breakers.standing(prepared.model.name)
     async with runtime.transaction() as conn:
-        accepted = (await accept(conn, submission.caller, [prepared], idempotency_key=submission.idempotency_key))[0]
+        accepted = (await accept(conn, submission.caller, [prepared], key=submission.key))[0]
         if submission.with_job is not None and not accepted.replayed:
             await submission.with_job(conn, accepted.job_id)
         # Who asks no engine, or not now, takes no probe: it would tell nothing.
@@ -287,7 +316,7 @@ async def _promise(runtime: Runtime, submission: Submission, prepared: PreparedJ
         kill_point("api.before_commit")
     assert job is not None, "it was written in this transaction, or the key that leads to it would be gone"
     kill_point("api.after_commit")
-    await _tell_workers(runtime, accepted)
+    await tell_workers(runtime, [accepted])
     return Submitted(job, accepted.replayed)
 
 
@@ -306,17 +335,16 @@ def _new_view(caller: Caller, job: PreparedJob, accepted: Accepted) -> JobView |
 
 
 async def _replay(runtime: Runtime, submission: Submission) -> Submitted | None:
-    if submission.idempotency_key is None:
+    if submission.key is None:
         return None
     async with runtime.transaction() as conn:
-        first = await find_replay(conn, submission.caller, submission.idempotency_key, submission.request)
-        job = await get_job(conn, submission.caller.tenant_id, first.job_id) if first else None
+        first = await find_replay(conn, submission.caller, submission.key)
+        job = await get_job(conn, submission.caller.tenant_id, first[0].job_id) if first else None
     return Submitted(job, True) if job else None
 
 
-async def _tell_workers(runtime: Runtime, accepted: Accepted) -> None:
-    if accepted.nomination is None:
-        return
+async def tell_workers(runtime: Runtime, accepted: Sequence[Accepted]) -> None:
+    """After the commit, as far as Redis answers."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(NOMINATE_TIMEOUT_S):
-            await nominate(runtime.queue(accepted.pool), [accepted])
+            await nominate_all(runtime.queue, accepted)

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 from app.api.authentication import Admin
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
-from app.api.id_paging import id_cursor, parse_id_page, query_of
+from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
-from app.api.quota_documents import TenantObject, TenantPage, page_object, tenant_object
+from app.api.quota_documents import TenantObject, TenantPage, tenant_object
 from app.api.runtime import runtime_of
 from app.errors import NotFound
 from app.quotas import tenants
@@ -50,9 +50,8 @@ async def page_of_tenants(request: Request, _: Admin) -> Response:
     )
     state = cast("tenants.State", page.chosen.get("state", "any"))
     async with runtime.transaction() as conn:
-        found = await tenants.list_tenants(conn, limit=page.limit + 1, after=page.after, state=state)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    return answer(page_object([tenant_object(each) for each in shown], id_cursor(shown[-1].id) if has_more else None))
+        found = await tenants.list_tenants(conn, limit=page.asks, after=page.after, state=state)
+    return page_answer(found, page, tenant_object, lambda each: each.id)
 
 
 @router.post(

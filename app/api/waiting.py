@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from app.jobs.read import ended_among
 from app.queue.keys import ENDED_CHANNEL
+from app.racing import race
 from app.redis import Redis, RedisError
 
 MAX_SEATS = 2000  # requests of one process that may wait at once; one more is answered at once
@@ -63,9 +64,10 @@ class EndWatch:
 
     async def run(self) -> None:
         """Listen and poll until cancelled after a `release`: redis-py swallows some cancellations, so the loops ask as well."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._poll())
+        try:
+            await race(self._listen(), self._poll())
+        finally:
+            self.subscribed.clear()
 
     async def _listen(self) -> None:
         while not self._closed:

@@ -5,14 +5,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.api.authentication import Reader, Writer
+from app.api.authentication import Actor, Reader, Writer
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
-from app.api.id_paging import id_cursor, parse_id_page, query_of
+from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
 from app.api.paging import wrong
-from app.api.quota_documents import page_object
 from app.api.runtime import runtime_of
+from app.api.webhook_acts import endpoint_act
 from app.api.webhook_documents import (
     DeletedEndpoint,
     DeliveryPage,
@@ -75,11 +75,8 @@ async def page_of_endpoints(request: Request, caller: Reader) -> Response:
     runtime = runtime_of(request)
     page = parse_id_page(request.query_params, default_limit=runtime.settings.page_size, id_pattern=_HEX, choices={})
     async with runtime.transaction() as conn:
-        after = UUID(hex=page.after) if page.after else None
-        found = await endpoints.list_endpoints(conn, caller.tenant_id, limit=page.limit + 1, after=after)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    cursor = id_cursor(shown[-1].id.hex) if has_more else None
-    return answer(page_object([endpoint_object(each) for each in shown], cursor))
+        found = await endpoints.list_endpoints(conn, caller.tenant_id, limit=page.asks, after=page.after_id)
+    return page_answer(found, page, endpoint_object, lambda each: each.id.hex)
 
 
 @router.post(
@@ -91,13 +88,14 @@ async def page_of_endpoints(request: Request, caller: Reader) -> Response:
     | problems(400, 401, 403, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(EndpointWanted)},
 )
-async def create_endpoint(request: Request, caller: Writer) -> Response:
+async def create_endpoint(request: Request, caller: Writer, actor: Actor) -> Response:
     """It is told of what comes true from now on. Asking twice makes two."""
     runtime = runtime_of(request)
     wanted = parse_body(await read_body(request, most=MAX_BODY_BYTES), EndpointWanted)
     check_url(wanted.url, allow_local=runtime.settings.webhook_allow_local, param="url")
     async with runtime.transaction() as conn:
         fresh = await endpoints.create_endpoint(conn, caller.tenant_id, wanted)
+        await endpoint_act(conn, actor, "create", caller.tenant_id, fresh.endpoint.id, wanted.model_dump())
     shown = fresh_endpoint_object(fresh)
     return answer(shown, 201, {"Location": f"/v1/webhook_endpoints/{shown['id']}"})
 
@@ -122,7 +120,7 @@ async def read_endpoint(request: Request, name: EndpointName, caller: Reader) ->
     | problems(400, 401, 403, 404, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(EndpointChange)},
 )
-async def change_endpoint(request: Request, name: EndpointName, caller: Writer) -> Response:
+async def change_endpoint(request: Request, name: EndpointName, caller: Writer, actor: Actor) -> Response:
     """What is left out stays. What waits goes to a new URL; `"status": "disabled"` gives it up, `"enabled"` starts afresh."""
     runtime = runtime_of(request)
     endpoint_id = _endpoint_id(name)
@@ -133,6 +131,7 @@ async def change_endpoint(request: Request, name: EndpointName, caller: Writer) 
         check_url(change.url, allow_local=runtime.settings.webhook_allow_local, param="url")
     async with runtime.transaction() as conn:
         changed = await endpoints.change_endpoint(conn, caller.tenant_id, endpoint_id, change)
+        await endpoint_act(conn, actor, "change", caller.tenant_id, endpoint_id, change.given())
     return answer(endpoint_object(changed))
 
 
@@ -142,11 +141,12 @@ async def change_endpoint(request: Request, name: EndpointName, caller: Writer) 
     summary="Delete a webhook endpoint",
     responses=shows(200, "It is gone.", DeletedEndpoint) | problems(401, 403, 404, 503),
 )
-async def delete_endpoint(request: Request, name: EndpointName, caller: Writer) -> Response:
+async def delete_endpoint(request: Request, name: EndpointName, caller: Writer, actor: Actor) -> Response:
     """What waits for it is given up. Its deliveries stay in the history."""
     endpoint_id = _endpoint_id(name)
     async with runtime_of(request).transaction() as conn:
         await endpoints.delete_endpoint(conn, caller.tenant_id, endpoint_id)
+        await endpoint_act(conn, actor, "delete", caller.tenant_id, endpoint_id, {})
     return answer({"id": endpoint_name(endpoint_id), "object": "webhook_endpoint", "deleted": True})
 
 
@@ -158,11 +158,13 @@ async def delete_endpoint(request: Request, name: EndpointName, caller: Writer) 
     | problems(400, 401, 403, 404, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(SecretRotation)},
 )
-async def rotate_secret(request: Request, name: EndpointName, caller: Writer) -> Response:
+async def rotate_secret(request: Request, name: EndpointName, caller: Writer, actor: Actor) -> Response:
     """For `overlap_s` each try carries a signature by each of both, so that receivers may change theirs at any time within."""
     rotation = parse_body(await read_body(request, most=MAX_BODY_BYTES), SecretRotation)
+    endpoint_id = _endpoint_id(name)
     async with runtime_of(request).transaction() as conn:
-        fresh = await endpoints.rotate_secret(conn, caller.tenant_id, _endpoint_id(name), overlap_s=rotation.overlap_s)
+        fresh = await endpoints.rotate_secret(conn, caller.tenant_id, endpoint_id, overlap_s=rotation.overlap_s)
+        await endpoint_act(conn, actor, "rotate", caller.tenant_id, endpoint_id, rotation.model_dump())
     return answer(fresh_endpoint_object(fresh))
 
 
@@ -217,11 +219,8 @@ async def page_of_deliveries(request: Request, caller: Reader) -> Response:
     )  # fmt: skip
     which = history.Which(named["endpoint"], named["job"], page.chosen.get("status"), page.chosen.get("type"))
     async with runtime.transaction() as conn:
-        before = UUID(hex=page.after) if page.after else None
-        found = await history.list_deliveries(conn, caller.tenant_id, which, limit=page.limit + 1, before=before)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    cursor = id_cursor(shown[-1].id.hex) if has_more else None
-    return answer(page_object([delivery_object(each) for each in shown], cursor))
+        found = await history.list_deliveries(conn, caller.tenant_id, which, limit=page.asks, before=page.after_id)
+    return page_answer(found, page, delivery_object, lambda each: each.id.hex)
 
 
 @router.get(

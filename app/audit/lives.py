@@ -146,6 +146,11 @@ LIVES = [
             WHEN 'job.started' THEN j.attempt > 0
             WHEN 'job.dead' THEN (j.status = 'dead' AND d.reservation = j.reservation) OR EXISTS (
                 SELECT 1 FROM dead_letters l WHERE l.job_id = j.id AND l.reservation = d.reservation)
+            WHEN 'response.failed' THEN (j.status IN ('failed', 'expired', 'dead') AND d.reservation = j.reservation) OR EXISTS (
+                SELECT 1 FROM dead_letters l WHERE l.job_id = j.id AND l.reservation = d.reservation)
+            WHEN 'response.cancelled' THEN j.status = 'cancelled' AND d.reservation = j.reservation
+            WHEN 'response.completed' THEN j.status = 'succeeded' AND d.reservation = j.reservation
+            WHEN 'response.incomplete' THEN j.status = 'succeeded' AND d.reservation = j.reservation
             ELSE d.event_type = 'job.' || j.status AND d.reservation = j.reservation END
         """,
     ),
@@ -177,6 +182,20 @@ LIVES = [
           AND (e.events IS NULL OR e.events && ARRAY['job.' || j.status, 'job.*', '*'])
           AND NOT EXISTS (
             SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND d.event_type = 'job.' || j.status
+              AND d.endpoint_id = e.id AND d.reservation = j.reservation)
+        """,
+    ),
+    Check(
+        "response_told",
+        "each end of a background response since a tenant's endpoint was last changed, that it asked for, has its delivery to it",
+        """
+        SELECT j.id AS subject, concat('a delivery of a response''s end to endpoint ', e.id) AS expected, 'none' AS found
+        FROM webhook_endpoints e JOIN jobs j ON j.tenant_id = e.tenant_id JOIN face_calls f ON f.job_id = j.id
+        WHERE f.face = 'responses' AND f.body ->> 'background' = 'true'
+          AND e.status = 'enabled' AND j.finished_at > e.updated_at + interval '30 s'
+          AND (e.events IS NULL OR e.events && ARRAY['response.*', '*'])
+          AND NOT EXISTS (
+            SELECT 1 FROM webhook_deliveries d WHERE d.job_id = j.id AND starts_with(d.event_type, 'response.')
               AND d.endpoint_id = e.id AND d.reservation = j.reservation)
         """,
     ),

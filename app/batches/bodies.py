@@ -96,9 +96,10 @@ def _completion(job: EndedJob) -> dict[str, Any]:
 
 
 def _response(job: EndedJob) -> dict[str, Any]:
-    text = (job.choices or [{"text": ""}])[0]["text"]
-    is_whole = (job.choices or [{}])[0].get("finish_reason") == "stop"
-    content = [{"type": "output_text", "text": text, "annotations": []}]
+    first = (job.choices or [{"text": ""}])[0]
+    is_whole = first.get("finish_reason") == "stop"
+    logprobs = (first.get("logprobs") or {}).get("content", [])
+    content = [{"type": "output_text", "text": first["text"], "annotations": [], "logprobs": logprobs}]
     status = "completed" if is_whole else "incomplete"
     message = {
         "id": f"msg_{job.id.hex}", "type": "message", "role": "assistant", "status": status, "content": content,

@@ -13,25 +13,27 @@ from app.killpoints import kill_point
 
 COLLECTING = ("in_progress", "finalizing", "cancelling")
 _PAGE = 1000
-_MOST_TOKENS = 1_000_000  # of outputs that one transaction holds in memory, and one line more
+MOST_BYTES = 8 * 2**20  # of results, as JSON, that one transaction holds in memory, and one line more
 # Why a line has no answer where its batch has ended before it.
 LOST = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed: its batch was cancelled."),
 }
 
+# A result's bytes aren't those of its tokens: logprobs take many times as much. Only what is sent is unpacked whole.
 _ENDED = text("""
     WITH ended AS (
-        SELECT l.number, l.custom_id, l.job_id, j.status, j.model, j.created_at, j.prompt_tokens, j.error,
-               sum(coalesce(j.n * j.max_tokens, 0)) OVER (ORDER BY l.number) - coalesce(j.n * j.max_tokens, 0) AS before
+        SELECT l.number, l.custom_id, l.job_id, j.status, j.model, j.created_at, j.prompt_tokens, j.error, r.choices,
+               sum(coalesce(octet_length(r.choices::text), 0)) OVER (ORDER BY l.number ROWS UNBOUNDED PRECEDING)
+                   - coalesce(octet_length(r.choices::text), 0) AS before
         FROM batch_lines l LEFT JOIN jobs j ON j.id = l.job_id
+        LEFT JOIN job_results r ON r.job_id = l.job_id AND r.forgotten_at IS NULL
         WHERE l.batch_id = :batch AND l.state = 'submitted' AND (j.finished_at IS NOT NULL OR j.id IS NULL)
         ORDER BY l.number LIMIT :page)
-    SELECT ended.*, extract(epoch FROM ended.created_at)::bigint AS created, r.choices,
+    SELECT ended.*, extract(epoch FROM ended.created_at)::bigint AS created,
            coalesce(u.cached_tokens, 0) AS cached_tokens, coalesce(u.completion_tokens, 0) AS completion_tokens
-    FROM ended LEFT JOIN job_results r ON r.job_id = ended.job_id AND r.forgotten_at IS NULL
-    LEFT JOIN usage u ON u.job_id = ended.job_id AND u.kind = 'billed'
-    WHERE ended.before < :tokens ORDER BY ended.number
+    FROM ended LEFT JOIN usage u ON u.job_id = ended.job_id AND u.kind = 'billed'
+    WHERE ended.before < :bytes ORDER BY ended.number
 """)
 
 
@@ -41,7 +43,7 @@ async def collect(db: AsyncEngine, batch_id: UUID) -> int:
         batch = await lock_batch(conn, batch_id, COLLECTING)
         if batch is None:
             return 0
-        rows = (await conn.execute(_ENDED, {"batch": batch_id, "page": _PAGE, "tokens": _MOST_TOKENS})).all()
+        rows = (await conn.execute(_ENDED, {"batch": batch_id, "page": _PAGE, "bytes": MOST_BYTES})).all()
         completed = [Told(row.number, _answered(batch, row)) for row in rows if _has_answer(row)]
         failed = [Told(row.number, _refused(batch, row)) for row in rows if not _has_answer(row)]
         await record(conn, batch, completed, failed)

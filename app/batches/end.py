@@ -73,6 +73,22 @@ async def begin_end(db: AsyncEngine, batch: Batch) -> bool:
     return True
 
 
+async def expire_unread(db: AsyncEngine, batch: Batch) -> bool:
+    """validating -> expired, where its time is over before its lines were looked at; return whether it was that. It has no files."""
+    code, message = LOST["expired"]
+    error = {"code": code, "line": None, "message": message, "param": None}
+    still = batches.c.status == "validating", batches.c.expires_at <= func.statement_timestamp()
+    async with db.begin() as conn:
+        if await lock_batch(conn, batch.id, {"validating"}) is None:
+            return False
+        values = {"status": "expired", "expired_at": func.statement_timestamp(), "errors": [error]}
+        expired = update(batches).where(batches.c.id == batch.id, *still).values(**values).returning(batches.c.id)
+        if await conn.scalar(expired) is None:
+            return False
+        await announce(conn, batch.tenant_id, batch_name(batch.id), "expired", batch.metadata)
+    return True
+
+
 async def stop(db: AsyncEngine, batch: Batch) -> Stopped:
     """Stop the lines of a batch that ends early, some at a time: those without a job, and jobs that wait or run."""
     stopped = Stopped()

@@ -25,8 +25,9 @@ from app.errors import (
 from app.files.store import Span, read_spans
 from app.jobs.breakers import BreakerBoard, take_probe
 from app.jobs.models import Model, ModelCatalog
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.spending import prices_of
-from app.jobs.submit import Accepted, Caller, PreparedJob, accept, ask_of, prepare
+from app.jobs.submit import Accepted, Caller, accept, ask_of
 from app.jobs.tokenizing import PromptEncoder
 from app.killpoints import kill_point
 from app.quotas.rights import RIGHT_COLUMNS, Rights, check_size, read_rights
@@ -34,6 +35,7 @@ from app.quotas.tables import tenants
 from app.settings import Settings
 
 CHUNK = 500  # lines that one transaction submits
+MOST_BYTES = 8 * 2**20  # of lines that are held in memory for it, and one line more
 _BUDGET_RETRY_S = 2.0
 _CAP_RETRY_S = 1.0
 _CHANGED_RETRY_S = 0.2
@@ -41,8 +43,11 @@ _BREAKER_RETRY_S = 5.0
 
 _ROOM = text("SELECT count(*) FROM batch_lines WHERE batch_id = :batch AND state = 'submitted'")
 _NEXT = text("""
-    SELECT number, custom_id, start, length FROM batch_lines WHERE batch_id = :batch AND state = 'waiting'
-    ORDER BY rank LIMIT :most
+    SELECT number, custom_id, start, length FROM (
+        SELECT number, custom_id, start, length, rank,
+               sum(length) OVER (ORDER BY rank ROWS UNBOUNDED PRECEDING) - length AS before
+        FROM batch_lines WHERE batch_id = :batch AND state = 'waiting' ORDER BY rank LIMIT :most) next
+    WHERE before < :bytes ORDER BY rank
 """)
 _LOCK = text("""
     SELECT number FROM batch_lines WHERE batch_id = :batch AND number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'
@@ -111,7 +116,7 @@ class Pump:
                 return Pumped()  # a few more would cost a transaction, and don't hurry
             # While something holds the batch up, one line is enough to see whether it still does.
             most = 1 if batch.waiting_for is not None else min(CHUNK, room)
-            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": most})).all()
+            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": most, "bytes": MOST_BYTES})).all()
             if not rows:
                 return Pumped()
             spans = [Span(row.number, row.start, row.length) for row in rows]

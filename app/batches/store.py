@@ -1,5 +1,6 @@
 """What does its owner do with a batch? Make, read, list, change and cancel it: rows that the pump then acts on."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+import msgspec
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.batches.events import announce
 from app.batches.tables import batches
 from app.batches.translate import ENDPOINTS
-from app.errors import InvalidRequest, NotCancellable, NotFound
+from app.errors import IdempotencyMismatch, InvalidRequest, NotCancellable, NotFound, Unavailable
 from app.files.store import get_file
 from app.ids import BATCH_PREFIX, new_id, parse_name
 from app.jobs.states import Tier
@@ -91,6 +94,11 @@ class BatchWanted:
     tier: Tier
     metadata: dict[str, str] | None
 
+    @property
+    def hash(self) -> bytes:
+        """Of what is asked for as it was understood: the same for two bodies that mean the same."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class BatchChange:
@@ -136,14 +144,28 @@ def window_of(text: str, *, most_s: float) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-async def create_batch(conn: AsyncConnection, caller: Caller, wanted: BatchWanted, *, most_s: float) -> Batch:
-    """A batch that waits for its validation, in the caller's transaction.
+@dataclass(frozen=True, slots=True)
+class MadeBatch:
+    """A batch that was asked for. `replayed`: it was made before, under the same Idempotency-Key."""
+
+    batch: Batch
+    replayed: bool = False
+
+
+async def create_batch(
+    conn: AsyncConnection, caller: Caller, wanted: BatchWanted, *, most_s: float, key: str | None = None
+) -> MadeBatch:
+    """A batch that waits for its validation, in the caller's transaction; or, with `key`, the one that was made under it before.
 
     Raises:
+        IdempotencyMismatch: the key came with another body before.
         NotFound: the tenant has no such file.
         InvalidRequest: the file has another purpose, the endpoint isn't known, or the window isn't one.
         TenantSuspended, TierNotAllowed: its tenant may not.
     """
+    first = None if key is None else await _made_under(conn, caller.tenant_id, key, wanted)
+    if first is not None:
+        return first
     check_rights(caller.rights, tier=wanted.tier)
     if wanted.endpoint not in ENDPOINTS:
         raise InvalidRequest(f"endpoint: must be one of {', '.join(ENDPOINTS)}", param="endpoint")
@@ -163,8 +185,32 @@ async def create_batch(conn: AsyncConnection, caller: Caller, wanted: BatchWante
         "completion_window": wanted.completion_window,
         "metadata": wanted.metadata,
         "expires_at": func.now() + window,
+        "idempotency_key": key,
+        "body_hash": None if key is None else wanted.hash,
     }
-    return Batch(*(await conn.execute(insert(batches).values(**row).returning(*COLUMNS))).one())
+    # Of requests at once under one key the others wait here for the first one's commit.
+    made = (
+        await conn.execute(insert(batches).values(**row).on_conflict_do_nothing().returning(*COLUMNS))
+    ).one_or_none()
+    if made is not None:
+        return MadeBatch(Batch(*made))
+    assert key is not None, "only a key can be there already"
+    first = await _made_under(conn, caller.tenant_id, key, wanted)
+    if first is None:
+        raise Unavailable("the batch of this Idempotency-Key is being deleted just now: send the request again")
+    return first
+
+
+async def _made_under(conn: AsyncConnection, tenant_id: str, key: str, wanted: BatchWanted) -> MadeBatch | None:
+    query = select(*COLUMNS, batches.c.body_hash).where(
+        batches.c.tenant_id == tenant_id, batches.c.idempotency_key == key
+    )
+    row = (await conn.execute(query)).one_or_none()
+    if row is None:
+        return None
+    if row.body_hash != wanted.hash:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key for a new batch")
+    return MadeBatch(Batch(*row[:-1]), replayed=True)
 
 
 async def get_batch(conn: AsyncConnection, tenant_id: str, batch_id: UUID, *, lock: bool = False) -> Batch:

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
     Uuid,
@@ -53,6 +54,8 @@ batches = Table(
     Column("expired_at", Timestamp),
     Column("cancelling_at", Timestamp),
     Column("cancelled_at", Timestamp),
+    Column("idempotency_key", Text),  # that it was made under, for as long as there is the batch
+    Column("body_hash", LargeBinary),  # of what was asked for then
     CheckConstraint(
         "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', 'cancelling', 'cancelled')",
         name="status_known",
@@ -67,6 +70,13 @@ batches = Table(
         postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
     ),
     Index("ix_batches_input", "input_file_id"),
+    Index(
+        "uq_batches_key",
+        "tenant_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
 )
 
 # The primary key is the guard: a line has one row, the row one job, and both are written in the job's own transaction.

@@ -384,7 +384,7 @@ async def _queues(settings: Settings) -> AsyncIterator[Callable[[str], JobQueue]
         return
     async with create_redis(settings) as redis:
         known: dict[str, JobQueue] = {}
-        yield lambda pool: known.setdefault(pool, JobQueue(redis, pool))
+        yield lambda pool: known.get(pool) or known.setdefault(pool, JobQueue(redis, pool))
 
 
 async def _private(settings: Settings, story: LetterStory) -> dict[str, Any]:

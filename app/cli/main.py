@@ -145,12 +145,18 @@ def worker(
         int | None,
         typer.Option("--kv-cache-mib", min=1, help="Memory for KV pages; a sane part of what is free if left out."),
     ] = None,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Folder to write a torch profile of some warm steps to.")
+    ] = None,
+    profile_steps: Annotated[
+        int | None, typer.Option("--profile-steps", min=1, help="Steps that the profile covers.  [default: 20]")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run one generation worker in the foreground."""
     _become(
         "workers.generation.main", model=model, model_name=model_name, device=device, dtype=dtype,
-        quantization=quantization, max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, data_dir=data_dir,
+        quantization=quantization, max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, profile_dir=profile, profile_steps=profile_steps, data_dir=data_dir,
     )  # fmt: skip
 
 
@@ -186,6 +192,18 @@ def doctor(
 
     if not run(_settings(data_dir), deep=deep):
         raise typer.Exit(1)
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON each second, or one with --once.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Watch workers, tiers and tenants live, directly on the database and Redis. q or Ctrl-C ends it."""
+    from app.cli.top import top as run
+
+    raise typer.Exit(run(_settings(data_dir), once=once, as_json=as_json))
 
 
 @app.command()

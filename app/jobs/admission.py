@@ -175,6 +175,11 @@ class Admission:
             after_s = self._bookings.book(digest, verdict.line, now, over_s=after_s, tokens=tokens, rate=rate)
         return self._error(verdict, after_s)
 
+    def foretell(self, verdict: Verdict) -> PenstockError:
+        """The same answer for one who only asks: it is given no place, and the time may be longer."""
+        over_s = verdict.refusal.over_s
+        return self._error(verdict, _UNKNOWN_RETRY_S if math.isinf(over_s) else over_s)
+
     def hold(self, applicant: Applicant, model: Model) -> Hold:
         """Count the job in from here on; see `LoadBoard.take`."""
         size = self._size(applicant, model)

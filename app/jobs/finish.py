@@ -12,8 +12,10 @@ from app.db import storable
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.dead.letters import write_dead_letters
-from app.jobs.notices import Used, job_event
+from app.jobs.notices import Used, job_event, response_event
 from app.jobs.states import EndStatus
+from app.jobs.timing import Timing, columns_of
+from app.observe.ends import note_ends
 from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
 from app.webhooks.outbox import emit
@@ -35,9 +37,13 @@ class Ending:
     detail: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)  # kept with a dead letter
     trace: bytes | None = None  # how readers were told of the choices: app/queue/traces.py
+    timing: Timing | None = None
 
 
-_END_RUNNING = text("""
+# Whether an end is told as a background response's, too.
+_IS_RESPONSE = """EXISTS (
+        SELECT FROM face_calls f WHERE f.job_id = jobs.id AND f.face = 'responses' AND f.body ->> 'background' = 'true') AS is_response"""
+_END_RUNNING = text(f"""
     WITH ended AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:statuses AS text[]),
                              CAST(:errors AS jsonb[])) AS e (id, attempt, status, error)),
@@ -47,21 +53,21 @@ _END_RUNNING = text("""
     UPDATE jobs SET status = ended.status, error = ended.error, finished_at = statement_timestamp(), incarnation = NULL
     FROM ended JOIN held USING (id)
     WHERE jobs.id = ended.id
-    RETURNING jobs.*, held.incarnation AS ran_under
-""")
-_END_QUEUED = text("""
+    RETURNING jobs.*, held.incarnation AS ran_under, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
+_END_QUEUED = text(f"""
     UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL,
         held_by = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
-    RETURNING jobs.*
-""")
+    RETURNING jobs.*, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
 
-_END_SHARED = text("""
+_END_SHARED = text(f"""
     UPDATE jobs SET status = 'succeeded', attempt = jobs.attempt + 1, finished_at = statement_timestamp(), not_before = NULL,
         started_at = coalesce(jobs.started_at, statement_timestamp())
     FROM tenants WHERE jobs.id = ANY(CAST(:ids AS uuid[])) AND jobs.status = 'queued' AND tenants.id = jobs.tenant_id
-    RETURNING jobs.*, tenants.bill_shared
-""")
+    RETURNING jobs.*, tenants.bill_shared, {_IS_RESPONSE}
+""")  # noqa: S608 - words of ours
 _LEADERS = text("""
     SELECT j.id, a.incarnation, r.choices, r.trace, u.prompt_tokens, u.completion_tokens FROM jobs j
     JOIN job_results r ON r.job_id = j.id AND r.forgotten_at IS NULL JOIN usage u ON u.job_id = j.id AND u.kind = 'billed'
@@ -149,6 +155,7 @@ async def _record(
                 {
                     "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],
                     "outcome": endings[row.id].outcome, "detail": storable(endings[row.id].detail),
+                    **columns_of(endings[row.id].timing),
                 }
                 for row in rows
             ],
@@ -195,8 +202,11 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
         settlements.append(Settlement(row.id, row.reservation, spent))
         events.append(job_event(row, f"job.{row.status}", row.finished_at, used))
+        if row.is_response:
+            events.append(response_event(row, ending.choices if ending else None))
         if row.status == "dead":
             dead.append(row)
+    note_ends(conn, [(row.status, row.tier, row.model) for row in rows])
     await settle(conn, settlements)
     await emit(conn, events)
     await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})

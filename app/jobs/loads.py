@@ -224,6 +224,10 @@ class Hold:
         self._board.on_its_way[id(self)] = self._taken
         return self
 
+    def move(self, pool: str, tokens: int) -> None:
+        """Another pool is to take it, or it is known better how large it is."""
+        self._taken.pool, self._taken.tokens = pool, tokens
+
     def keep(self, tokens: int) -> None:
         """It was accepted: it counts on, with all its tokens, until a round has seen it in the queue."""
         self._taken.tokens = tokens

@@ -1,12 +1,14 @@
 """What is a job's owner told by webhook? What happened and where to read it, never prompts or texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
 
-from app.ids import job_name
+from app.ids import job_name, response_name
+from app.jobs.states import EndStatus
 from app.webhooks.events import wants
 from app.webhooks.outbox import Event
 
@@ -39,4 +41,22 @@ def job_event(row: Row[Any], event_type: str, at: datetime, used: Used | None = 
         },
     }
     url = row.webhook["url"] if wants(row.webhook, event_type) else None
-    return Event(row.tenant_id, event_type, at, data, job_id=row.id, url=url, reservation=row.reservation)
+    return Event(
+        row.tenant_id, event_type, at, data, job_id=row.id, url=url, reservation=row.reservation,
+        traceparent=row.traceparent,
+    )  # fmt: skip
+
+
+def response_status(status: EndStatus, choices: Sequence[dict[str, Any]] | None) -> str:
+    """OpenAI's word for how a job ended: completed, incomplete, cancelled or failed."""
+    if status == "succeeded":
+        is_cut = any(choice["finish_reason"] == "length" for choice in choices or ())
+        return "incomplete" if is_cut else "completed"
+    return "cancelled" if status == "cancelled" else "failed"
+
+
+def response_event(row: Row[Any], choices: Sequence[dict[str, Any]] | None) -> Event:
+    """That the background response which the job of this row is has ended, as OpenAI tells it."""
+    event_type = f"response.{response_status(row.status, choices)}"
+    data = {"id": response_name(row.id)}
+    return Event(row.tenant_id, event_type, row.finished_at, data, job_id=row.id, reservation=row.reservation)

@@ -4,21 +4,22 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import BudgetExhausted
+from app.errors import BudgetExhausted, PenstockError
+from app.jobs.prepare import PreparedJob
 from app.jobs.spending import Answer, Ask, answer, prices_of
-from app.jobs.submit import Caller, PreparedJob, ask_of
+from app.jobs.submit import Caller, ask_of
 from app.quotas.budgets import Account, Window, look
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a submission would get now: `answer`, or, where that is None, `refused`. `windows` are all that apply, as they are."""
+    """What a submission would get now: `answer`, unless it is `refused`. `windows` are all that apply, as they are."""
 
     job: PreparedJob
     ask: Ask
     windows: list[Window]
     answer: Answer | None
-    refused: BudgetExhausted | None
+    refused: PenstockError | None
 
 
 async def quote(conn: AsyncConnection, caller: Caller, job: PreparedJob) -> Quote:

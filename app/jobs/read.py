@@ -10,6 +10,7 @@ from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
+from app.jobs.timing import Breakdown, Timing, breakdown
 from app.quotas.tables import budgets, usage
 
 
@@ -47,6 +48,7 @@ class JobView:
     choices: list[dict[str, Any]] | None
     forgotten_at: datetime | None = None  # when its output was wiped: `choices` is None since
     forgotten_for: str | None = None  # `tenant`: by its tenant's word, else by the setting
+    breakdown: Breakdown | None = None  # of one that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,11 @@ def _select(*, with_choices: bool) -> Select[Any]:
     joined = t.jobs.outerjoin(usage, and_(u.job_id == j.id, u.kind == "billed"))
     joined = joined.outerjoin(budgets, budgets.c.id == j.held_by)
     if with_choices:
+        a = t.attempts.c
+        joined = joined.outerjoin(t.job_results).outerjoin(t.attempts, and_(a.job_id == j.id, a.attempt == j.attempt))
         r = t.job_results.c
-        return select(*columns, r.choices, r.forgotten_at, r.forgotten_for).select_from(joined.outerjoin(t.job_results))
+        columns += [r.choices, r.forgotten_at, r.forgotten_for, j.eligible_at, a.queued_s, a.prefill_s, a.decode_s]
+        return select(*columns).select_from(joined)
     return select(*columns).select_from(joined)
 
 
@@ -82,6 +87,11 @@ def _view(row: Row[Any]) -> JobView:
     values["cached_tokens"] = values["cached_tokens"] or 0
     values["completion_tokens"] = values["completion_tokens"] or 0
     values["choices"] = values.get("choices") or None  # none since they were forgotten
+    eligible_at = values.pop("eligible_at", None)
+    parts = [values.pop(name, None) for name in ("queued_s", "prefill_s", "decode_s")]
+    if eligible_at is not None and values["finished_at"] is not None:
+        timing = None if None in parts else Timing(*parts)
+        values["breakdown"] = breakdown(values["created_at"], eligible_at, values["finished_at"], timing)
     return JobView(**values)
 
 

@@ -163,8 +163,10 @@ _WAITING = text("""
     ORDER BY array_position(ARRAY['interactive', 'standard', 'batch'], f.tier), f.id LIMIT :most
     FOR UPDATE OF f SKIP LOCKED
 """)
+# Whom somebody else is changing just now comes in a later round: to wait for one while holding others would be half of a deadlock.
 _FOLLOW = text("""
-    UPDATE jobs SET shared_from = :new WHERE status = 'queued' AND shared_from = :old AND id <> :new
+    UPDATE jobs SET shared_from = :new WHERE id IN (
+        SELECT id FROM jobs WHERE status = 'queued' AND shared_from = :old AND id <> :new ORDER BY id FOR UPDATE SKIP LOCKED)
 """)
 _LEAD = text(f"""
     UPDATE jobs SET shared_from = NULL, not_before = NULL, eligible_at = statement_timestamp(), lane = :lane,

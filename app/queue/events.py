@@ -1,13 +1,14 @@
 """How do a job's tokens reach its readers? One Redis stream a job; entry ids tell how far it has come."""
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from app.queue.keys import CANCEL_CHANNEL, ENDED_CHANNEL, events_key
+from app.queue.keys import CANCEL_CHANNEL, ENDED_CHANNEL, READ_CHANNEL, events_key, read_key
 from app.redis import Redis, ResponseError
 
 
@@ -43,8 +44,7 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     made_by: str = ""  # with started and restarted: hashes of whatever decides tokens
 
 
-@dataclass(frozen=True, slots=True)
-class EventPlace:
+class EventPlace(NamedTuple):
     """Where an event stands in its stream. Redis refuses what isn't greater than the stream's last entry.
 
     `run` is the attempt that began with no token; those that resumed from its tokens belong to it. `seq` counts the run's
@@ -64,7 +64,12 @@ class EventPlace:
     @classmethod
     def of(cls, entry_id: bytes) -> "EventPlace":
         """The place that an entry's id tells."""
-        first, second = (int(part) for part in entry_id.split(b"-"))
+        first, second = entry_id.split(b"-")
+        return cls.at(int(first), int(second))
+
+    @classmethod
+    def at(cls, first: int, second: int) -> "EventPlace":
+        """The place that the two numbers of an entry's id tell."""
         return cls(first >> _SEQ_BITS, first & ((1 << _SEQ_BITS) - 1), second // _ORDERS, second % _ORDERS)
 
 
@@ -164,7 +169,7 @@ class EventLog:
         last = await self.last(end.job_id)
         # Behind a later attempt's entries it would end what goes on.
         if last is not None and last.place.order < _END_ORDER and last.place.attempt <= end.event.attempt:
-            place = replace(last.place, order=_END_ORDER)
+            place = last.place._replace(order=_END_ORDER)
             await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 
     async def forget(self, job_ids: list[UUID]) -> None:
@@ -193,6 +198,22 @@ async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:
     for job_id, status in ended:
         pipe.publish(ENDED_CHANNEL, f"{job_id.hex}:{status}")
     await pipe.execute()
+
+
+async def announce_readers(redis: Redis, job_ids: Sequence[UUID], *, ttl_s: int) -> None:
+    """Somebody reads the events of these jobs for the next `ttl_s`: workers publish more often. Who misses it does so a little later."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.set(read_key(job_id), b"1", ex=ttl_s)
+        pipe.publish(READ_CHANNEL, job_id.hex)
+    await pipe.execute()
+
+
+async def read_now(redis: Redis, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these jobs whose events somebody reads."""
+    keys = [read_key(job_id) for job_id in job_ids]
+    values: list[Any] = await redis.mget(keys) if keys else []
+    return {job_id for job_id, value in zip(job_ids, values, strict=True) if value is not None}
 
 
 async def announce_cancel(redis: Redis, job_ids: list[UUID]) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 INPUT_WEIGHT = 1.0
 OUTPUT_WEIGHT = 2.0
 AGING_S = 60.0
+# Inside a tier: a tenant that returned from idle has level 0 for the first quarter of its credit, and so on; who has none has the last.
+LEVELS = 5
+COMMON_LEVEL = LEVELS - 1
 _LEAD_PART = 4
 
 
@@ -23,6 +26,17 @@ class Terms:
 def lead_of(held_tokens: int) -> int:
     """Tokens by which a tier may run ahead of its share in a worker that holds so many: enough to take in a burst, not to shut others out."""
     return held_tokens // _LEAD_PART
+
+
+def credit_of(held_tokens: int) -> int:
+    """Work that a tenant which returns from idle may do ahead of the others, where a worker holds so many tokens: at most its engine's fill."""
+    return round(OUTPUT_WEIGHT * held_tokens)
+
+
+def priority_of(tier_rank: int, level: int = COMMON_LEVEL) -> int:
+    """At which priority an engine runs a job, the lowest first: by tier, and in it first who was claimed on the credit of a tenant that
+    returned from idle. So a burst displaces what a flood holds, for as much as the credit is worth."""
+    return LEVELS * tier_rank + level
 
 
 def work_of(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:

@@ -50,15 +50,18 @@ class PoolKeys:
         """Hash: tenant at its cap -> the places in which claims pass it over."""
         return f"full:{self.prefix}"
 
+    def ahead(self, place: str) -> str:
+        """Hash: tenant that returned from idle -> where the claims stood then, and its own counter: `stand:counter`."""
+        return f"ahead:{self.prefix}:{place}"
+
     @property
     def mean(self) -> str:
         """Hash: tenant (`:all`: everyone) -> real work / cost, a moving mean: what a claim expects."""
         return f"mean:{self.prefix}"
 
-    @property
-    def bell(self) -> str:
-        """List: wakes blocked workers; short, capped."""
-        return f"bell:{self.prefix}"
+    def bell(self, name: str) -> str:
+        """List: wakes blocked workers that have room for the tier `name`, `<tier>:full` those that have none, `any` all; short, capped."""
+        return f"bell:{self.prefix}:{name}"
 
     @property
     def epoch(self) -> str:
@@ -93,10 +96,16 @@ def events_key(job_id: UUID) -> str:
     return f"ev:{job_id.hex}"
 
 
+def read_key(job_id: UUID) -> str:
+    """Set while somebody reads the job's events as they come."""
+    return f"ev:read:{job_id.hex}"
+
+
 def wake_key(hub: str) -> str:
     """Stream by which a process wakes its own connection that waits for events; one empty entry, for a minute."""
     return f"ev:wake:{hub}"
 
 
 ENDED_CHANNEL = "jobs:ended"  # job id and status, when a job reached its end
+READ_CHANNEL = "jobs:read"  # job id, when somebody begins to read its events
 CANCEL_CHANNEL = "jobs:cancel"  # job id, when somebody wants a running job to stop

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from app.queue.fairness import AGING_S, Terms
+from app.queue.fairness import AGING_S, COMMON_LEVEL, LEVELS, Terms
 from app.queue.keys import PoolKeys
 from app.queue.places import LANES, MAX_SOLO_SUSPECTS, PLACES, TIER_WEIGHTS, place_again
 from app.redis import Redis, Scripts
@@ -21,6 +21,7 @@ class Nomination:
     place: str  # app.queue.places
     tenant: str
     cost: int
+    level: int = COMMON_LEVEL  # as claimed: the lower, the more it may displace others of its tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ class Room:
 
     tokens: int
     jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A bell rang."""
+
+    needs_room: (
+        bool  # for work that would have to take the room of others here: a worker with free room should be faster
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class JobQueue:
             args += [each.job_id.hex, each.gen, each.place, each.tenant, each.cost]
         if len(args) == 3:
             return 0
-        added = await self._scripts.run("enqueue", [keys.idx, keys.depth, keys.bell, keys.epoch, keys.tiers], args)
+        added = await self._scripts.run("enqueue", [keys.idx, keys.depth, keys.epoch, keys.tiers], args)
         return None if added < 0 else int(added)
 
     async def claim(
@@ -80,7 +90,7 @@ class JobQueue:
         consumer: str,
         *,
         max_jobs: int,
-        room: int | Mapping[str, Room],
+        room: int | Mapping[str, Room | Sequence[Room]],
         lead: int = 0,
         credit: int = 0,
         aging_s: float = AGING_S,
@@ -92,23 +102,27 @@ class JobQueue:
         Args:
             consumer: who claims.
             max_jobs: most jobs.
-            room: tokens for all tiers together; or what each tier may take, where higher ones may take it from lower ones.
+            room: tokens for all tiers together; or what each tier may take, where higher ones may take it from lower ones;
+                or that by level, where a tenant that returned from idle may take it from others of its tier.
             lead: tokens that a tier may run ahead of its share where the tier whose turn it is has no room.
             credit: tokens of work by which a tenant that returns from idle may go ahead of the others, if it left them so much.
             aging_s: a tier that had no turn for so long gets one, out of turn.
         """
         keys = self.keys
-        most = room if isinstance(room, int) else max((each.tokens for each in room.values()), default=0)
+        rooms: dict[str, Sequence[Room]] = {}
+        for tier in TIER_WEIGHTS:
+            own = Room(room, max_jobs) if isinstance(room, int) else room[tier]
+            rooms[tier] = [own] * LEVELS if isinstance(own, Room) else own
+        most = max(each.tokens for levels in rooms.values() for each in levels)
         args: list[str | int | float] = [
-            keys.prefix, consumer, max_jobs, most, MAX_SOLO_SUSPECTS, lead, credit, aging_s, self._time(),
+            keys.prefix, consumer, max_jobs, most, MAX_SOLO_SUSPECTS, lead, credit, aging_s, self._time(), LEVELS,
         ]  # fmt: skip
         for tier, weight in TIER_WEIGHTS.items():
-            own = Room(room, max_jobs) if isinstance(room, int) else room[tier]
-            args += [tier, weight, own.tokens, own.jobs]
+            args += [tier, weight, *(figure for each in rooms[tier] for figure in (each.tokens, each.jobs))]
         flat: list[bytes] = await self._scripts.run("claim", [keys.idx, keys.tiers, keys.pend, keys.depth], args)
         return [
-            Nomination(UUID(hex=job.decode()), int(gen), place.decode(), tenant.decode(), int(cost))
-            for job, gen, place, tenant, cost in zip(*[iter(flat)] * 5, strict=True)
+            Nomination(UUID(hex=job.decode()), int(gen), place.decode(), tenant.decode(), int(cost), int(level))
+            for job, gen, place, tenant, cost, level in zip(*[iter(flat)] * 6, strict=True)
         ]
 
     async def ack(self, decided: Iterable[tuple[UUID, int]]) -> int:
@@ -186,7 +200,7 @@ class JobQueue:
         """Put back what was claimed and not decided for `idle_s`; return how many."""
         keys = self.keys
         args: list[str | int] = [keys.prefix, int(idle_s * 1000), most]
-        return int(await self._scripts.run("renominate", [keys.idx, keys.pend, keys.bell], args))
+        return int(await self._scripts.run("renominate", [keys.idx, keys.pend], args))
 
     async def mend(self, job_ids: Sequence[UUID], *, page: int = 100) -> int:
         """Put back the nominations of these jobs that no claim can find any more, in this order; return how many repairs.
@@ -196,7 +210,7 @@ class JobQueue:
         keys, mended = self.keys, 0
         for start in range(0, len(job_ids), page):
             jobs = [job_id.hex for job_id in job_ids[start : start + page]]
-            mended += int(await self._scripts.run("mend", [keys.idx, keys.pend, keys.bell], [keys.prefix, *jobs]))
+            mended += int(await self._scripts.run("mend", [keys.idx, keys.pend], [keys.prefix, *jobs]))
         return mended
 
     async def recount(self) -> bool:
@@ -232,14 +246,42 @@ class JobQueue:
             for tier in TIER_WEIGHTS
         }
 
+    async def is_ahead(self, tier: str, tenants: Sequence[str]) -> bool:
+        """Whether one of these tenants returned from idle and may take the room of others."""
+        return any(await self.redis.hmget(self.keys.ahead(tier), list(tenants)))
+
     async def num_suspects(self) -> int:
         """How many jobs wait in the lanes."""
         counts = await self.redis.hmget(self.keys.depth, [f"{lane}:jobs" for lane in LANES])
         return sum(int(count or 0) for count in counts)
 
-    async def wait_for_bell(self, timeout_s: float) -> bool:
-        """Block until something was enqueued or the time is over; a ring may be for work that another worker takes."""
-        return await self.redis.blpop([self.keys.bell], timeout=timeout_s) is not None
+    async def wait_for_bell(
+        self, timeout_s: float, *, tiers: Iterable[str] = tuple(TIER_WEIGHTS), full: Iterable[str] = (), who: str = ""
+    ) -> Ring | None:
+        """Block until there is work that this worker may take, or the time is over; another worker may be faster.
+
+        Args:
+            timeout_s: seconds.
+            tiers: in which it has room for everybody. Suspects are heard in any case.
+            full: in which it has room only for tenants that may take it from others.
+            who: by this name `wake` ends the wait.
+
+        Returns:
+            Which bell rang, if one did.
+        """
+        bells = {self.keys.bell("any").encode(): Ring(needs_room=False)}
+        bells |= {self.keys.bell(tier).encode(): Ring(needs_room=False) for tier in tiers}
+        bells |= {self.keys.bell(f"{tier}:full").encode(): Ring(needs_room=True) for tier in full}
+        wake = [self.keys.bell(f"wake:{who}")] if who else []
+        rung: Any = await self.redis.blpop([*bells, *wake], timeout=timeout_s)
+        return None if rung is None else bells.get(rung[0])
+
+    async def wake(self, who: str) -> None:
+        """End the wait of `who`, to let it listen for something else."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(self.keys.bell(f"wake:{who}"), "1")
+            pipe.expire(self.keys.bell(f"wake:{who}"), 60)
+            await pipe.execute()
 
     async def has_epoch(self) -> bool:
         """Whether this Redis remembers the pool. False after a loss: rebuild."""

@@ -1,4 +1,4 @@
-"""Who did what as an operator? One row an act, written in the act's own transaction."""
+"""Who did what that has to be answered for? One row an act, written in the act's own transaction."""
 
 from typing import Any
 

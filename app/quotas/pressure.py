@@ -133,6 +133,12 @@ def predicted_wait_s(load: PoolLoad, ask: Ask) -> float | None:
     return None if rate is None else min(backlog.tokens * SPREAD, ask.own_tokens * _times_own(backlog, ask)) / rate
 
 
+def tier_wait_s(load: PoolLoad, tier: str) -> float | None:
+    """Seconds until all that waits in the tier has started, of all tenants together; None where no rate is known."""
+    backlog = load.tier(tier)
+    return predicted_wait_s(load, Ask(tier, 0, own_tokens=backlog.tokens, weight=max(1.0, backlog.total_weight)))
+
+
 def _times_own(backlog: Backlog, ask: Ask) -> float:
     """How many times as much as its own work all tenants' work is that is served in the same time; at least 1."""
     return max(1.0, backlog.total_weight / ask.weight)

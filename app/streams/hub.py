@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,13 +16,15 @@ from app.db import is_outage
 from app.errors import NotFound, OutputForgotten, StreamsFull, Unavailable
 from app.ids import job_name
 from app.queue.keys import wake_key
+from app.racing import race
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.streams import rows
+from app.streams.announce import Announcer
 from app.streams.fold import Fold
 from app.streams.reader import Reader
-from app.streams.topic import Topic
-from app.streams.xread import Doorway
+from app.streams.topic import Cursor, Topic
+from app.streams.xread import Doorway, Wanted
 from app.telemetry import emit
 
 log = logging.getLogger(__name__)
@@ -46,11 +49,15 @@ class Hub:
         self._now = clock.monotonic
         self._doorway = Doorway(redis)
         self._topics: dict[UUID, Topic] = {}
+        self._announcer = Announcer(redis, self._topics.keys)
         self._by_key: dict[bytes, Topic] = {}
         self._readers: set[Reader] = set()
         self._num_opening = 0
         self._wake_key = wake_key(uuid4().hex).encode()
-        self._wake_id = b"0-0"
+        self._wanted = Wanted()
+        self._wanted.ask(self._wake_key, b"0-0")
+        self._asked: dict[bytes, Cursor] = {}  # from where each topic's stream is read, as Redis was asked last
+        self._stale: set[bytes] = set()  # keys of topics for which that may be another place now
         self._changed = asyncio.Event()  # somebody came, or has room again
         self._ring = asyncio.Event()
         self._is_blocked = False  # Redis was asked to wait, without those who came since
@@ -119,40 +126,56 @@ class Hub:
     def release(self) -> None:
         """Cut everybody off, to come back elsewhere, and take nobody in any more: the process is going to end."""
         self._is_closed = True
-        for reader in list(self._readers):
-            reader.cut()
+        self._cut_all()
 
     async def run(self) -> None:
-        """Read until cancelled after a `release`."""
+        """Read until cancelled after a `release`. May be run again after it broke; who read then was cut off."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_forever())
-                tasks.create_task(self._ring_forever())
-                tasks.create_task(self._end_forever())
-                tasks.create_task(self._tick_forever())
+            await race(
+                self._read_forever(),
+                self._ring_forever(),
+                self._announcer.run(),
+                self._end_forever(),
+                self._tick_forever(),
+            )
         finally:
-            self.release()  # where a loop broke: who reads shall not wait for ever
+            self.is_connected.clear()
+            self._cut_all()  # what broke a loop may be one of them, and none shall wait for ever
             await self._doorway.close()
+
+    def _cut_all(self) -> None:
+        for reader in list(self._readers):
+            reader.cut()
 
     def _follow(self, reader: Reader, n: int) -> None:
         topic = self._topics.get(reader.job_id)
         if topic is None:
-            topic = self._topics[reader.job_id] = Topic(reader.job_id, n, self._wake)
+            topic = self._topics[reader.job_id] = Topic(reader.job_id, n, partial(self._has_room, reader.job_id))
             self._by_key[topic.key] = topic
+            self._announcer.came(reader.job_id)
         topic.join(reader)
+        self._stale.add(topic.key)
         self._wake()
+
+    def _has_room(self, job_id: UUID) -> None:
+        topic = self._topics.get(job_id)
+        if topic is not None:
+            self._stale.add(topic.key)
+            self._wake()
 
     def _left(self, reader: Reader) -> None:
         self._readers.discard(reader)
         topic = self._topics.get(reader.job_id)
         if topic is not None:
             topic.leave(reader)
+            self._stale.add(topic.key)
             if not topic.feeds:
                 self._drop(topic)
 
     def _drop(self, topic: Topic) -> None:
         del self._topics[topic.job_id]
         del self._by_key[topic.key]
+        self._stale.add(topic.key)
 
     def _wake(self) -> None:
         """Let the reading loop ask anew: what it waits for isn't all any more."""
@@ -165,19 +188,14 @@ class Hub:
 
     async def _read_forever(self) -> None:
         while not self._is_closed:
-            wanted = [
-                (topic.key, str(cursor).encode())
-                for topic in self._topics.values()
-                if (cursor := topic.cursor) is not None
-            ]
+            self._look_again()
             self._changed.clear()
-            if not wanted:
+            if not self._asked:
                 await self._changed.wait()
                 continue
-            wanted.append((self._wake_key, self._wake_id))
             self._is_blocked = True
             try:
-                answer = await self._doorway.read(wanted, count=_PAGE, block_ms=_BLOCK_MS)
+                answer = await self._doorway.read(self._wanted, count=_PAGE, block_ms=_BLOCK_MS)
             except (RedisError, OSError, TimeoutError) as error:
                 if self.is_connected.is_set():
                     emit(log, logging.WARNING, "streams_without_redis", error=error, readers=len(self._readers))
@@ -188,7 +206,20 @@ class Hub:
                 self._is_blocked = False
             self.is_connected.set()
             await self._spread(answer)
-            await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(wanted))
+            await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(self._wanted))
+
+    def _look_again(self) -> None:
+        """Ask for each topic that has changed from where its readers stand now."""
+        for key in self._stale:
+            topic = self._by_key.get(key)
+            cursor = None if topic is None else topic.cursor
+            if cursor is None:
+                self._wanted.drop(key)
+                self._asked.pop(key, None)
+            else:
+                self._wanted.ask(key, b"%d-%d" % cursor)
+                self._asked[key] = cursor
+        self._stale.clear()
 
     async def _ring_forever(self) -> None:
         """While Redis waits for us: let it answer when the set of streams has changed. A ring that is lost costs `_BLOCK_MS`."""
@@ -202,15 +233,17 @@ class Hub:
                 await pipe.execute()
 
     async def _spread(self, answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]) -> None:
+        """Give each topic what was asked for; its readers may have changed since."""
         now = self._now()
         for place, (key, entries) in enumerate(answer):
             if key == self._wake_key:
-                self._wake_id = entries[-1][0]
+                self._wanted.ask(key, entries[-1][0])
                 continue
             topic = self._by_key.get(key)
             if topic is None:
                 continue  # its last reader left meanwhile
-            topic.take(entries, now)
+            self._stale.add(key)
+            topic.take(self._asked[key], entries, now)
             if topic.has_end:
                 self._ends_wanted.add(topic.job_id)
                 self._end_seen.set()

@@ -1,8 +1,8 @@
 """What does one process follow of one job? Each entry of its stream is decoded once, whoever reads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -23,8 +23,7 @@ def _event(content: bytes) -> JobEvent | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cursor:
+class Cursor(NamedTuple):
     """An entry's id in Redis, as it is ordered there."""
 
     first: int
@@ -106,13 +105,17 @@ class Topic:
         wanted = [feed.cursor for feed in self.feeds if not feed.waits_for_room]
         return min(wanted) if wanted else None
 
-    def take(self, entries: Sequence[tuple[bytes, bytes]], now: float) -> None:
-        """Entries of the stream, oldest first, as (id, JSON)."""
+    def take(self, asked: Cursor, entries: Sequence[tuple[bytes, bytes]], now: float) -> None:
+        """Entries of the stream, oldest first, as (id, JSON): all that followed `asked`, up to the last of them.
+
+        A feed that stands before `asked` misses what lies between, so it waits for an answer of its own.
+        """
         for entry_id, content in entries:
-            cursor, place, event = Cursor.of(entry_id), EventPlace.of(entry_id), _event(content)
+            cursor, event = Cursor.of(entry_id), _event(content)
+            place = EventPlace.at(*cursor)
             self.has_end = place.order == _END_ORDER
             for feed in list(self.feeds):
-                if feed.cursor < cursor and not feed.waits_for_room:
+                if asked <= feed.cursor < cursor and not feed.waits_for_room:
                     feed.take(cursor, place, event, now)
                     self._part_from_full(feed)
         if len(self.feeds) > 1:

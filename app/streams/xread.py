@@ -2,13 +2,45 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from app.redis import Redis, RedisError
 
 _SLACK_S = 5.0  # for an answer to come, beyond the time for which Redis was told to wait
+
+
+class Wanted:
+    """Streams that are waited for, each from an entry on. They are many and few change between two looks: each is packed once."""
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, bytes] = {}
+        self._ids: dict[bytes, bytes] = {}  # in the same order
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._keys)
+
+    def ask(self, key: bytes, entry_id: bytes) -> None:
+        """Wait for what follows this entry of the stream."""
+        if key not in self._keys:
+            self._keys[key] = _packed(key)
+        self._ids[key] = _packed(entry_id)
+
+    def drop(self, key: bytes) -> None:
+        """Wait for nothing of this stream."""
+        self._keys.pop(key, None)
+        self._ids.pop(key, None)
+
+    def command(self, *, count: int, block_ms: int) -> bytes:
+        """The XREAD for all of them."""
+        options = (b"XREAD", b"COUNT", b"%d" % count, b"BLOCK", b"%d" % block_ms, b"STREAMS")
+        head = b"*%d\r\n" % (len(options) + 2 * len(self._keys))
+        return b"".join([head, *map(_packed, options), *self._keys.values(), *self._ids.values()])
+
+
+def _packed(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)
 
 
 class Doorway:
@@ -18,26 +50,17 @@ class Doorway:
         self._redis = redis
         self._connection: Any = None  # redis-py's, whose methods have no types
 
-    async def read(
-        self, wanted: Iterable[tuple[bytes, bytes]], *, count: int, block_ms: int
-    ) -> list[tuple[bytes, list[tuple[bytes, bytes]]]]:
-        """New entries of each (key, id) that has some after that id, at most `count` of each; none after `block_ms`.
+    async def read(self, wanted: Wanted, *, count: int, block_ms: int) -> list[tuple[bytes, list[tuple[bytes, bytes]]]]:
+        """New entries of each stream that has some, at most `count` of each; none after `block_ms`.
 
         An entry is (id, its one field's value).
 
         Raises:
             RedisError, OSError, TimeoutError: Redis doesn't answer.
         """
-        keys, ids = [], []
-        for key, entry_id in wanted:
-            keys.append(b"$%d\r\n%b\r\n" % (len(key), key))
-            ids.append(b"$%d\r\n%b\r\n" % (len(entry_id), entry_id))
-        options = [b"XREAD", b"COUNT", b"%d" % count, b"BLOCK", b"%d" % block_ms, b"STREAMS"]
-        head = b"*%d\r\n" % (len(options) + 2 * len(keys))
-        head += b"".join(b"$%d\r\n%b\r\n" % (len(option), option) for option in options)
         connection = await self._connected()
         try:
-            await connection.send_packed_command([head, *keys, *ids], check_health=False)
+            await connection.send_packed_command([wanted.command(count=count, block_ms=block_ms)], check_health=False)
             # Given a timeout, redis-py takes it for an empty answer and goes on with the connection, then one answer behind.
             async with asyncio.timeout(block_ms / 1000 + _SLACK_S):
                 reply: Any = await connection.read_response(disable_decoding=True, timeout=math.inf)

@@ -38,6 +38,7 @@ class Try:
     is_failing: bool  # whether its endpoint is noted as failing
     lane: str
     room: int
+    traceparent: str | None = None  # of its job
 
     @property
     def webhook_id(self) -> str:
@@ -90,7 +91,7 @@ _BEGIN = text("""
            CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret
                 WHEN e.id IS NULL AND t.old_webhook_until > statement_timestamp() THEN t.old_webhook_secret END AS old_secret,
            begun.tries - begun.sent_before AS round, begun.endpoint_id, e.failing_since IS NOT NULL AS is_failing,
-           begun.lane, coalesce(r.room, :first_room) AS room
+           begun.lane, coalesce(r.room, :first_room) AS room, begun.traceparent
     FROM begun JOIN noted ON noted.delivery_id = begun.id JOIN tenants t ON t.id = begun.tenant_id
     LEFT JOIN webhook_endpoints e ON e.id = begun.endpoint_id LEFT JOIN webhook_lanes r ON r.lane = begun.lane
 """)
@@ -113,7 +114,7 @@ _DISABLE = text("""
     FROM unnest(CAST(:ids AS uuid[]), CAST(:gone AS boolean[]), CAST(:errors AS text[])) AS failed (id, is_gone, error)
     WHERE e.id = failed.id AND e.status = 'enabled'
       AND (failed.is_gone OR e.failing_since <= statement_timestamp() - make_interval(secs => :disable_after_s))
-    RETURNING e.id
+    RETURNING e.id, e.tenant_id, e.disabled_reason
 """)
 _NOTE = text("""
     UPDATE webhook_tries t SET http_status = n.http_status, error = n.error, duration_ms = n.duration_ms
@@ -175,9 +176,18 @@ async def begin(conn: AsyncConnection, nominations: Sequence[Nomination], *, lea
         secrets = (row.secret,) if row.old_secret is None else (row.secret, row.old_secret)
         begun[Nomination(row.id, row.tries)] = Try(
             row.id, row.tries, row.at, row.event_id, row.event_type, row.url, bytes(row.body), secrets, row.round,
-            row.endpoint_id, bool(row.is_failing), row.lane, row.room,
+            row.endpoint_id, bool(row.is_failing), row.lane, row.room, row.traceparent,
         )  # fmt: skip
     return begun
+
+
+@dataclass(frozen=True, slots=True)
+class Disabled:
+    """An endpoint that accepted nothing for too long, or is gone."""
+
+    endpoint_id: UUID
+    tenant_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +195,7 @@ class Recorded:
     """The deliveries that tries changed, the others were decided by somebody else meanwhile; and endpoints that this disabled."""
 
     changed: set[UUID]
-    disabled: set[UUID]
+    disabled: list[Disabled]
 
 
 async def record(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> Recorded:
@@ -231,7 +241,7 @@ async def close_disabled(conn: AsyncConnection, endpoint_ids: Sequence[UUID]) ->
     return closed.rowcount
 
 
-async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> set[UUID]:
+async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> list[Disabled]:
     """Note who fails and who is well again; disable who is gone, or has failed for too long."""
     well = {each.made.endpoint_id for each in results if each.verdict.outcome == "delivered"}
     recovered = {each.made.endpoint_id for each in results if each.made.is_failing} & well - {None}
@@ -243,11 +253,11 @@ async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules
         if each.answer.is_gone or (endpoint_id not in well and endpoint_id not in failed):
             failed[endpoint_id] = each.answer
     if not recovered and not failed:
-        return set()
+        return []
     await conn.execute(_LOCK_ENDPOINTS, {"ids": [*recovered, *failed]})
     await conn.execute(_WELL, {"ids": list(recovered)})
     if not failed:
-        return set()
+        return []
     await conn.execute(_FAILING, {"ids": list(failed)})
     rows = await conn.execute(
         _DISABLE,
@@ -258,4 +268,4 @@ async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules
             "disable_after_s": rules.disable_after_s,
         },
     )
-    return {row.id for row in rows}
+    return [Disabled(*row) for row in rows]

@@ -1,26 +1,53 @@
 """How many deliveries may a lane have under way, so that one slow endpoint delays nobody else?
 
 A lane is one tenant's deliveries to one server. Its room doubles with each quick answer and halves with each slow one; what the server
-answered doesn't matter here. Lanes that haven't shown to be quick, all together, get half of a worker's slots at most.
+answered doesn't matter here. Lanes that haven't shown to be quick are cautious: all together they get half of a worker's slots at most, and
+one tenant's three quarters of those.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 FIRST_ROOM = 4  # of a lane that isn't known
 QUICK_S = 2.0
+# A tenant may have its first cautious delivery under way, and more as long as they are at most so many times what stays free: three quarters
+# of the slots where it is alone, less where others are about. Source: A. K. Choudhury and E. L. Hahne, "Dynamic Queue Length Thresholds
+# for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998.
+TIMES_FREE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A lane that has `count` deliveries under way."""
+
+    lane: str
+    tenant_id: str
+    count: int
+    room: int
+
+    @property
+    def is_cautious(self) -> bool:
+        """Whether it hasn't shown to be quick."""
+        return self.room <= FIRST_ROOM
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A delivery that is due. `place` counts those of its lane from 1, the oldest first; `room` is its lane's."""
+    """A delivery that is due. `turn`: the how manieth it would be that its tenant has under way; `room` is its lane's."""
 
     delivery_id: UUID
     number: int
     lane: str
+    tenant_id: str
     room: int
-    place: int
+    turn: int
+
+    @property
+    def is_cautious(self) -> bool:
+        """Whether its lane hasn't shown to be quick."""
+        return self.room <= FIRST_ROOM
 
 
 def next_room(room: int, duration_s: float, *, most: int) -> int:
@@ -29,28 +56,29 @@ def next_room(room: int, duration_s: float, *, most: int) -> int:
 
 
 def pick(
-    candidates: Sequence[Candidate],
-    busy: Mapping[str, int],
-    *,
-    limit: int,
-    most: int,
-    cautious_busy: int,
-    cautious: int,
+    candidates: Sequence[Candidate], busy: Sequence[Busy], *, limit: int, most: int, cautious: int
 ) -> list[Candidate]:
-    """Those to hand over now: the first of each lane, then the second of each, and so on, as long as there is room.
+    """Those to hand over now, by their turns, as long as there is room: in all, in their lane, in what cautious lanes may have.
 
-    `busy` says how many each lane has under way; `most` is the most that any lane may have; `cautious_busy` how many all lanes have that
-    haven't shown to be quick, and `cautious` how many they may have.
+    `most` is the most that any lane may have under way; `cautious` how many all cautious ones may have together.
     """
     picked: list[Candidate] = []
-    taken = dict(busy)
-    for each in sorted(candidates, key=lambda each: each.place):
+    taken = Counter({each.lane: each.count for each in busy})
+    held: Counter[str] = Counter()  # by tenant, in its cautious lanes
+    for lane in busy:
+        held[lane.tenant_id] += lane.count if lane.is_cautious else 0
+    free = cautious - held.total()
+    for each in sorted(candidates, key=lambda each: each.turn):
         if len(picked) == limit:
             break
-        is_cautious = each.room <= FIRST_ROOM
-        if taken.get(each.lane, 0) >= min(each.room, most) or (is_cautious and cautious_busy >= cautious):
+        if taken[each.lane] >= min(each.room, most):
             continue
-        taken[each.lane] = taken.get(each.lane, 0) + 1
-        cautious_busy += is_cautious
+        if each.is_cautious:
+            own = held[each.tenant_id] + 1
+            if free < 1 or (own > 1 and own > TIMES_FREE * (free - 1)):
+                continue
+            held[each.tenant_id] += 1
+            free -= 1
+        taken[each.lane] += 1
         picked.append(each)
     return picked

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import event_name, new_id
-from app.webhooks.events import lets_through
+from app.webhooks.events import RESPONSE_EVENTS, lets_through
 from app.webhooks.tables import webhook_deliveries
 
 _encode = msgspec.json.Encoder().encode
@@ -39,6 +39,7 @@ class Event:
     job_id: UUID | None = None  # None: it is about no job's life
     url: str | None = None
     reservation: int = 1  # which of the job's lives it tells of
+    traceparent: str | None = None  # of the job
 
 
 async def emit(conn: AsyncConnection, events: Sequence[Event]) -> int:
@@ -76,6 +77,7 @@ def delivery_row(event: Event, event_id: UUID, body: bytes, url: str, endpoint_i
         "lane": lane_of(event.tenant_id, url),
         "body": body,
         "reservation": event.reservation,
+        "traceparent": event.traceparent,
     }
 
 
@@ -86,7 +88,8 @@ def encode(event: Event, event_id: UUID) -> bytes:
             "id": event_name(event_id),
             "object": "event",
             "type": event.type,
-            "created_at": event.at,
+            # OpenAI's clients read a number in events of theirs.
+            "created_at": int(event.at.timestamp()) if event.type in RESPONSE_EVENTS else event.at,
             "data": event.data,
         }
     )

@@ -17,6 +17,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.db import Timestamp, metadata
+from app.webhooks.retries import MAX_TRIES
+
+SPENT = f"(tries - sent_before >= {MAX_TRIES})"  # of a delivery whose last try has begun; spelled as its index is
 
 # Where a tenant wants to be told of all its events, or of those that `events` names. A deleted one stays for its history.
 webhook_endpoints = Table(
@@ -66,6 +69,7 @@ webhook_deliveries = Table(
     Column("handed_until", Timestamp),  # since it was given to RQ; while it lasts it counts against its lane's room
     Column("sent_before", Integer, nullable=False, server_default="0"),  # tries before it was sent again by hand
     Column("error", Text),  # why it was given up
+    Column("traceparent", Text),  # its job's
     Index(
         "uq_webhook_deliveries_event", "job_id", "event_type", "url", "reservation", "endpoint_id",
         unique=True, postgresql_nulls_not_distinct=True, postgresql_where=text("job_id IS NOT NULL"),
@@ -76,6 +80,8 @@ webhook_deliveries = Table(
         "ix_webhook_deliveries_handed", "handed_until",
         postgresql_where=text("status = 'pending' AND handed_until IS NOT NULL"),
     ),
+    Index("ix_webhook_deliveries_spent", "next_try_at", postgresql_where=text(f"status = 'pending' AND {SPENT}")),
+    Index("ix_webhook_deliveries_open", "endpoint_id", "id", postgresql_where=text("status = 'pending'")),
     Index("ix_webhook_deliveries_history", "tenant_id", "id"),
     Index("ix_webhook_deliveries_endpoint", "endpoint_id", "id"),
 )  # fmt: skip

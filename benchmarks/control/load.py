@@ -24,7 +24,7 @@ _SAMPLE = 100  # results that are read over HTTP, of those that have ended
 
 def body(max_tokens: int, **more: Any) -> dict[str, Any]:
     """A small job."""
-    return {"model": MODEL, "prompt": _PROMPT, "max_tokens": max_tokens, "tier": "standard", **more}
+    return {"model": MODEL, "prompt": _PROMPT, "max_tokens": max_tokens, "tier": "standard"} | more
 
 
 async def one_by_one(client: Client, jobs: int, clients: int) -> float:
@@ -90,9 +90,11 @@ async def submit_latencies(client: Client, rate: float, seconds: float) -> list[
     return await _at_a_rate(submit, rate, seconds)
 
 
-async def first_tokens(stack: ControlStack, client: Client, rate: float, seconds: float) -> list[float]:
+async def first_tokens(
+    stack: ControlStack, client: Client, rate: float, seconds: float, *, tier: str = "standard"
+) -> list[float]:
     """Seconds from the submission to its first token in the job's event stream, as a reader that is there at once sees it."""
-    sent = json.dumps(body(4)).encode()
+    sent = json.dumps(body(4, tier=tier)).encode()
     async with create_redis(stack.config) as redis:
 
         async def submit(due: float) -> float:

@@ -82,11 +82,12 @@ class ControlStack:
                     return
             await asyncio.sleep(every_s)
 
-    async def until_all_ended(self) -> None:
+    async def until_all_ended(self, *, every_s: float = 0.02) -> None:
         """Until no job waits or runs."""
         await self.until(
             "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued') "
-            "AND NOT EXISTS (SELECT 1 FROM jobs WHERE status = 'running')"
+            "AND NOT EXISTS (SELECT 1 FROM jobs WHERE status = 'running')",
+            every_s=every_s,
         )
 
     async def _until_api_answers(self) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.jobs.loads import READ_EVERY_S
 from app.jobs.states import TIERS
-from app.queue.fairness import OUTPUT_WEIGHT, lead_of
+from app.queue.fairness import OUTPUT_WEIGHT, credit_of, lead_of
 from app.queue.places import place_again
 from app.queue.streams import JobQueue, Nomination, Work
 from app.redis import Redis
@@ -150,14 +150,23 @@ class Day:
         for tier in TIERS:
             if tier in tiers:
                 await self._ring(pool, tier)
+                if pool.jobs[tier] and pool.listening_full[tier]:
+                    mine = [each for each in nominations if self._live[each.job_id].tier == tier]
+                    is_again = any(each.place != tier for each in mine)
+                    if is_again or await pool.queue.is_ahead(tier, list({each.tenant for each in mine})):
+                        await self._ring_full(pool, tier, len(mine))
 
     # --- work --------------------------------------------------------------------------------------------------------
 
-    async def _ring(self, pool: Pool, tier: str) -> None:
-        """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none.
+    async def _ring_full(self, pool: Pool, tier: str, rings: int) -> None:
+        """As many of those who would have to take the room of others claim as rings come, until the queue gives none."""
+        listening = pool.listening_full[tier]
+        for _ in range(rings):
+            if not listening or not await self._claim(listening.pop(next(iter(listening)))):
+                return
 
-        That a bell may be taken by a worker which has no room for its tier isn't modelled: it costs a second at most.
-        """
+    async def _ring(self, pool: Pool, tier: str) -> None:
+        """Whoever has listened longest claims, until there is no work, nobody with room for it, or the queue gives none."""
         listening = pool.listening[tier]
         while pool.jobs[tier] and listening:
             worker = listening.pop(next(iter(listening)))
@@ -170,14 +179,16 @@ class Day:
         worker.advance(self.loop.now)
         while True:
             rooms = engine.rooms()
-            able = [tier for tier, room in rooms.items() if room.tokens > 0 and room.jobs > 0]
+            able = [tier for tier in TIERS if any(room.tokens > 0 and room.jobs > 0 for room in rooms[tier])]
             if not able:
                 break
             if not any(pool.jobs[tier] for tier in able):
                 self.traffic.call(self.loop.now, "empty claim")  # which a worker makes before it listens; not made here
                 break
-            max_jobs, held = max(rooms[tier].jobs for tier in able), engine.held_tokens
-            got = await pool.queue.claim(worker.name, max_jobs=max_jobs, room=rooms, lead=lead_of(held), credit=held)
+            max_jobs, held = max(room.jobs for tier in able for room in rooms[tier]), engine.held_tokens
+            got = await pool.queue.claim(
+                worker.name, max_jobs=max_jobs, room=rooms, lead=lead_of(held), credit=credit_of(held)
+            )
             if not got:
                 self.traffic.call(self.loop.now, "empty claim")
                 break
@@ -194,6 +205,7 @@ class Day:
     def _start(self, pool: Pool, nomination: Nomination) -> Job:
         job, now = self._live[nomination.job_id], self.loop.now
         pool.wait_no_more(job.tier, nomination.cost)
+        job.level = nomination.level
         if nomination.gen != job.gen:
             raise AssertionError(f"{nomination} isn't of gen {job.gen}")
         shelf = (pool.name, job.tier)

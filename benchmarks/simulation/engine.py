@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.jobs.states import TIERS
+from app.queue.fairness import LEVELS, priority_of
 from app.queue.streams import Room
 from benchmarks.simulation.gpus import Spec
 from benchmarks.simulation.traffic import Job
@@ -21,14 +22,15 @@ MAX_CLAIM = 64  # jobs, as in `workers/generation/claimer.py`
 _WATERMARK = 0.01  # share of the pool that admission leaves free
 _LEARN = 0.05  # weight of a job that ends in the expectation of what others bring
 
+_NUM_PRIORITIES = LEVELS * len(TIERS)
 _SEQUENCE_S = 20e-6  # of a step, for each sequence that decodes; assumed
 
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """A job in the engine. Stands in the order of tier, then arrival."""
+    """A job in the engine. Stands in the order of priority, then arrival."""
 
-    rank: int
+    rank: int  # its priority: `app.queue.fairness.priority_of`
     order: int
     job: Job
     fed: float = 0.0  # tokens of its prompt that are computed
@@ -77,11 +79,11 @@ class Engine:
         self._decoding: list[tuple[float, int, _Sequence]] = []  # heap by end; the rest of the running
         self._held = 0.0  # tokens of the pool that the running hold
         self._context = 0.0  # those of them that a step reads
-        # Each by tier: residents, and those of them that decode; tokens that residents have and may still bring; costs of those
+        # Each by priority: residents, and those of them that decode; tokens that residents have and may still bring; costs of those
         # who have brought nothing yet.
-        self._num_seqs, self._num_decoding = [0, 0, 0], [0, 0, 0]
-        self._known, self._left = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
-        self._fresh = [0, 0, 0]
+        self._num_seqs, self._num_decoding = [0] * _NUM_PRIORITIES, [0] * _NUM_PRIORITIES
+        self._known, self._left = [0.0] * _NUM_PRIORITIES, [0.0] * _NUM_PRIORITIES
+        self._fresh = [0] * _NUM_PRIORITIES
 
     @property
     def num_seqs(self) -> int:
@@ -98,7 +100,7 @@ class Engine:
         ratio, capacity = self.output_ratio, self.kind.kv_tokens - self.watermark
         load = {
             rank: TierLoad(self._num_seqs[rank], round(self._known[rank] + ratio * self._left[rank]))
-            for rank in range(len(TIERS))
+            for rank in range(_NUM_PRIORITIES)
             if self._num_seqs[rank]
         }
         room = capacity - sum(each.tokens for each in load.values())
@@ -124,12 +126,12 @@ class Engine:
             return True
         return sum(self._known) + self.output_ratio * sum(self._left) >= self.kind.kv_tokens - self.watermark
 
-    def rooms(self) -> dict[str, Room]:
-        """What may be claimed now of each tier: `room` of `workers/generation/claimer.py`, in sums that are kept."""
-        rooms = {}
+    def rooms(self) -> dict[str, list[Room]]:
+        """What may be claimed now of each tier, by level: `room` of `workers/generation/claimer.py`, in sums that are kept."""
+        rooms: dict[str, list[Room]] = {tier: [] for tier in TIERS}
         seqs, tokens, fresh = 0, 0.0, 0
         capacity, most = self.kind.kv_tokens - self.watermark, self.seq_capacity
-        for rank, tier in enumerate(TIERS):
+        for rank in range(_NUM_PRIORITIES):
             seqs += self._num_seqs[rank]
             tokens += self._known[rank] + self.output_ratio * self._left[rank]
             fresh += self._fresh[rank]
@@ -137,13 +139,13 @@ class Engine:
             free -= fresh
             if not self._running and not self._waiting:
                 free = max(free, 1)
-            rooms[tier] = Room(max(0, free), max(0, min(most - seqs, MAX_CLAIM)))
+            rooms[TIERS[rank // LEVELS]].append(Room(max(0, free), max(0, min(most - seqs, MAX_CLAIM))))
         return rooms
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Take jobs in; one that ran before goes on from its tokens, which are prompt now."""
         for job in jobs:
-            sequence = _Sequence(TIERS.index(job.tier), self._order, job)
+            sequence = _Sequence(priority_of(TIERS.index(job.tier), job.level), self._order, job)
             heapq.heappush(self._waiting, sequence)
             self._num_seqs[sequence.rank] += 1
             self._known[sequence.rank] += sequence.size

@@ -61,7 +61,7 @@ class Worker:
         self.pool.paces.replace(self.pace, None)
         self.drain = self.pace = None
         self._report_paces({})
-        for listening in self.pool.listening.values():
+        for listening in (*self.pool.listening.values(), *self.pool.listening_full.values()):
             listening.pop(self.name, None)
 
     def _report_paces(self, now: dict[str, float]) -> None:
@@ -110,6 +110,8 @@ class Pool:
     workers: list[Worker] = field(default_factory=list)
     # By tier, who has room for it and waits for the bell; first who has listened longest.
     listening: dict[str, dict[str, Worker]] = field(default_factory=lambda: {tier: {} for tier in TIERS})
+    # The same of those who have room only for tenants that may take it from others.
+    listening_full: dict[str, dict[str, Worker]] = field(default_factory=lambda: {tier: {} for tier in TIERS})
     jobs: Counter[str] = field(default_factory=Counter)  # that wait, by tier
     tokens: Counter[str] = field(default_factory=Counter)
     busy_at: dict[str, float] = field(default_factory=dict)  # tier -> when it last had work
@@ -137,13 +139,21 @@ class Pool:
         """Note which tiers have work."""
         self.busy_at |= {tier: now for tier in TIERS if self.jobs[tier]}
 
-    def listen(self, worker: Worker, rooms: dict[str, Room]) -> None:
-        """It waits for the bell of the tiers that it has room for; where it stood already it keeps its place."""
-        for tier, room in rooms.items():
-            if room.tokens > 0 and room.jobs > 0:
-                self.listening[tier].setdefault(worker.name, worker)
-            else:
-                self.listening[tier].pop(worker.name, None)
+    def listen(self, worker: Worker, rooms: dict[str, list[Room]]) -> None:
+        """It waits for the bell of the tiers that it has room for; where it stood already it keeps its place.
+
+        Where it has room only for tenants that may take it from others, it waits for theirs.
+        """
+        for tier, levels in rooms.items():
+            has_room = [room.tokens > 0 and room.jobs > 0 for room in levels]
+            for listening, hears in (
+                (self.listening[tier], has_room[-1]),
+                (self.listening_full[tier], has_room[0] and not has_room[-1]),
+            ):
+                if hears:
+                    listening.setdefault(worker.name, worker)
+                else:
+                    listening.pop(worker.name, None)
 
     def depth(self) -> dict[str, Depth]:
         """What `JobQueue.depth` has to say."""

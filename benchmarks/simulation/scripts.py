@@ -16,7 +16,7 @@ _MOST_OWED = 100  # replies that may wait in the socket
 
 
 class BlockingScripts:
-    """A client for `JobQueue`: scripts and HGETALL. Counts the scripts' calls.
+    """A client for `JobQueue`: scripts, HGETALL and HMGET. Counts the scripts' calls.
 
     Calls whose replies can be foreseen are sent together with the next one that can't; their replies are read, and compared, before its
     own. Redis runs the calls of one connection in their order, so nothing else changes.
@@ -73,6 +73,13 @@ class BlockingScripts:
         self.settle()
         reply = self._connection.read_response()
         return dict(zip(reply[::2], reply[1::2], strict=True))
+
+    async def hmget(self, key: str, fields: list[str]) -> list[bytes | None]:
+        """Some fields of a hash."""
+        self._unsent.append(_packed(["HMGET", key, *fields]))
+        self.settle()
+        reply: list[bytes | None] = self._connection.read_response()
+        return reply
 
     def close(self) -> None:
         """Close the connection."""

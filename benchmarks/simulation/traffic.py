@@ -9,7 +9,7 @@ from itertools import accumulate
 from random import Random
 from uuid import UUID
 
-from app.queue.fairness import work_of
+from app.queue.fairness import COMMON_LEVEL, work_of
 
 DAY_S = 86_400.0
 JOBS_A_WORKER = (
@@ -58,6 +58,7 @@ class Job:
     max_tokens: int  # what the caller allows; at least `output`
     gen: int = 1
     done: int = 0  # tokens of output that readers have
+    level: int = COMMON_LEVEL  # of its claim
     accepted_s: float | None = None
     num_refused: int = 0  # answers
     started_s: float | None = None

@@ -119,8 +119,8 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/submit.py",
-                "        if first is not None:\n            return first\n    asks",
-                "    asks",
+                "        if made is not None:\n            return _replayed(made)\n",
+                "",
             ),
         ),
         (f"{LIFE}::test_concurrent_submissions_under_one_key_make_one_job",),
@@ -143,7 +143,12 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/submit.py",
-                "    answers = await let_in(conn, asks, arrival.budgets if arrival else None)\n",
+                "    answers = await let_in(conn, [ask_of(caller, job, arrival.prices)], arrival.budgets)\n",
+                "    answers = [Answer(job.max_tokens)]\n",
+            ),
+            Patch(
+                "app/jobs/submit.py",
+                "    answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])\n",
                 "    answers = [Answer(each.max_tokens) for each in prepared]\n",
             ),
         ),
@@ -216,7 +221,7 @@ GUARDS = (
             Patch(
                 "app/api/submission.py",
                 '        kill_point("api.before_commit")\n',
-                '        await _tell_workers(runtime, accepted)\n        kill_point("api.before_commit")\n',
+                '        await tell_workers(runtime, [accepted])\n        kill_point("api.before_commit")\n',
             ),
         ),
         (

@@ -7,16 +7,19 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.ids import new_id
-from app.jobs import leases
+from app.jobs import leases, store
+from app.jobs.idempotency import IdempotencyKey
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import Accepted, Caller, PreparedJob, accept, nominate, prepare
+from app.jobs.submit import Accepted, Caller, accept, nominate
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.queue.streams import JobQueue
 from app.quotas.keys import ensure_tenant
 from app.settings import Settings
 from workers.engine.tokenizer import byte_bundle
+from workers.generation.context import WorkerContext
 
 POOL = "tiny"
 BUNDLE = byte_bundle(512)
@@ -43,6 +46,11 @@ def prepared(settings: Settings, **body: object) -> PreparedJob:
     body.setdefault("prompt", "once upon a time")
     body.setdefault("max_tokens", 8)
     return prepare(JobRequest.model_validate(body), MODEL, ENCODER, settings)
+
+
+def key_of(key: str, job: PreparedJob) -> IdempotencyKey:
+    """An Idempotency-Key that comes with this job."""
+    return IdempotencyKey.of_one(key, job.request)
 
 
 async def submit(
@@ -74,3 +82,10 @@ async def open_lease(conn: AsyncConnection, *, ttl_s: float = 15.0, pool: str = 
 def nominations(accepted: Sequence[Accepted]) -> list:
     """What would be enqueued for these jobs."""
     return [each.nomination for each in accepted]
+
+
+async def start_under(worker: WorkerContext, settings: Settings, **body: object) -> list[store.StartedJob]:
+    """Submit a job and start it under this worker's incarnation."""
+    accepted = await submit(worker.db, settings, **body)
+    async with worker.db.begin() as conn:
+        return await store.start(conn, worker.incarnation, nominations(accepted))

@@ -17,7 +17,7 @@ from app.api.main import ApiServer, create_app
 from app.api.runtime import Runtime
 from app.jobs.finish import Ending, finish
 from app.jobs.notices import Used
-from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
+from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication, TokenLogprob
 from app.queue.traces import Step, Trace
 from app.settings import Settings
 from app.streams import Hub
@@ -33,6 +33,7 @@ class Writer:
     n: int = 1
     attempt: int = 1
     run: int = 1
+    with_logprobs: bool = False  # each token's is minus its place, from 1
     texts: list[str] = field(default_factory=list)
     reasons: list[str | None] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -67,12 +68,18 @@ class Writer:
                     text=text,
                     text_offset=len(before),
                     finish_reason=reason,
+                    logprobs=self._logprobs(ids, len(before)),
                 )
             )
             self.texts[choice] += text
             self.reasons[choice] = self.reasons[choice] or reason
             self.steps.append(Step(choice, len(text), len(text), reason is not None))
         return deltas
+
+    def _logprobs(self, ids: list[int], offset: int) -> list[TokenLogprob]:
+        if not self.with_logprobs:
+            return []
+        return [TokenLogprob(-place, [token], [-place]) for place, token in enumerate(ids, offset + 1)]
 
     async def write(self, *new: str, reasons: dict[int, str] | None = None) -> None:
         event = JobEvent(kind="tokens", attempt=self.attempt, deltas=self.deltas(*new, reasons=reasons))

@@ -52,6 +52,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decode_steps: Annotated[int, Meta(ge=0, le=64)] = (
         0  # most tokens of a sequence between two looks of the host; 0 = 4 on CUDA, 1 on CPU
     )
+    profile_dir: str = ""  # where a torch profile is written once; "" = none is
+    profile_steps: Annotated[int, Meta(ge=1, le=10_000)] = 20  # that it covers
+    profile_after_steps: Annotated[int, Meta(ge=0)] = 20  # that pass before it
+    slow_step_s: Annotated[float, Meta(ge=0.0)] = 0.0  # a step that takes longer is told of; 0 = none
     deterministic: bool = False  # the same bits whatever else is in the batch, on CUDA at the cost of speed
 
     # Other engines only.
@@ -73,6 +77,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if 0 < self.num_blocks < min_blocks(self.block_size):
             raise ValueError(f"num_blocks must be 0 (choose for me) or at least {min_blocks(self.block_size)}")
+        if self.profile_dir and self.engine != "paged":
+            raise ValueError(
+                f"profile_dir is for our own engine (paged), not for {self.engine}: use that one's own profiler"
+            )
         if self.engine != "null" and not self.model:
             raise ValueError("model is empty: name a folder or a Hugging Face model id")
 

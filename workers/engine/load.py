@@ -38,7 +38,12 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         return load_upstream_engine(config, folder)
     from workers.engine.paged import load_paged_engine
 
-    return load_paged_engine(config, folder)
+    loaded = load_paged_engine(config, folder)
+    if not config.profile_dir:
+        return loaded
+    from workers.engine.profiled import ProfiledEngine
+
+    return LoadedEngine(ProfiledEngine(loaded.engine, config), loaded.tokenizer)
 
 
 def resolve_folder(model: str, *, needs_weights: bool = True) -> Path:

@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_ids: list[int]
     sampling: SamplingParams
     n: int = 1
-    priority: int = 0  # the tier's rank; lower runs first
+    priority: int = 0  # lower runs first, and may take the place of higher ones
     cache_salt: str = ""  # prefix blocks are shared only under the same salt (the tenant)
     resume: list[list[int]] = []  # tokens already generated, by choice: positions go on from there
 
@@ -116,11 +116,21 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         return sum(load.tokens for load in self.load.values())
 
     def room_for(self, priority: int) -> int:
-        """Tokens of new work at `priority` that it could take in now: what lower tiers hold can be taken from them."""
+        """Tokens of new work at `priority` that it could take in now: what runs at higher numbers can be taken from it."""
         above = [load for rank, load in self.load.items() if rank <= priority]
         if sum(load.sequences for load in above) >= self.sequence_capacity:
             return 0
         return max(0, self.token_capacity - sum(load.tokens for load in above))
+
+
+class SlowStep(msgspec.Struct, frozen=True, array_like=True):
+    """What a step had to do that took longer than it should."""
+
+    seconds: float
+    sequences: int
+    prefill_tokens: int  # fed of prompts, and of what a preempted or resumed sequence had generated before
+    decode_tokens: int  # fed to go on by one, guesses included
+    preempted: int  # sequences that gave up their pages for it
 
 
 class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +139,8 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     deltas: list[TokenDelta] = []
     failed: list[RequestFailed] = []
     stats: EngineStats = EngineStats()
+    slow: SlowStep | None = None
+    profile: str = ""  # the file of a profile that this step completed
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ class Sequence:
 
     request_id: str
     choice: int
-    priority: int  # the tier's rank; lower runs first
+    priority: int  # lower runs first, and may take the place of higher ones
     arrival: int  # order of arrival in this engine; unique, so it also serves as a name
     sampling: SamplingParams
     max_len: int  # tokens, prompt + output, at which it ends with "length"

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -12,13 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.errors import PenstockError
 from app.jobs import store
 from app.jobs.caps import within_caps
-from app.jobs.states import TIERS, tier_rank
+from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
 from app.queue.checkpoints import read_checkpoint
-from app.queue.events import JobEvent, Publication
-from app.queue.fairness import lead_of
-from app.queue.streams import Room
+from app.queue.events import JobEvent, Publication, read_now
+from app.queue.fairness import COMMON_LEVEL, LEVELS, credit_of, lead_of, priority_of
+from app.queue.streams import Ring, Room
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.engine.protocol import Grammar, Request, SamplingParams
@@ -29,32 +30,44 @@ from workers.generation.hand import RunningJob, request_id_of
 log = logging.getLogger(__name__)
 
 _BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again after this
+_PRECEDENCE_S = 0.005  # of workers with free room, before one without takes it from others
 _ERROR_WAIT_S = 0.5
 _MAX_CLAIM = 256
 _CHECKPOINT_TIMEOUT_S = 2.0
 _RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
 
 
-def room(worker: WorkerContext) -> dict[str, Room]:
-    """What may be claimed now of each tier: what the engine can take in, at the cost of lower tiers where it must be.
+def room(worker: WorkerContext) -> dict[str, list[Room]]:
+    """What may be claimed now of each tier, by level: what the engine can take in, at the cost of those behind where it must be.
 
     A full batch keeps a few jobs at hand, so that no step waits for a claim.
     """
     stats, info = worker.stats, worker.engine.info
     spare = max(1, info.max_num_seqs // 8)
-    rooms = {}
+    held: Counter[int] = Counter()  # sequences by priority
+    unseen: Counter[int] = (
+        Counter()
+    )  # tokens that were handed over and may be missing in the engine's figures: they brought none yet
+    for job in worker.hand.values():
+        held[job.started.priority] += job.num_unfinished
+        if not job.has_output:
+            unseen[job.started.priority] += job.cost
+    rooms: dict[str, list[Room]] = {tier: [] for tier in TIERS}
+    tokens_above = sequences_above = 0
     for rank, tier in enumerate(TIERS):
-        above = [job for job in worker.hand.values() if tier_rank(job.started.tier) <= rank]
-        if stats.kv_blocks_total == 0:
-            tokens = info.num_blocks * info.block_size  # no step yet
-        else:
-            tokens = stats.room_for(rank)
-        # What was handed over but hasn't brought a token yet isn't in the engine's figures for sure.
-        tokens -= sum(job.cost for job in above if not job.has_output)
-        if not worker.hand:
-            tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
-        jobs = info.max_num_seqs + spare - sum(job.num_unfinished for job in above)
-        rooms[tier] = Room(max(0, tokens), max(0, min(jobs, _MAX_CLAIM)))
+        for level in range(LEVELS):
+            priority = priority_of(rank, level)
+            tokens_above += unseen[priority]
+            sequences_above += held[priority]
+            if stats.kv_blocks_total == 0:
+                tokens = info.num_blocks * info.block_size  # no step yet
+            else:
+                tokens = stats.room_for(priority)
+            tokens -= tokens_above
+            if not worker.hand:
+                tokens = max(tokens, 1)  # an idle engine takes anything; what doesn't fit fails alone, with a reason
+            jobs = info.max_num_seqs + spare - sequences_above
+            rooms[tier].append(Room(max(0, tokens), max(0, min(jobs, _MAX_CLAIM))))
     return rooms
 
 
@@ -83,14 +96,15 @@ class _Bell:
 
     def __init__(self, worker: WorkerContext) -> None:
         self._worker = worker
-        self._ringing: asyncio.Task[bool] | None = None
+        self._ringing: asyncio.Task[Ring | None] | None = None
+        self._heard: set[str] = set()  # tiers for whose bells it waits
 
-    async def wait(self, rooms: dict[str, Room]) -> None:
-        """Until the bell rang or its time is over, or a tier that had no room has some. Raises RedisError."""
-        full = [tier for tier, each in rooms.items() if not _can_take(each)]
-        if self._ringing is None:
-            self._ringing = asyncio.create_task(self._worker.queue.wait_for_bell(_BELL_WAIT_S))
-        while not self._ringing.done():
+    async def wait(self, rooms: Mapping[str, Sequence[Room]]) -> None:
+        """Until the bell rang or its time is over, or one who found no room would find some now. Raises RedisError."""
+        full = _full(rooms)
+        if await self._listen({tier for tier in TIERS if (tier, COMMON_LEVEL) not in full}):
+            return
+        while self._ringing is not None and not self._ringing.done():
             change = asyncio.create_task(self._worker.wait_for_change(_BELL_WAIT_S))
             try:
                 await asyncio.wait({self._ringing, change}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,12 +112,29 @@ class _Bell:
                 change.cancel()
             if self._worker.is_draining:
                 return
-            if full and not self._ringing.done():
-                now = room(self._worker)
-                if any(_can_take(now[tier]) for tier in full):
-                    return
+            if full and not self._ringing.done() and full - _full(room(self._worker)):
+                return
+        await self._take_ring()
+
+    async def _listen(self, tiers: set[str]) -> bool:
+        """Wait for the bells of these tiers at least, from now on; whether one rang meanwhile."""
+        queue, who = self._worker.queue, self._worker.incarnation.hex
+        if self._ringing is not None and not tiers <= self._heard:
+            await queue.wake(who)
+            if await self._take_ring():
+                return True
+        if self._ringing is None:
+            self._heard = tiers
+            own, full = [each for each in TIERS if each in tiers], [each for each in TIERS if each not in tiers]
+            self._ringing = asyncio.create_task(queue.wait_for_bell(_BELL_WAIT_S, tiers=own, full=full, who=who))
+        return False
+
+    async def _take_ring(self) -> bool:
         ringing, self._ringing = self._ringing, None
-        await ringing
+        ring = await ringing if ringing is not None else None
+        if ring is not None and ring.needs_room:
+            await asyncio.sleep(_PRECEDENCE_S)
+        return ring is not None
 
     def close(self) -> None:
         """Wait no more."""
@@ -113,6 +144,11 @@ class _Bell:
 
 def _can_take(each: Room) -> bool:
     return each.tokens > 0 and each.jobs > 0
+
+
+def _full(rooms: Mapping[str, Sequence[Room]]) -> set[tuple[str, int]]:
+    """The levels that have no room."""
+    return {(tier, level) for tier, levels in rooms.items() for level, each in enumerate(levels) if not _can_take(each)}
 
 
 async def _until_postgres_answers(worker: WorkerContext) -> None:
@@ -130,7 +166,7 @@ async def _until_postgres_answers(worker: WorkerContext) -> None:
 async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) -> None:
     await worker.is_fit.wait()
     rooms = room(worker)
-    jobs = max((each.jobs for each in rooms.values() if _can_take(each)), default=0)
+    jobs = max((each.jobs for levels in rooms.values() for each in levels if _can_take(each)), default=0)
     if jobs == 0:
         await worker.wait_for_change(_BELL_WAIT_S)
         return
@@ -139,7 +175,7 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) ->
         max_jobs=jobs,
         room=rooms,
         lead=lead_of(worker.stats.held_tokens),
-        credit=worker.stats.held_tokens,
+        credit=credit_of(worker.stats.held_tokens),
         aging_s=worker.settings.aging_s,
     )
     if not nominated:
@@ -216,6 +252,7 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
             finisher.end(job, "failed", {"code": code, "message": f"this worker can't run the job: {error}"})
             continue
         worker.hand[job.request_id] = job
+        worker.meters.started(job)
         requests.append(request)
     return requests
 
@@ -231,7 +268,7 @@ def request_of(job: StartedJob) -> Request:
         prompt_ids=job.prompt_ids,
         sampling=SamplingParams(**sampling, logit_bias=biases, grammar=Grammar(**grammar) if grammar else None),
         n=job.n,
-        priority=tier_rank(job.tier),
+        priority=job.priority,
         cache_salt=job.tenant_id,
     )
 
@@ -262,6 +299,10 @@ async def hand_over(worker: WorkerContext, finisher: Finisher, requests: Sequenc
         await add(worker, job, request)
     try:
         await worker.events.publish(publications)
+        mine = [worker.hand[request.id] for request in requests if request.id in worker.hand]
+        are_read = await read_now(worker.queue.redis, [job.started.job_id for job in mine])
+        for job in mine:
+            job.is_read = job.is_read or job.started.job_id in are_read
     except RedisError as error:
         emit(log, logging.WARNING, "publish_failed", error=error)
 

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from app.jobs.states import EndStatus
-from app.queue.keys import CANCEL_CHANNEL
+from app.queue.keys import CANCEL_CHANNEL, READ_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.engine.protocol import StepOutput
@@ -43,6 +43,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         new_tokens = len(delta.token_ids)
         if not job.has_output:  # its first: the prompt was computed, but for what the prefix cache gave
             new_tokens += max(0, len(job.started.prompt_ids) - delta.cached_tokens)
+        worker.meters.took(job, delta, now)
         worker.throughput.take(job.started.tier, new_tokens, now)
         try:
             has_stopped = job.take(delta)
@@ -66,9 +67,25 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.try_again_later(job, reason)
         else:
             finisher.end(job, "failed", reason)
+    worker.meters.stepped()
+    _tell_of_step(worker, output)
     worker.stats = output.stats
     worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
+
+
+def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:
+    if output.profile:
+        emit(log, logging.INFO, "profile_written", path=output.profile)
+    slow, stats = output.slow, output.stats
+    if slow is None:
+        return
+    worker.meters.slow_step()
+    emit(
+        log, logging.WARNING, "slow_step", seconds=round(slow.seconds, 3), step=stats.step, sequences=slow.sequences,
+        prefill_tokens=slow.prefill_tokens, decode_tokens=slow.decode_tokens, kv_blocks_used=stats.kv_blocks_used,
+        kv_blocks_total=stats.kv_blocks_total, preempted=slow.preempted,
+    )  # fmt: skip
 
 
 def _is_saturated(worker: WorkerContext) -> bool:
@@ -112,22 +129,24 @@ async def watch_deadlines(worker: WorkerContext, finisher: Finisher) -> None:
                 await stop_job(worker, finisher, job, "expired", error)
 
 
-async def watch_cancels(worker: WorkerContext, finisher: Finisher) -> None:
-    """Stop jobs that are no longer wanted, as Redis tells it; the lease's renewal tells it too, a little later."""
+async def watch_callers(worker: WorkerContext, finisher: Finisher) -> None:
+    """Stop jobs that are no longer wanted, as Redis tells it (the lease's renewal tells it too, a little later); note who is read."""
     while True:
         try:
             async with worker.queue.redis.pubsub() as pubsub:
-                await pubsub.subscribe(CANCEL_CHANNEL)
+                await pubsub.subscribe(CANCEL_CHANNEL, READ_CHANNEL)
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
                     if message is not None:
-                        await _cancel(worker, finisher, message["data"].decode("ascii", errors="replace"))
+                        job = _named(worker, message["data"].decode("ascii", errors="replace"))
+                        if job is not None and message["channel"] == READ_CHANNEL.encode():
+                            job.is_read = True
+                        elif job is not None:
+                            await stop_job(worker, finisher, job, "cancelled")
         except (RedisError, OSError) as error:
-            emit(log, logging.WARNING, "cancel_channel_lost", error=error)
+            emit(log, logging.WARNING, "callers_channel_lost", error=error)
             await asyncio.sleep(_ERROR_WAIT_S)
 
 
-async def _cancel(worker: WorkerContext, finisher: Finisher, job_hex: str) -> None:
-    job = next((job for job in worker.hand.values() if job.started.job_id.hex == job_hex), None)
-    if job is not None:
-        await stop_job(worker, finisher, job, "cancelled")
+def _named(worker: WorkerContext, job_hex: str) -> RunningJob | None:
+    return next((job for job in worker.hand.values() if job.started.job_id.hex == job_hex), None)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from app.clock import Clock
 from app.files.store import forget_files
 from app.jobs.breakers import BreakerBoard
 from app.jobs.models import ModelCatalog
-from app.jobs.submit import Accepted, nominate
+from app.jobs.submit import nominate_all
 from app.queue.events import announce_cancel, announce_end
 from app.queue.streams import JobQueue
 from app.redis import Redis, RedisError
@@ -34,6 +34,8 @@ _AT_ONCE = 4  # batches that one process works on at the same time
 _LEASE_S = 10.0  # how long a batch rests whose process died in the middle; to work on one twice at once is harmless
 _BROKEN_S = 30.0  # how long one rests that can't be moved on for an error of ours
 _IDLE_UPLOAD_S = 3600.0
+_IDLE_AFTER_S = 5.0  # without a batch that was due, the looks get rarer
+_IDLE_EVERY_S = 1.0
 _PAGE = 100
 
 _TAKE = text(f"""
@@ -65,6 +67,8 @@ class BatchKeeper:
 
     def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis) -> None:
         self._settings = settings
+        self._clock = clock
+        self._worked_at = -math.inf
         self._db = db
         self._redis = redis
         self._catalog = ModelCatalog(db, clock=clock)
@@ -120,12 +124,18 @@ class BatchKeeper:
             every_s = self._settings.batch_every_s
             await asyncio.wait(self._working.values(), timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
         else:
-            await asyncio.sleep(self._settings.batch_every_s)
+            is_idle = self._clock.monotonic() - self._worked_at > _IDLE_AFTER_S
+            await asyncio.sleep(
+                max(_IDLE_EVERY_S, self._settings.batch_every_s) if is_idle else self._settings.batch_every_s
+            )
 
     async def _take(self) -> Batch | None:
         async with self._db.begin() as conn:
             row = (await conn.execute(_TAKE, {"lease": _LEASE_S})).one_or_none()
-        return None if row is None else Batch(*row)
+        if row is None:
+            return None
+        self._worked_at = self._clock.monotonic()
+        return Batch(*row)
 
     async def _work(self, batch: Batch) -> None:
         """One step of one batch; what goes wrong with it stays with it."""
@@ -151,6 +161,8 @@ class BatchKeeper:
     async def _move(self, batch: Batch) -> Moved:
         pause_s = self._settings.batch_every_s
         if batch.status == "validating":
+            if await ending.expire_unread(self._db, batch):
+                return Moved(1)
             decided = await validate(self._db, self._catalog, self._settings, batch)
             return Moved(int(decided))
         if batch.status == "in_progress":
@@ -169,18 +181,10 @@ class BatchKeeper:
         count = await collect(self._db, batch.id)
         await retier(self._db, batch, self._queue)
         pumped: Pumped = await self._pump.submit(batch)
-        await self._nominate(pumped.accepted)
+        await nominate_all(self._queue, pumped.accepted)
         if count or pumped.accepted or pumped.num_failed:
             return Moved(count + len(pumped.accepted), 0.0, pumped.waiting_for)
         return Moved(0, max(pause_s, pumped.retry_s), pumped.waiting_for)
-
-    async def _nominate(self, accepted: Sequence[Accepted]) -> None:
-        """Tell Redis, after the commit; what this loses the sweep finds."""
-        by_pool: dict[str, list[Accepted]] = {}
-        for each in accepted:
-            by_pool.setdefault(each.pool, []).append(each)
-        for pool, jobs in by_pool.items():
-            await nominate(self._queue(pool), jobs)
 
     async def _spread(self, stopped: ending.Stopped) -> None:
         """Tell Redis, after the commit. Best effort: a stale nomination is dropped at its claim, a worker asks at its renewal."""
@@ -194,4 +198,6 @@ class BatchKeeper:
             emit(log, logging.WARNING, "round_failed", round="batches", error=error)
 
     def _queue(self, pool: str) -> JobQueue:
-        return self._queues.setdefault(pool, JobQueue(self._redis, pool))
+        if pool not in self._queues:
+            self._queues[pool] = JobQueue(self._redis, pool)
+        return self._queues[pool]

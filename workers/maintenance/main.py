@@ -20,6 +20,7 @@ from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
 from app.webhooks.nominate import Rooms
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
+from workers.maintenance.meters import Meters
 from workers.maintenance.retention import LOOK_EVERY_S, RetentionKeeper
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ async def run(config: Settings) -> None:
     """
     db = create_engine(config, application_name="penstock-maintenance")
     redis = create_redis(config)
-    keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
+    meters = Meters(db)
+    keeper = Keeper(config, SystemClock(), db, redis, SystemRandom(), meters)
     rq = connect_rq(config)
     queue, rooms = open_queue(rq), Rooms.of(config)
 
@@ -45,7 +47,7 @@ async def run(config: Settings) -> None:
     rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
         "webhooks": (config.webhook_dispatch_every_s, dispatch),
         "files": (config.audit_every_s, batches.forget),
-        "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq).round),
+        "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry).round),
     }
     keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
     loop = asyncio.get_running_loop()
@@ -53,7 +55,7 @@ async def run(config: Settings) -> None:
         loop.add_signal_handler(number, keeping.cancel)
     emit(log, logging.INFO, "maintenance_ready")
     try:
-        async with probe(config.probe_host, config.probe_port, keeper.why_not_ready):
+        async with probe(config.probe_host, config.probe_port, keeper.why_not_ready, meters.registry):
             with contextlib.suppress(asyncio.CancelledError):
                 await keeping
     finally:

@@ -6,17 +6,18 @@ However the text was cut into pieces, the same parts come out, but for where a t
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.api.openai.tools import Calling
+from app.openai.tools import Calling
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Text for the reader."""
+    """Text for the reader; `begin` is where it begins in all that was written."""
 
     text: str
+    begin: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,14 @@ def reader_of(calling: Calling) -> Reader:
 class PlainText:
     """No calls: all is for the reader."""
 
+    def __init__(self) -> None:
+        self._at = 0
+
     def push(self, text: str) -> Iterator[Part]:
         """The piece itself."""
         if text:
-            yield Said(text)
+            yield Said(text, self._at)
+            self._at += len(text)
 
     def close(self) -> Iterator[Part]:
         """Nothing is held back."""
@@ -140,6 +145,7 @@ class PossibleCalls:
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
         self._held = ""
+        self._at = 0  # where that begins
         self._has_called = False
         self._state: Callable[[], Iterator[Part]] = self._beginning
 
@@ -163,7 +169,7 @@ class PossibleCalls:
         if calls is not None:
             yield from _told(calls)
         elif held.strip() or (held and not self._has_called):
-            yield Said(held)
+            yield Said(held, self._at)
 
     def _beginning(self) -> Iterator[Part]:
         """Nothing but blanks so far, or the beginning of what may turn out to be a call as a whole."""
@@ -182,13 +188,13 @@ class PossibleCalls:
         place = self._held.find(self._OPEN)
         if place >= 0:
             before = self._held[:place].rstrip()
-            self._held = self._held[len(before) :]
             self._state = self._call
         else:
             keep = _num_open(self._held, self._OPEN)
-            before, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+            before = self._held[: len(self._held) - keep]
+        begin = self._pass(len(before))
         if before:
-            yield Said(before)
+            yield Said(before, begin)
 
     def _call(self) -> Iterator[Part]:
         """Blanks, the opening tag and what follows, up to the closing one."""
@@ -196,14 +202,22 @@ class PossibleCalls:
         if place < 0:
             return
         end = place + len(self._CLOSE)
-        raw, self._held = self._held[:end], self._held[end:]
+        raw = self._held[:end]
+        begin = self._pass(end)
         self._state = self._text
         calls = self._calls_in(raw.strip().removeprefix(self._OPEN).removesuffix(self._CLOSE))
         if calls is None:
-            yield Said(raw)
+            yield Said(raw, begin)
         else:
             self._has_called = True
             yield from _told(calls)
+
+    def _pass(self, size: int) -> int:
+        """Hold so much less; where it began."""
+        begin = self._at
+        self._held = self._held[size:]
+        self._at += size
+        return begin
 
     def _calls_in(self, text: str) -> list[tuple[str, str]] | None:
         """(name, arguments) of the calls that a JSON text makes; None where it isn't all calls of functions that there are."""

@@ -10,7 +10,6 @@ from app.api.authentication import Reader, Writer
 from app.api.documents import answer
 from app.api.openai import stored
 from app.api.openai.chat_answer import ChatChunks, chat_completion
-from app.api.openai.chat_request import ChatRequest
 from app.api.openai.common_answer import CHAT, job_id_of
 from app.api.openai.deltas import Delta, Ended, deltas_of
 from app.api.openai.errors import FaceRoute, end_of
@@ -18,6 +17,7 @@ from app.api.openai.running import Call, begin, form_of, in_lane, read_request, 
 from app.api.openai.streaming import chunks, stream, succeeded
 from app.api.runtime import runtime_of
 from app.errors import NotFound
+from app.openai.chat_request import ChatRequest
 
 FACE = "chat"
 
@@ -50,7 +50,7 @@ async def create_chat_completion(request: Request, caller: Writer) -> Response:
     if asked.stream:
         options = asked.stream_options
         made = ChatChunks(call.job, calling, include_usage=bool(options and options.include_usage))
-        return stream(call, _events(call, made))
+        return stream(call, _events(call, made, shows_tokens=bool(asked.logprobs)))
     job = await until_succeeded(request, call)
     return answer(chat_completion(job, calling), 200, call.headers)
 
@@ -72,9 +72,9 @@ async def read_chat_completion(request: Request, caller: Reader) -> Response:
     return answer(chat_completion(found.job, asked.calling()) | {"metadata": asked.metadata or {}})
 
 
-async def _events(call: Call, made: ChatChunks) -> AsyncIterator[bytes]:
+async def _events(call: Call, made: ChatChunks, *, shows_tokens: bool) -> AsyncIterator[bytes]:
     yield chunks(made.begin())
-    async for each in deltas_of(call):
+    async for each in deltas_of(call, shows_tokens=shows_tokens):
         if isinstance(each, Delta):
             told = made.push(each.index, each.text, each.logprobs, each.reason)
             if told:

@@ -4,8 +4,8 @@ from typing import Any
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
 from app.api.openai.common_answer import CHAT, call_id, common_fields, usage_of
-from app.api.openai.tools import Calling
 from app.jobs.read import JobView
+from app.openai.tools import Calling
 
 
 def chat_completion(job: JobView, calling: Calling) -> dict[str, Any]:

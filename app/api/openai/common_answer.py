@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.api.openai.fields import SERVICE_TIER_OF
-from app.ids import JOB_PREFIX, parse_job_name
+from app.ids import JOB_PREFIX, RESPONSE_PREFIX, parse_job_name
 from app.jobs.read import JobView
+from app.openai.fields import SERVICE_TIER_OF
 
-CHAT, COMPLETION, RESPONSE = "chatcmpl-", "cmpl-", "resp_"
+CHAT, COMPLETION, RESPONSE = "chatcmpl-", "cmpl-", RESPONSE_PREFIX
 
 
 def name_of(prefix: str, job_id: UUID) -> str:
@@ -45,13 +45,15 @@ def common_fields(prefix: str, kind: str, job: JobView) -> dict[str, Any]:
     }
 
 
-def usage_of(job: JobView) -> dict[str, Any]:
-    """OpenAI's usage of chat completions and completions."""
+def usage_of(*jobs: JobView) -> dict[str, Any]:
+    """OpenAI's usage of chat completions and completions, of all these jobs together."""
+    prompt_tokens = sum(job.prompt_tokens for job in jobs)
+    completion_tokens = sum(job.completion_tokens for job in jobs)
     return {
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": job.completion_tokens,
-        "total_tokens": job.prompt_tokens + job.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": job.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(job.cached_tokens for job in jobs), "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
 

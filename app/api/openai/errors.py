@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.api.body import refusal
 from app.api.problems import problem, standing_headers
 from app.errors import (
     BudgetExhausted,
@@ -24,6 +23,8 @@ from app.errors import (
     UnknownModel,
 )
 from app.jobs.read import JobView
+from app.jobs.refusals import refusal
+from app.openai.fields import in_callers_words
 from app.quotas.rates import RateLimited
 from app.redis import RedisError
 from app.telemetry import emit
@@ -75,17 +76,19 @@ class JobEndedWithout(PenstockError):
     retryable = False
 
 
+def type_of(status: int) -> str:
+    """OpenAI's word for what an error of this status is."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
 def told(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceError:
     """Our error in OpenAI's words; `renamed`: fields that the caller knows by another name."""
     status = 400 if error.status == 422 else error.status
-    kind, code = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"), error.code
+    kind, code = type_of(status), error.code
     for cls, names in _NAMES.items():
         if isinstance(error, cls):
             kind, code = names
-    param, message = error.extra.get("param"), error.detail
-    if renamed and param in renamed:
-        message = message.replace(f"{param}:", f"{renamed[param]}:", 1)
-        param = renamed[param]
+    message, param = in_callers_words(error.detail, error.extra.get("param"), renamed or {})
     if isinstance(error, Forbidden) and error.code == "tier_not_allowed":
         param = "service_tier"
     if isinstance(error, JobEndedWithout):

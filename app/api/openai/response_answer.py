@@ -1,16 +1,18 @@
 """What does a response look like? OpenAI's response object, from the request as it was sent and the job as it is."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
 from app.api.openai.common_answer import RESPONSE, call_id, name_of, seconds
 from app.api.openai.errors import REQUESTS_FAULT
-from app.api.openai.fields import SERVICE_TIER_OF
-from app.api.openai.response_request import ResponseRequest
+from app.api.openai.token_places import TokenPlaces
+from app.jobs.notices import response_status
 from app.jobs.read import JobView
-from app.jobs.states import END_STATUSES
+from app.jobs.states import END_STATUSES, EndStatus
+from app.openai.fields import SERVICE_TIER_OF
+from app.openai.response_request import ResponseRequest
 
 
 class OutputItems:
@@ -53,14 +55,18 @@ class OutputItems:
             return True
         return False
 
-    def write(self, part: Part, logprobs: Iterable[dict[str, Any]] = ()) -> None:
+    def write(self, part: Part) -> None:
         """Add a part to the item that is open."""
         item = self.items[-1]
         if isinstance(part, Said):
             item["content"][0]["text"] += part.text
-            item["content"][0]["logprobs"] += logprobs
         elif isinstance(part, Arguments):
             item["arguments"] += part.text
+
+    def note(self, logprobs: Iterable[dict[str, Any]]) -> None:
+        """Add those to the message that is open, if one is."""
+        if self.current is not None and self.current["type"] == "message":
+            self.current["content"][0]["logprobs"] += logprobs
 
     def end(self, *, is_whole: bool = True) -> dict[str, Any] | None:
         """Close the item that is open, if one is."""
@@ -75,22 +81,29 @@ def output_of(job: JobView, request: ResponseRequest) -> list[dict[str, Any]]:
     if not job.choices:
         return []
     choice = job.choices[0]
-    reader, output = reader_of(request.calling()), OutputItems(job.id)
+    reader, output, places = reader_of(request.calling()), OutputItems(job.id), TokenPlaces()
+    places.push(choice["text"], (choice.get("logprobs") or {}).get("content", []))
     for part in (*reader.push(choice["text"]), *reader.close()):
         if isinstance(part, CallBegun):
             output.end()
         output.begin(part)
         output.write(part)
+        output.note(shown for _, shown in logprobs_of(part, places))
         if isinstance(part, CallEnded):
             output.end()
     if not output.items:
         output.begin(Said(""))
+    output.note(shown_logprob(each) for each in places.close())
     output.end(is_whole=choice["finish_reason"] == "stop")
-    logprobs = (choice.get("logprobs") or {}).get("content")
-    first_text = next((item for item in output.items if item["type"] == "message"), None)
-    if logprobs and first_text is not None:
-        first_text["content"][0]["logprobs"] = [shown_logprob(each) for each in logprobs]
     return output.items
+
+
+def logprobs_of(part: Part, places: TokenPlaces) -> list[tuple[int, dict[str, Any]]]:
+    """Log-probabilities of the tokens that begin in a text for the reader, with where they begin; a call's aren't shown."""
+    if not isinstance(part, Said):
+        return []
+    found = places.within(part.begin, part.begin + len(part.text))
+    return [(place, shown_logprob(entry)) for place, entry in found]
 
 
 def shown_logprob(entry: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +115,8 @@ def shown_logprob(entry: dict[str, Any]) -> dict[str, Any]:
 
 def status_of(job: JobView) -> str:
     """OpenAI's word for what a job's state is."""
-    if job.status == "succeeded":
-        is_cut = any(choice["finish_reason"] == "length" for choice in job.choices or [])
-        return "incomplete" if is_cut else "completed"
-    return {"queued": "queued", "running": "in_progress", "cancelled": "cancelled"}.get(job.status, "failed")
+    going = {"queued": "queued", "running": "in_progress"}
+    return going.get(job.status) or response_status(cast("EndStatus", job.status), job.choices)
 
 
 def response_object(

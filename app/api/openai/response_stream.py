@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
-from app.api.openai.response_answer import OutputItems, response_object, shown_logprob, status_of
-from app.api.openai.response_request import ResponseRequest
+from app.api.openai.response_answer import OutputItems, logprobs_of, response_object, shown_logprob, status_of
+from app.api.openai.token_places import TokenPlaces
 from app.jobs.read import JobView
+from app.openai.response_request import ResponseRequest
 
 
 class ResponseEvents:
@@ -23,6 +24,7 @@ class ResponseEvents:
         self._after = after
         self._number = -1
         self._reader = reader_of(request.calling())
+        self._places = TokenPlaces()
         self._output = OutputItems(job.id)
         self._is_started = False
 
@@ -40,27 +42,28 @@ class ResponseEvents:
     def push(self, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
         """What this text brings."""
         yield from self.start()
-        yield from self._told(self._reader.push(text), [shown_logprob(each) for each in logprobs or ()])
+        self._places.push(text, logprobs or [])
+        yield from self._told(self._reader.push(text))
 
     def end(self, job: JobView) -> Iterator[dict[str, Any]]:
         """The rest: the job has ended so."""
         yield from self.start()
-        yield from self._told(self._reader.close(), [])
+        yield from self._told(self._reader.close())
         status = status_of(job)
         if not self._output.items and job.choices:
             yield from self._open(Said(""))
+        self._output.note(shown_logprob(each) for each in self._places.close())
         yield from self._close(is_whole=status == "completed")
         kind = f"response.{status if status in {'completed', 'incomplete'} else 'failed'}"
         yield from self._tell(kind, response=response_object(job, self._request))
 
-    def _told(self, parts: Iterator[Part], logprobs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _told(self, parts: Iterator[Part]) -> Iterator[dict[str, Any]]:
         for part in parts:
             if isinstance(part, CallBegun):
                 yield from self._close()
             yield from self._open(part)
             if isinstance(part, Said | Arguments):
-                yield from self._delta(part, logprobs)
-                logprobs = []
+                yield from self._delta(part)
             elif isinstance(part, CallEnded):
                 yield from self._close()
 
@@ -76,14 +79,18 @@ class ResponseEvents:
         if item["type"] == "message":
             yield from self._tell("response.content_part.added", **self._place, part=dict(item["content"][0]))
 
-    def _delta(self, part: Said | Arguments, logprobs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        self._output.write(part, logprobs)
+    def _delta(self, part: Said | Arguments) -> Iterator[dict[str, Any]]:
+        self._output.write(part)
+        entries = logprobs_of(part, self._places)
+        self._output.note(shown for _, shown in entries)
         begin = self._number
         self._number += len(part.text)
         if self._number <= self._after:
             return
-        text = part.text[max(0, self._after - begin) :]
+        known = max(0, self._after - begin)
+        text = part.text[known:]
         if isinstance(part, Said):
+            logprobs = [shown for place, shown in entries if place >= part.begin + known]
             yield self._event("response.output_text.delta", **self._place, delta=text, logprobs=logprobs)
         else:
             yield self._event("response.function_call_arguments.delta", **self._item_place, delta=text)

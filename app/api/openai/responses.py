@@ -14,9 +14,7 @@ from app.api.openai.common_answer import RESPONSE, job_id_of
 from app.api.openai.deltas import Begun, Delta, deltas_of
 from app.api.openai.errors import FaceRoute
 from app.api.openai.response_answer import output_of, response_object
-from app.api.openai.response_items import InputItem, turns_of
 from app.api.openai.response_query import ResponseQuery, parse_query
-from app.api.openai.response_request import ResponseRequest
 from app.api.openai.response_stream import ResponseEvents
 from app.api.openai.running import Call, begin, cancel, form_of, in_lane, read_request, until_succeeded
 from app.api.openai.sse import named_event
@@ -24,6 +22,8 @@ from app.api.openai.streaming import chunks, stream
 from app.api.runtime import Runtime, runtime_of
 from app.errors import InvalidRequest, NotFound
 from app.jobs.submit import Caller
+from app.openai.response_items import InputItem, turns_of
+from app.openai.response_request import ResponseRequest
 
 FACE = "responses"
 
@@ -48,7 +48,7 @@ async def create_response(request: Request, caller: Writer) -> Response:
         request, caller, wanted, body, form, is_kept=asked.is_stored, with_job=kept if asked.is_stored else None
     )
     if asked.stream:
-        return stream(call, _events(call, ResponseEvents(call.job, asked)))
+        return stream(call, _events(call, asked))
     if asked.background:
         return answer(response_object(call.job, asked), 200, call.headers)
     job = await until_succeeded(request, call)
@@ -62,7 +62,7 @@ async def read_response(request: Request, caller: Reader) -> Response:
     found, asked = await _stored(request, caller)
     if query.stream:
         call = Call(runtime_of(request), caller, found.job, {"Cache-Control": "no-store"}, is_kept=True)
-        return stream(call, _events(call, ResponseEvents(found.job, asked, after=_after(query))))
+        return stream(call, _events(call, asked, after=_after(query)))
     return answer(response_object(found.job, asked))
 
 
@@ -101,9 +101,10 @@ async def delete_response(request: Request, caller: Writer) -> Response:
     return answer({"id": name, "object": "response", "deleted": True})
 
 
-async def _events(call: Call, made: ResponseEvents) -> AsyncIterator[bytes]:
+async def _events(call: Call, asked: ResponseRequest, *, after: int = -1) -> AsyncIterator[bytes]:
+    made = ResponseEvents(call.job, asked, after=after)
     yield chunks([*made.begin()], named_event)
-    async for each in deltas_of(call):
+    async for each in deltas_of(call, shows_tokens=asked.has_logprobs):
         if isinstance(each, Begun):
             told = made.start()
         elif isinstance(each, Delta):

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Request
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.body import parse_body, read_body
+from app.api.errands import is_passing
 from app.api.headers import idempotency_key
 from app.api.openai.errors import end_of
 from app.api.preparing import LONG_BYTES
@@ -29,6 +32,7 @@ SPREAD_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 30.0  # while a caller waits: an end is heard of at once, this is for its leaving unheard
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 Form = Literal["whole", "stream", "background"]
 WithJob = Callable[[AsyncConnection, UUID], Awaitable[None]]
 
@@ -52,7 +56,7 @@ async def read_request(request: Request, model: type[M]) -> tuple[M, bytes]:
     return await in_lane(runtime, body, parse_body, body, model), body
 
 
-async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., M], *args: object) -> M:
+async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., T], *args: object) -> T:
     """`work(*args)`, in a thread where the body is so large that it would hold up others."""
     return work(*args) if len(body) < LONG_BYTES else await runtime.lanes.run(len(body), work, *args)
 
@@ -79,7 +83,7 @@ async def begin(
         PenstockError: as `app.api.submission.submit`.
     """
     runtime = runtime_of(request)
-    _check_room(runtime, form)
+    check_room(runtime, form)
     key = idempotency_key(request.headers)
     submission = Submission(caller, wanted, len(body), key, body, with_job)
     submitted: Submitted = await submit(runtime, submission)
@@ -88,20 +92,20 @@ async def begin(
     return Call(runtime, caller, submitted.job, headers, is_kept or key is not None)
 
 
-def _check_room(runtime: Runtime, form: Form) -> None:
+def check_room(runtime: Runtime, form: Form, num_jobs: int = 1) -> None:
     """Raises Unavailable where a job would be made that nobody here could be told of."""
     if form == "background":
         return
     if runtime.watch.is_closed:
         raise Unavailable("this server is about to restart; try again")
-    if form == "stream" and runtime.streams.num_readers >= runtime.settings.stream_max_readers:
+    if form == "stream" and runtime.streams.num_readers + num_jobs > runtime.settings.stream_max_readers:
         raise StreamsFull("as many streams are read from this process as may be (stream_max_readers); try again")
     if form == "whole" and runtime.watch.num_seated >= runtime.watch.max_seats:
         raise Unavailable("too many callers wait for their results here; try again, or submit to /v1/jobs and poll")
 
 
 async def until_succeeded(request: Request, call: Call) -> JobView:
-    """The job when it has succeeded. If its caller leaves, it is cancelled.
+    """The job when it has succeeded. If its caller leaves, it is cancelled. While Postgres is away it is waited for, too.
 
     Raises:
         JobEndedWithout: it ended otherwise.
@@ -109,18 +113,18 @@ async def until_succeeded(request: Request, call: Call) -> JobView:
     """
     runtime, job = call.runtime, call.job
     async with runtime.watch.seat(job.id) as seat:
-        job = await job_of(runtime, call.caller, job.id)
-        while job.status not in END_STATUSES:
-            if seat is None:
-                await asyncio.sleep(runtime.watch.poll_every_s)
-            else:
-                await seat.wait(LOOK_AGAIN_S, request)
-            job = await job_of(runtime, call.caller, job.id)
-            if job.status in END_STATUSES:
+        while True:
+            found = await _found(call)
+            if found is not None and found.status in END_STATUSES:
+                job = found
                 break
             if await request.is_disconnected() or runtime.watch.is_closed:
                 await leave(call)
                 raise Unavailable("this server is about to restart; try again")
+            if seat is None or found is None:
+                await asyncio.sleep(runtime.watch.poll_every_s)
+            else:
+                await seat.wait(LOOK_AGAIN_S, request)
     if job.status != "succeeded":
         raise end_of(job)
     if job.choices is None:  # found by its Idempotency-Key, long after
@@ -128,11 +132,39 @@ async def until_succeeded(request: Request, call: Call) -> JobView:
     return job
 
 
+async def patiently(runtime: Runtime, work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` gives, which is asked again for as long as Postgres doesn't answer."""
+    while True:
+        try:
+            return await work()
+        except (PenstockError, SQLAlchemyError, OSError) as error:
+            if not is_passing(error):
+                raise
+        await asyncio.sleep(runtime.watch.poll_every_s)
+
+
+async def _found(call: Call) -> JobView | None:
+    """The call's job as it is now; None while Postgres doesn't answer."""
+    try:
+        return await job_of(call.runtime, call.caller, call.job.id)
+    except (PenstockError, SQLAlchemyError, OSError) as error:
+        if not is_passing(error):
+            raise
+        return None
+
+
 async def leave(call: Call) -> None:
-    """Its caller won't get the result: cancel the job, unless it is kept. Best effort, as a caller who leaves before is."""
-    if not call.is_kept:
-        with contextlib.suppress(PenstockError):
-            await cancel(call.runtime, call.caller, call.job.id)
+    """Its caller won't get the result: cancel the job, unless it is kept; where Postgres is away, once it is back."""
+    if call.is_kept:
+        return
+    cancelling_it = partial(cancel, call.runtime, call.caller, call.job.id)
+    try:
+        await cancelling_it()
+    except (PenstockError, SQLAlchemyError, OSError) as error:
+        if is_passing(error):
+            call.runtime.errands.add(cancelling_it)
+        elif not isinstance(error, PenstockError):
+            raise
 
 
 async def cancel(runtime: Runtime, caller: Caller, job_id: UUID) -> JobView:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,13 +17,14 @@ from app.telemetry import emit
 log = logging.getLogger("penstock.api.openai")
 
 
-def stream(call: Call, events: AsyncIterator[bytes]) -> EventStream:
-    """The answer to a call whose events are these. Where it ends early, its job goes with it unless it is kept."""
+def stream(call: Call, events: AsyncIterator[bytes], others: Sequence[Call] = ()) -> EventStream:
+    """The answer to a call whose events are these. Where it ends early, its job goes with it unless it is kept; those of `others`, too."""
     outcome = _Outcome()
 
     async def on_end(has_left: bool) -> None:
         if has_left or not outcome.is_whole:
-            await leave(call)
+            for each in (call, *others):
+                await leave(each)
 
     return EventStream(_guarded(events, outcome), call.headers, on_end, stall_s=call.runtime.settings.stream_stall_s)
 

@@ -13,8 +13,8 @@ from app.errors import AlreadyResolved, InputForgotten, InvalidRequest, NotFound
 from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.models import ModelCatalog
+from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import PreparedJob, prepare
 from app.settings import Settings
 
 CHANGEABLE = (

@@ -21,15 +21,17 @@ end
 
 -- A tenant that returns from idle is lifted to the least counter of the active ones, or to where the claims stand (Sheng et al., "Fairness
 -- in Serving Large Language Models", OSDI 2024, algorithm 2). Of the share that it left to them meanwhile it keeps the credit of one
--- worker's room: so a quiet tenant's burst goes ahead of a flood, and who idles for long saves no more.
+-- worker's room: so a quiet tenant's burst goes ahead of a flood, and who idles for long saves no more. Until it has caught up with
+-- where the claims stood (`ahead`), it may also take what others of its tier hold.
 local function activate(place, tenant)
   local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
   if redis.call('ZSCORE', act, tenant) then return false end
   local stand = tonumber(redis.call('HGET', vtc, ':now') or '0')
-  local floor = tonumber(redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]) or stand
+  local others = tonumber(redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')[2]) or stand
   local credit = tonumber(redis.call('HGET', 'tiers:' .. prefix, ':credit') or '0')
-  if credit > 0 then floor = math.min(floor, stand - credit / terms_of(tenant)) end
+  local floor = credit > 0 and math.min(others, stand - credit / terms_of(tenant)) or others
   local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), floor)
+  if counter < stand then redis.call('HSET', 'ahead:' .. prefix .. ':' .. place, tenant, string.format('%.17g:%.17g', stand, counter)) end
   redis.call('ZADD', act, string.format('%.17g', counter), tenant)
   redis.call('HDEL', vtc, tenant)
   return true
@@ -40,7 +42,22 @@ local function retire(place, tenant)
   local counter = redis.call('ZSCORE', act, tenant)
   if not counter then return end
   redis.call('ZREM', act, tenant)
+  redis.call('HDEL', 'ahead:' .. prefix .. ':' .. place, tenant)
   redis.call('HSET', 'vtc:' .. prefix .. ':' .. place, tenant, counter)
+end
+
+-- Wake workers: those with room for the tier, and where a tenant may take the room of others those without it, too; any for suspects.
+local function ring(place, tenant, count)
+  local is_suspect = place == 'solo' or place == 'bisect'
+  local bell = 'bell:' .. prefix .. ':' .. (is_suspect and 'any' or tier_of(place))
+  for _ = 1, math.min(count or 1, 64) do redis.call('LPUSH', bell, '1') end
+  redis.call('LTRIM', bell, 0, 63)
+  local may_displace = place == tier_of(place) .. 'again' or redis.call('HEXISTS', 'ahead:' .. prefix .. ':' .. place, tenant) == 1
+  if not is_suspect and may_displace then
+    for _ = 1, math.min(count or 1, 64) do redis.call('LPUSH', bell .. ':full', '1') end
+    redis.call('LTRIM', bell .. ':full', 0, 63)
+    redis.call('PEXPIRE', bell .. ':full', 1000)  -- for those who are full now, not for whoever is later
+  end
 end
 
 -- Out of the claims' sight until one of its jobs ends.
@@ -59,10 +76,11 @@ local function unpark(tenant)
   if not places then return false end
   redis.call('HDEL', full, tenant)
   for place in string.gmatch(places, '%a+') do
-    if redis.call('EXISTS', 'q:' .. prefix .. ':' .. place .. ':' .. tenant) == 1 then activate(place, tenant) end
+    if redis.call('EXISTS', 'q:' .. prefix .. ':' .. place .. ':' .. tenant) == 1 then
+      activate(place, tenant)
+      ring(place, tenant)
+    end
   end
-  redis.call('LPUSH', 'bell:' .. prefix, '1')
-  redis.call('LTRIM', 'bell:' .. prefix, 0, 63)
   return true
 end
 

@@ -1,10 +1,10 @@
 -- enqueue: nominate jobs, each (job, gen) at most once; an older gen of the same job is taken out.
--- KEYS  idx depth bell epoch tiers
+-- KEYS  idx depth epoch tiers
 -- ARGV  prefix ("{pool}"), force (1 = also while the epoch is missing: the rebuild), now (seconds; '' = TIME), then 5 for each job:
 --       job gen place tenant cost
 -- Returns the number of jobs added, or -1 where the epoch is missing: this Redis lost its memory, and the rebuild will bring the
 -- job in its order.
-local idx, depth, bell, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local idx, depth, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local force, now = ARGV[2], tonumber(ARGV[3] or '') or tonumber(redis.call('TIME')[1])
 if (#ARGV - 3) % 5 ~= 0 then return redis.error_reply('ERR enqueue wants 5 arguments for each job') end
 for i = 4, #ARGV, 5 do
@@ -32,7 +32,7 @@ local function wake_tier(place)
 end
 
 local any_parked = redis.call('EXISTS', 'full:' .. prefix) == 1
-local added = 0
+local added, rings = 0, {}
 for i = 4, #ARGV, 5 do
   local job, gen, place, tenant, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local known = redis.call('HGET', idx, job)
@@ -56,10 +56,12 @@ for i = 4, #ARGV, 5 do
     wake_tier(place)
     if not any_parked or not is_parked(place, tenant) then activate(place, tenant) end
     added = added + 1
+    local whose = place .. ':' .. tenant
+    rings[whose] = (rings[whose] or 0) + 1
   end
 end
-if added > 0 then
-  for _ = 1, math.min(added, 64) do redis.call('LPUSH', bell, '1') end
-  redis.call('LTRIM', bell, 0, 63)
+for whose, count in pairs(rings) do
+  local place, tenant = string.match(whose, '^(%a+):(.+)$')
+  ring(place, tenant, count)
 end
 return added

@@ -1,8 +1,8 @@
 -- mend: of these nominated jobs, put back those whose stream entry is lost, and their streams into act and pend. Same gen.
--- KEYS  idx pend bell
+-- KEYS  idx pend
 -- ARGV  prefix ("{pool}"), then the jobs, in the order in which lost ones are put back
 -- Returns the number of things that were put right. What is in order is only read, so that repeating it changes nothing.
-local idx, pend, bell = KEYS[1], KEYS[2], KEYS[3]
+local idx, pend = KEYS[1], KEYS[2]
 local now = redis.call('TIME')[1]
 local delivered = {}  -- stream -> the last id that its group handed out; false where there is no stream
 local mended = 0
@@ -34,7 +34,7 @@ end
 -- Whether the tenant had to be put back among those that claims look at.
 local function bring_back(place, tenant)
   if is_parked(place, tenant) or not activate(place, tenant) then return false end
-  redis.call('LPUSH', bell, '1')
+  ring(place, tenant)
   return true
 end
 
@@ -57,10 +57,9 @@ for i = 2, #ARGV do
       local again = redis.call('XADD', q, '*', 'j', job, 'g', gen, 'c', cost)
       redis.call('HSET', idx, job, gen .. ':' .. place .. ':' .. tenant .. ':' .. cost .. ':' .. again)
       bring_back(place, tenant)
-      redis.call('LPUSH', bell, '1')
+      ring(place, tenant)
       mended = mended + 1
     end
   end
 end
-if mended > 0 then redis.call('LTRIM', bell, 0, 63) end
 return mended

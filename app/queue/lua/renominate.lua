@@ -1,8 +1,8 @@
 -- renominate: nominations that were claimed and not decided for `idle_ms` (their worker died in between) are put back, same gen.
--- KEYS  idx pend bell
+-- KEYS  idx pend
 -- ARGV  prefix, idle_ms, most streams to look at
 -- Returns the number put back. They go to the end of their tenant's stream.
-local idx, pend, bell = KEYS[1], KEYS[2], KEYS[3]
+local idx, pend = KEYS[1], KEYS[2]
 local idle_ms, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 if not idle_ms or not most then return redis.error_reply('ERR renominate: idle_ms and most are numbers') end
 local now = tonumber(redis.call('TIME')[1])
@@ -21,7 +21,7 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
           redis.call('HSET', idx, job, wanted .. again)
           settle(job, 0)
           if not is_parked(place, tenant) then activate(place, tenant) end
-          redis.call('LPUSH', bell, '1')
+          ring(place, tenant)
           put_back = put_back + 1
         end
         redis.call('XACK', q, 'workers', entry)
@@ -40,5 +40,4 @@ for _, q in ipairs(redis.call('ZRANGEBYSCORE', pend, '-inf', now - idle_ms / 100
   end
   if oldest < 0 then redis.call('ZREM', pend, q) else redis.call('ZADD', pend, now - oldest / 1000, q) end
 end
-redis.call('LTRIM', bell, 0, 63)
 return put_back

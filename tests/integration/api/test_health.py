@@ -26,7 +26,7 @@ async def test_all_is_well(client: httpx.AsyncClient) -> None:
     ready = await client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert {name: check["ok"] for name, check in ready.json()["checks"].items()} == {
-        "postgres": True, "schema": True, "redis": True, "models": True,
+        "postgres": True, "schema": True, "redis": True, "models": True, "loops": True,
     }  # fmt: skip
 
 

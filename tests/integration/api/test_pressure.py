@@ -1,5 +1,6 @@
 """Does the API say no before the 202, with the reason and the time to come back, and yes to those who aren't the reason?"""
 
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -85,6 +86,31 @@ async def test_a_full_tier_is_a_503_that_says_when_there_is_room(
     assert await num_jobs(engine) == taken + 1
     # Another tier has its own room; what was accepted waits untouched.
     assert (await client.post("/v1/jobs", json=BODY | {"tier": "batch"})).status_code == 202
+
+
+async def test_a_quote_says_when_the_job_would_start_and_that_there_is_no_room(
+    client: httpx.AsyncClient, runtime: Runtime, engine: AsyncEngine, epoch: JobQueue, submit: Submit
+) -> None:
+    await worker_with(engine, paces={"interactive": 0.1})
+    await submit(**BODY)
+    await runtime.loads.refresh()
+    quoted = (await client.post("/v1/jobs/quote", json=BODY)).json()
+    assert (quoted["outcome"], quoted["code"], quoted["retry_after_s"]) == ("accepted", None, None)
+    assert quoted["forecast"]["position"] == 2
+    now = runtime.clock.now()
+    start, late, end = (
+        datetime.fromisoformat(quoted["forecast"][name]).timestamp() - now
+        for name in ("start_p50", "start_p95", "finish_p95")
+    )
+    assert start == pytest.approx(1, abs=0.3), "100 tokens before it, 100 a second"
+    assert start < late < end
+    await fill(client, runtime)
+    refused = (await client.post("/v1/jobs/quote", json=BODY)).json()
+    assert (refused["outcome"], refused["code"], refused["forecast"]) == ("rejected", "overloaded", None)
+    assert "at most 10 s" in refused["detail"]
+    assert refused["retry_after_s"] >= 1
+    elsewhere = (await client.post("/v1/jobs/quote", json=BODY | {"tier": "batch"})).json()
+    assert elsewhere["outcome"] == "accepted"
 
 
 async def test_those_who_are_refused_together_are_told_different_times(

@@ -23,7 +23,7 @@ from app.redis import Redis
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean, report_on
 from tests.support.dead import kill, send_back
-from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
+from tests.support.jobs import POOL, key_of, nominations, open_lease, prepared, seed, submit
 
 FATE = Fate(max_attempts=1, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
@@ -68,7 +68,7 @@ async def world(engine: AsyncEngine, settings: Settings, queue: JobQueue) -> Non
         )
         await rescue.give_back(conn, [GivenBack(ids[4], 1, "transient_error")], FATE, Random(1))
         await cancel(conn, "acme", unstarted.job_id)
-        waiting = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="once")
+        waiting = await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("once", prepared(settings)))
     waiting += await submit(engine, settings, tenant="acme", count=2, tier="batch")
     await queue.enqueue(nominations(waiting))
     await queue.claim("w", max_jobs=1, room=10**9)
@@ -120,6 +120,10 @@ CORRUPTIONS = {
     "notice_written": ["DELETE FROM webhook_deliveries WHERE event_type = 'job.succeeded'"],
     "endpoint_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
                       "'https://example.com/', 'x', '{job.*}', '2000-01-01' FROM tenants")],
+    "response_told": [("INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events, updated_at) SELECT gen_random_uuid(), id, "
+                      "'https://example.com/', 'x', '{response.*}', '2000-01-01' FROM tenants"),
+                      ("INSERT INTO face_calls (job_id, tenant_id, face, body) SELECT id, tenant_id, 'responses', '{\"background\": true}' "
+                      "FROM jobs WHERE status = 'failed'")],
     "notice_once": ["DROP INDEX uq_webhook_deliveries_event",
                     ("INSERT INTO webhook_deliveries (id, tenant_id, job_id, event_type, url, body) SELECT gen_random_uuid(), "
                     "tenant_id, job_id, event_type, url, body FROM webhook_deliveries WHERE event_type = 'job.dead'")],

@@ -38,7 +38,7 @@ from app.settings import Settings
 from app.webhooks.tables import webhook_deliveries
 from tests.support.audit import assert_audit_clean
 from tests.support.dead import CRASH, ORDER, kill, letters, send_back, start_again, succeed
-from tests.support.jobs import FILES, POOL, prepared, seed, submit
+from tests.support.jobs import FILES, POOL, key_of, prepared, seed, submit
 
 
 @pytest.fixture(autouse=True)
@@ -320,13 +320,13 @@ async def test_a_requeued_job_can_be_cancelled_and_its_key_still_leads_to_it(
 ) -> None:
     caller, first = Caller("acme", None), prepared(settings)
     async with engine.begin() as conn:
-        accepted = await accept(conn, caller, [first], idempotency_key="k")
+        accepted = await accept(conn, caller, [first], key=key_of("k", first))
     (job_id,) = await kill(engine, accepted)
     await send_back(engine, job_id)
     async with engine.begin() as conn:
-        replay = await find_replay(conn, caller, "k", first.request)
+        replay = await find_replay(conn, caller, key_of("k", first))
         assert replay is not None
-        assert replay.job_id == job_id
+        assert replay[0].job_id == job_id
         assert (await cancel(conn, "acme", job_id)).ended
     await assert_audit_clean(engine, None)
 

@@ -19,7 +19,8 @@ from app.jobs import held, store
 from app.jobs.cancel import cancel
 from app.jobs.finish import Ending, finish
 from app.jobs.notices import Used
-from app.jobs.submit import Caller, PreparedJob, accept
+from app.jobs.prepare import PreparedJob
+from app.jobs.submit import Caller, accept
 from app.queue.streams import Nomination
 from app.quotas.budgets import look
 from app.quotas.drift import drift

@@ -11,10 +11,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import app.jobs.submit as submit_module
 from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCancellable, NotFound
 from app.ids import new_id
-from app.jobs import leases, rescue, resync, store, timekeeping
+from app.jobs import idempotency, leases, rescue, resync, store, timekeeping
 from app.jobs.cancel import cancel
 from app.jobs.finish import Ending, end_queued, finish, has_finished
 from app.jobs.notices import Used
@@ -29,7 +28,7 @@ from app.redis import Redis
 from app.settings import Settings
 from app.webhooks.tables import webhook_deliveries
 from tests.support.audit import assert_audit_clean
-from tests.support.jobs import POOL, nominations, open_lease, prepared, seed, submit
+from tests.support.jobs import POOL, key_of, nominations, open_lease, prepared, seed, submit
 
 FATE = Fate(max_attempts=3, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
@@ -400,7 +399,9 @@ async def test_concurrent_submissions_under_one_key_make_one_job(engine: AsyncEn
 
     async def post() -> Accepted:
         async with engine.begin() as conn:
-            return (await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k"))[0]
+            return (
+                await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("k", prepared(settings)))
+            )[0]
 
     accepted = await asyncio.gather(*[post() for _ in range(8)])
     assert len({each.job_id for each in accepted}) == 1
@@ -413,20 +414,20 @@ async def test_a_key_is_the_tenants_own_and_bound_to_its_body(engine: AsyncEngin
     await seed(engine, "acme", "other")
     first = prepared(settings, prompt="one")
     async with engine.begin() as conn:
-        await accept(conn, Caller("acme", None), [first], idempotency_key="k")
-        assert await find_replay(conn, Caller("other", None), "k", first.request) is None
-        replay = await find_replay(conn, Caller("acme", None), "k", first.request)
+        await accept(conn, Caller("acme", None), [first], key=key_of("k", first))
+        assert await find_replay(conn, Caller("other", None), key_of("k", first)) is None
+        replay = await find_replay(conn, Caller("acme", None), key_of("k", first))
         assert replay is not None
-        assert replay.job_id == first.id
+        assert replay[0].job_id == first.id
         with pytest.raises(IdempotencyMismatch):
-            await find_replay(conn, Caller("acme", None), "k", prepared(settings, prompt="two").request)
+            await find_replay(conn, Caller("acme", None), key_of("k", prepared(settings, prompt="two")))
 
 
 async def test_keys_are_forgotten_after_their_job_ended_long_ago(engine: AsyncEngine, settings: Settings) -> None:
     await seed(engine)
     async with engine.begin() as conn:
-        (live,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="live")
-        (done,) = await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="done")
+        (live,) = await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("live", prepared(settings)))
+        (done,) = await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("done", prepared(settings)))
         await end_queued(conn, [done.job_id], "cancelled")
         assert await timekeeping.forget_keys(conn, ttl_s=60) == 0
         await conn.execute(text("UPDATE idempotency_keys SET created_at = now() - interval '1 hour'"))
@@ -654,20 +655,20 @@ async def test_what_an_unknown_commit_did_is_found_again(engine: AsyncEngine, se
 async def test_a_key_that_is_forgotten_during_its_replay_gives_no_error(
     engine: AsyncEngine, settings: Settings
 ) -> None:
-    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, replay_of finds nothing: a 500."""
+    """accept: INSERT .. ON CONFLICT DO NOTHING meets the key, `forget` deletes it, jobs_of finds nothing: a 500."""
     await seed(engine)
     async with engine.begin() as conn:
-        await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
-    original = submit_module.replay_of
+        await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("k", prepared(settings)))
+    original = idempotency.jobs_of
 
     async def late(conn, *args):  # what a busy event loop may do: between the two statements `forget` commits
         async with engine.begin() as other:
             await other.execute(text("DELETE FROM idempotency_keys"))
         return await original(conn, *args)
 
-    submit_module.replay_of = late
+    idempotency.jobs_of = late
     try:
         async with engine.begin() as conn:
-            await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k")
+            await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("k", prepared(settings)))
     finally:
-        submit_module.replay_of = original
+        idempotency.jobs_of = original

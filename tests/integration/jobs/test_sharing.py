@@ -303,3 +303,23 @@ def test_a_text_that_goes_on_and_an_answer_are_different_work() -> None:
     sampling = {"temperature": 0}
     keys = {work_key(("m", "v", "t", form), [1, 2], 1, sampling, has_own_seed=False) for form in ("prompt", "messages")}
     assert len(keys) == 2
+
+
+async def test_who_follows_a_new_leader_is_not_waited_for(
+    engine: AsyncEngine, redis: Redis, settings: Settings, sharing: JobQueue, keeper: Keeper
+) -> None:
+    """A batch that stops its lines locks them in their order; who waited for one of them while holding others was half of a deadlock."""
+    (job,) = await start(engine, sharing, await submit(engine, settings, **GREEDY))
+    followers = [(await submit(engine, settings, **GREEDY))[0].job_id for _ in range(3)]
+    async with engine.begin() as conn:
+        assert await finish(conn, [Ending(job.job_id, job.attempt, "failed", error={"code": "x", "message": "x"})])
+    async with engine.connect() as other:
+        await other.execute(text("SET LOCAL idle_in_transaction_session_timeout = '30s'"))
+        await other.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": max(followers)})
+        async with engine.begin() as conn:
+            rescued = await asyncio.wait_for(hand_on(conn, most=1), 10)
+        assert [each.job_id for each in rescued.nominations[POOL]] == [min(followers)]
+    assert (await view(engine, sorted(followers)[1])).shared_from == min(followers)
+    await keeper.hand_on()
+    leaders = [(await view(engine, each)).shared_from for each in followers]
+    assert leaders.count(None) == 2, "the one that was passed over leads itself"

@@ -34,7 +34,7 @@ LONG = {"model": FAKE, "messages": ASK, "max_tokens": 4000}
             "messages[0].content",
         ),
         ("chat/completions", {"messages": ASK, "stop": ["a"] * 17}, "stop"),
-        ("completions", {"prompt": ["a", "b"]}, "prompt"),
+        ("completions", {"prompt": ["a"] * 129}, "prompt"),
         ("completions", {"prompt": "a", "echo": True}, "echo"),
         ("completions", {"prompt": "a", "best_of": 3}, "best_of"),
         ("completions", {}, "prompt"),

@@ -8,7 +8,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.ids import new_id
-from app.queue.fairness import Terms, work_of
+from app.queue.fairness import COMMON_LEVEL, Terms, work_of
+from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue, Nomination, Room, Work
 from app.redis import Redis
 
@@ -246,6 +247,36 @@ async def test_what_a_tier_takes_is_taken_from_the_lower_ones_only(queue: JobQue
     # Batch had its turn with its first job; interactive jobs then used up what room there was for more of it.
     assert Counter(job.place for job in claimed) == {"interactive": 29, "batch": 1}
     assert claimed[1].place == "batch"
+
+
+def levels(standard: list[int]) -> dict[str, list[Room]]:
+    """Room in the standard tier by level; none in the others."""
+    return {tier: [Room(tokens if tier == "standard" else 0, 64) for tokens in standard] for tier in TIER_WEIGHTS}
+
+
+async def test_who_returns_from_idle_may_take_what_a_flood_holds_for_as_much_as_its_credit(queue: JobQueue) -> None:
+    """Its burst had to wait until jobs of the flood ended, one by one, though it was its turn at each."""
+    await queue.enqueue([nominate("flood", cost=10) for _ in range(100)])
+    assert {job.level for job in await queue.claim("w", max_jobs=50, room=PLENTY, credit=160)} == {COMMON_LEVEL}
+    await queue.enqueue([nominate("quiet", cost=10) for _ in range(20)])
+    full = levels([100] * COMMON_LEVEL + [0])
+    taken = [job for _ in range(3) for job in await queue.claim("w", max_jobs=64, room=full, credit=160)]
+    assert [job.tenant for job in taken] == ["quiet"] * 16, "then both wait for room"
+    assert [job.level for job in taken] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4, (
+        "the less is left, the less it may displace"
+    )
+    rest = await queue.claim("w", max_jobs=8, room=PLENTY, credit=160)
+    assert Counter(job.tenant for job in rest) == {"quiet": 4, "flood": 4}
+    assert {job.level for job in rest} == {COMMON_LEVEL}
+
+
+async def test_what_a_privileged_job_takes_is_missing_behind_it_only(queue: JobQueue) -> None:
+    await queue.enqueue([nominate("flood", cost=10) for _ in range(100)])
+    await queue.claim("w", max_jobs=50, room=PLENTY, credit=400)
+    await queue.enqueue([nominate("quiet", cost=10) for _ in range(40)])
+    claimed = await queue.claim("w", max_jobs=64, room=levels([150, 130, 130, 130, 130]), credit=400)
+    # Ten at level 0 leave 30 at the next; three of that level use them up.
+    assert [job.level for job in claimed] == [0] * 10 + [1] * 3
 
 
 async def test_a_tier_that_returns_from_idle_may_take_what_it_left_to_the_others_up_to_the_credit(

@@ -1,5 +1,8 @@
 """Does the queue in Redis nominate each (job, gen) once, in order, fairly, and forget what was decided?"""
 
+import asyncio
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.ids import new_id
 from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
-from app.queue.streams import Depth, JobQueue, Nomination
+from app.queue.streams import Depth, JobQueue, Nomination, Ring
 from app.redis import Redis
 
 
@@ -150,15 +153,39 @@ async def test_a_script_survives_script_flush(queue: JobQueue, redis: Redis) -> 
 
 async def test_the_bell_wakes_and_stays_short(queue: JobQueue, redis: Redis) -> None:
     await queue.enqueue([nominate() for _ in range(500)])
-    assert await redis.llen("bell:{tiny}") <= 64
+    assert await redis.llen("bell:{tiny}:standard") == 64
     assert await queue.wait_for_bell(1.0)
+
+
+async def test_a_worker_without_room_doesnt_take_the_bell_of_one_that_has_some(queue: JobQueue, redis: Redis) -> None:
+    full = asyncio.create_task(queue.wait_for_bell(2.0, tiers=["interactive"], who="full"))
+    while not any(client["cmd"] == "blpop" for client in await redis.client_list()):
+        await asyncio.sleep(0.01)
+    await queue.enqueue([nominate()])
+    assert await queue.wait_for_bell(2.0, tiers=["interactive", "standard"])
+    assert not full.done()
+    await queue.wake("full")
+    assert not await full, "it was woken, no bell rang"
+
+
+async def test_suspects_ring_everywhere_and_who_is_ahead_where_there_is_no_room(queue: JobQueue) -> None:
+    await queue.enqueue([nominate(tier="solo")])
+    assert await queue.wait_for_bell(2.0, tiers=[]) == Ring(needs_room=False)
+    assert len(await queue.claim("w", max_jobs=1, room=1000)) == 1
+    await queue.enqueue([nominate("flooder") for _ in range(3)])
+    assert len(await queue.claim("w", max_jobs=2, room=1000, credit=500)) == 2
+    await queue.enqueue([nominate("quiet")])
+    assert await queue.wait_for_bell(2.0, tiers=[], full=["standard"]) == Ring(needs_room=True)
+    assert await queue.wait_for_bell(0.1, tiers=[], full=["standard"]) is None, (
+        "the flooder rings only where there is room"
+    )
 
 
 @pytest.mark.parametrize("args", [["{tiny}", "1", "", "job"], ["{tiny}", "1", "", "job", "x", "standard", "t", "1"]])
 async def test_a_malformed_call_writes_nothing(queue: JobQueue, redis: Redis, args: list[str]) -> None:
     keys = queue.keys
     with pytest.raises(Exception, match="enqueue"):
-        await queue._scripts.run("enqueue", [keys.idx, keys.depth, keys.bell, keys.epoch, keys.tiers], args)
+        await queue._scripts.run("enqueue", [keys.idx, keys.depth, keys.epoch, keys.tiers], args)
     assert not await redis.exists(keys.idx)
 
 
@@ -295,7 +322,7 @@ async def test_what_ran_before_goes_ahead_of_its_tier(queue: JobQueue, redis: Re
     again = [nominate(tier="standardagain", gen=2) for _ in range(2)]
     await queue.enqueue([*fresh, *again])
     assert (await queue.depth())["standard"] == Depth(5, 500)
-    assert await queue.claim("w", max_jobs=5, room=10_000) == [*again, *fresh]
+    assert await queue.claim("w", max_jobs=5, room=10_000) == [*(replace(each, level=0) for each in again), *fresh]
     assert float(await redis.hget(queue.keys.tiers, "standard")) == 500 / 4
 
 

@@ -15,7 +15,7 @@ from app.quotas.tenants import change_tenant, suspend_tenant
 from app.quotas.wanted import TenantChange
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
-from tests.support.jobs import nominations, open_lease, prepared, seed, submit
+from tests.support.jobs import key_of, nominations, open_lease, prepared, seed, submit
 
 WAITING = text("""
     SELECT count(*) AS jobs, coalesce(sum(prompt_tokens + n * max_tokens), 0) AS tokens FROM jobs
@@ -173,7 +173,9 @@ async def test_the_same_idempotency_key_is_a_replay_where_the_queue_is_full(
 
     async def once() -> Accepted:
         async with engine.begin() as conn:
-            return (await accept(conn, Caller("acme", None), [prepared(settings)], idempotency_key="k"))[0]
+            return (
+                await accept(conn, Caller("acme", None), [prepared(settings)], key=key_of("k", prepared(settings)))
+            )[0]
 
     found = await asyncio.gather(*(once() for _ in range(6)))
     assert len({each.job_id for each in found}) == 1

@@ -61,3 +61,17 @@ async def test_any_event_can_be_gone_on_from_while_it_runs_and_after(
         again = Heard(running.events[:place])
         await read_to_end(client, job, again)
         assert again.events == running.events
+
+
+async def test_workers_are_told_who_is_read(client: httpx.AsyncClient, worker: HandWorker, served: Served) -> None:
+    job = await submitted(client)
+    async with worker.redis.pubsub() as told:
+        await told.subscribe("jobs:read")
+        while await told.get_message(timeout=5.0) is None:
+            pass
+        async with watching(client, job, Heard()):
+            message = None
+            while message is None:
+                message = await told.get_message(ignore_subscribe_messages=True, timeout=5.0)
+            assert message["data"].decode() == job_id_of(job).hex
+            assert 0 < await worker.redis.ttl(f"ev:read:{job_id_of(job).hex}") <= 60

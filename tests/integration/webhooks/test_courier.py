@@ -12,6 +12,7 @@ from random import Random
 from time import time
 from uuid import UUID
 
+import httpx
 import pytest
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -286,3 +287,32 @@ async def test_the_same_nomination_twice_at_once_is_one_post(
 async def test_a_lease_must_outlast_a_try(settings: Settings, engine: AsyncEngine) -> None:
     with pytest.raises(Misconfigured):
         courier(settings.model_copy(update={"webhook_lease_s": 5.0}), engine)
+
+
+@pytest.mark.parametrize("host", ["xn--ls8h.example.com", "xn--a.example.com", "xn--zzzzzz99999.com"])
+async def test_a_name_that_resolves_but_is_none_for_the_http_client_is_a_failed_try(
+    settings: Settings, engine: AsyncEngine, host: str
+) -> None:
+    """Its error is no HTTPError: the try was lost with it, and begun again every lease."""
+
+    async def public(host: str, port: int) -> list[str]:
+        return ["93.184.215.14"]
+
+    (one,) = await notify(engine, f"https://{host}/hook")
+    await courier(settings, engine, resolver=public).deliver(first(one))
+    row = await state(engine, one)
+    assert (row.status, row.tries, row.leased_until) == ("pending", 1, None)
+    assert "the host isn't a valid name" in await complaint(engine, one)
+
+
+async def test_an_url_that_the_http_client_refuses_is_a_failed_try(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object, **__: object) -> None:
+        raise httpx.InvalidURL("URL too long")
+
+    monkeypatch.setattr("workers.webhooks.courier.post", refuses)
+    (one,) = await notify(engine, "http://127.0.0.1:9999/")
+    await courier(settings, engine).deliver(first(one))
+    assert (await state(engine, one)).leased_until is None
+    assert "URL too long" in await complaint(engine, one)

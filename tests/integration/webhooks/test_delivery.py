@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.ids import new_id
 from app.webhooks import delivery
 from app.webhooks import nominate as nominating
 from app.webhooks.delivery import Made, Rules, Try
@@ -168,14 +169,60 @@ async def test_a_delivery_whose_last_try_was_lost_is_given_up(engine: AsyncEngin
     assert (await state(engine, one)).status == "failed"
 
 
+async def test_what_has_no_try_left_is_given_up_some_at_a_time_and_waits_for_nobody(engine: AsyncEngine) -> None:
+    """Rows that another transaction holds are passed over: who waits for them while holding others is half of a deadlock."""
+    ids = sorted(await notify(engine, *[URL] * 1200))
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE webhook_deliveries SET tries = :n"), {"n": MAX_TRIES})
+    counted = text("SELECT count(*) FROM webhook_deliveries WHERE status = 'failed'")
+    async with engine.connect() as other:
+        await other.execute(text("SET LOCAL idle_in_transaction_session_timeout = '30s'"))
+        await other.execute(text("SELECT FROM webhook_deliveries WHERE id = :id FOR UPDATE"), {"id": ids[0]})
+        for failed in (1000, 1199):
+            assert await asyncio.wait_for(nominate(engine), 20) == []
+            assert await other.scalar(counted) == failed
+    assert await nominate(engine) == []
+    assert (await state(engine, ids[0])).status == "failed"
+
+
+async def test_what_waits_for_a_disabled_endpoint_is_given_up_when_it_is_due_and_waits_for_nobody(
+    engine: AsyncEngine,
+) -> None:
+    ids = sorted(await notify(engine, *[URL] * 3, *["https://other.example.com/"] * 2))
+    endpoint = new_id()
+    async with engine.begin() as conn:
+        values = {"id": endpoint, "url": URL}
+        await conn.execute(
+            text(
+                "INSERT INTO webhook_endpoints (id, tenant_id, url, secret, status, disabled_reason) "
+                "VALUES (:id, 'acme', :url, 'whsec_', 'disabled', 'nobody is there')"
+            ),
+            values,
+        )
+        await conn.execute(text("UPDATE webhook_deliveries SET endpoint_id = :id WHERE url = :url"), values)
+    async with engine.connect() as other:
+        await other.execute(text("SELECT FROM webhook_deliveries WHERE id = :id FOR UPDATE"), {"id": ids[0]})
+        handed = await asyncio.wait_for(nominate(engine), 20)
+    assert {each.delivery_id for each in handed} == set(ids[3:])
+    assert await nominate(engine) == []
+    rows = [await state(engine, each) for each in ids[:3]]
+    assert [(row.status, row.error) for row in rows] == [("failed", "nobody is there")] * 3
+
+
 async def test_looking_for_what_is_due_reads_an_index(engine: AsyncEngine) -> None:
     await notify(engine, *[f"https://{n}.example.com/" for n in range(300)])
-    due, lanes, handed = (f"ix_webhook_deliveries_{name}" for name in ("due", "lane", "handed"))
-    asked = {"limit": 10, "max_tries": MAX_TRIES, "lanes": [], "busy": [], "first_room": 4, "most": 32}
+    due, lanes, handed, spent, unsent = (
+        f"ix_webhook_deliveries_{name}" for name in ("due", "lane", "handed", "spent", "open")
+    )
+    asked = {
+        "limit": 10, "cautious": 10, "page": 10, "lanes": [], "tenants": [], "rooms": [], "busy": [], "first_room": 4,
+        "most": 32, "endpoints": [new_id()],
+    }  # fmt: skip
     wanted = [
         (nominating._ANY_DUE, {due}, "(next_try_at <= statement_timestamp())"),
-        (nominating._GIVE_UP, {due}, "(next_try_at <= statement_timestamp())"),
-        (nominating._CLOSE, {due}, "(next_try_at <= statement_timestamp())"),
+        (nominating._GIVE_UP, {spent}, "(next_try_at <= statement_timestamp())"),
+        (nominating._CLOSE, {unsent}, "(endpoint_id = e.id)"),
+        (delivery._CLOSE, {unsent}, "(endpoint_id = e.id)"),
         (nominating._BUSY, {handed}, "(handed_until > statement_timestamp())"),
         (nominating._CANDIDATES, {lanes}, "(ROW(lane, next_try_at) <= ROW(lanes.lane, statement_timestamp()))"),
     ]
@@ -184,7 +231,9 @@ async def test_looking_for_what_is_due_reads_an_index(engine: AsyncEngine) -> No
         await conn.execute(text("ANALYZE webhook_deliveries"))
         await conn.execute(text("SET LOCAL enable_seqscan = off"))
         for statement, indexes, condition in wanted:
-            lines = "\n".join((await conn.execute(text(f"EXPLAIN {statement.text}"), asked)).scalars())
+            lines = "\n".join(
+                (await conn.execute(text(f"EXPLAIN {statement.text}"), asked | {"ids": asked["endpoints"]})).scalars()
+            )
             assert set(re.findall(r"using (ix_webhook_deliveries_\w+)", lines)) == indexes, lines
             assert condition in lines
             assert "Seq Scan on webhook_deliveries" not in lines

@@ -49,7 +49,8 @@ async def test_two_tenants_at_one_server_have_a_line_each(engine: AsyncEngine) -
 
 
 async def test_what_never_was_quick_takes_half_of_a_worker_at_most(engine: AsyncEngine) -> None:
-    await notify(engine, *[f"https://{n}.example.com/" for n in range(40)])
+    for number in range(40):
+        await notify(engine, f"https://{number}.example.com/", tenant=f"tenant-{number}")
     await notify(engine, *[SHORT] * 30)
     await trust(engine, SHORT)
     assert len(await handed(engine, Rooms(60.0, most=32, cautious=10))) == 10 + 30
@@ -85,3 +86,32 @@ async def test_a_delivery_that_ends_gives_its_place_back(settings: Settings, eng
                 await courier.deliver(each)
     assert counts == [4, 26]
     assert len(server.received) == 30
+
+
+async def test_thousands_of_dead_endpoints_of_one_tenant_hide_nobodys_quick_one(engine: AsyncEngine) -> None:
+    """A query that looked at the first few hundred due lanes never came to the healthy tenant's."""
+    dead = [f"https://{n}.dead.example.com/" for n in range(2000)]
+    await notify(engine, *dead)
+    await trust(engine, *dead, room=2)
+    (one,) = await notify(engine, SHORT, tenant="zebra")
+    await trust(engine, SHORT, tenant="zebra")
+    assert one in {each.delivery_id for each in await handed(engine)}
+
+
+async def test_dead_endpoints_of_one_tenant_leave_room_for_anothers_unknown_one(engine: AsyncEngine) -> None:
+    await notify(engine, *[f"https://{n}.dead.example.com/" for n in range(300)])
+    first_round = await handed(engine)
+    assert len(first_round) < ROOMS.cautious
+    assert await handed(engine) == [], "all that one tenant may have is under way, and hangs"
+    for number in range(5):
+        (one,) = await notify(engine, SHORT, tenant=f"zebra-{number}")
+        assert [each.delivery_id for each in await handed(engine)] == [one]
+
+
+async def test_tenants_take_turns_where_not_all_find_room(engine: AsyncEngine) -> None:
+    many = [f"https://{n}.example.com/" for n in range(40)]
+    await notify(engine, *many)
+    await trust(engine, *many)
+    few = await notify(engine, LONG, SHORT, tenant="zebra")
+    await trust(engine, LONG, SHORT, tenant="zebra")
+    assert set(few) < {each.delivery_id for each in await handed(engine, limit=4)}

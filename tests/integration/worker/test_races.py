@@ -8,58 +8,20 @@ from random import Random
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-from tokenizers import Tokenizer
 
-from app.clock import SystemClock
 from app.jobs import rescue, store
 from app.jobs.store import GivenBack
 from app.queue.checkpoints import read_checkpoint
-from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
-from app.queue.streams import JobQueue, Nomination
-from app.redis import Redis
+from app.queue.events import ChoiceDelta, JobEvent, Publication
+from app.queue.streams import Nomination
 from app.settings import Settings
 from tests.support.dead import DEADLY, send_back
-from tests.support.jobs import BUNDLE, ENCODER, FILES, POOL, nominations, open_lease, seed, submit
-from workers.engine.config import EngineConfig
-from workers.engine.process import EngineProcess
+from tests.support.jobs import start_under
 from workers.engine.protocol import Request, SamplingParams, StepOutput, TokenDelta
-from workers.generation.canary import Canary
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.outputs import stop_job, take_step
-
-
-@pytest.fixture
-async def worker(engine: AsyncEngine, redis: Redis, settings: Settings):
-    await seed(engine)
-    async with engine.begin() as conn:
-        incarnation = await open_lease(conn, ttl_s=600)
-    child = await EngineProcess.start(EngineConfig(engine="null", null_step_s=0.02))
-    yield WorkerContext(
-        settings=settings,
-        clock=SystemClock(),
-        db=engine,
-        queue=JobQueue(redis, POOL),
-        events=EventLog(redis, ttl_s=60, max_entries=1000),
-        random=Random(1),
-        model_name=POOL,
-        engine=child,
-        tokenizer=Tokenizer.from_str(BUNDLE.tokenizer_json),
-        tokenizer_hash=FILES.hash,
-        encoder=ENCODER,
-        incarnation=incarnation,
-        canary=Canary(child, "null", timeout_s=10),
-    )
-    child.kill()
-    await child.stop(0)
-
-
-async def start(worker: WorkerContext, settings: Settings, **body: object) -> list[store.StartedJob]:
-    accepted = await submit(worker.db, settings, **body)
-    async with worker.db.begin() as conn:
-        return await store.start(conn, worker.incarnation, nominations(accepted))
 
 
 async def test_a_cancel_while_the_abort_of_a_stopped_choice_waits_for_the_engine(
@@ -67,7 +29,7 @@ async def test_a_cancel_while_the_abort_of_a_stopped_choice_waits_for_the_engine
 ) -> None:
     """The engine is in a long step and the socket to it is full: abort() suspends, and the job gets a second end."""
     finisher = Finisher(worker)
-    take_in(worker, finisher, await start(worker, settings, stop=["X"], max_tokens=50))
+    take_in(worker, finisher, await start_under(worker, settings, stop=["X"], max_tokens=50))
     (job,) = worker.hand.values()
     worker.engine._process.send_signal(signal.SIGSTOP)  # a long step: the child reads nothing meanwhile
     # What a claim of 64 jobs with a full logit_bias hands over (14 KB each), all valid requests.
@@ -98,7 +60,7 @@ async def test_a_job_cancelled_between_its_start_and_its_hand_over_does_not_run_
 ) -> None:
     """As _claim_once does it, with the cancel arriving while ack waits for Redis."""
     finisher = Finisher(worker)
-    requests = take_in(worker, finisher, await start(worker, settings, max_tokens=500))
+    requests = take_in(worker, finisher, await start_under(worker, settings, max_tokens=500))
     (job,) = worker.hand.values()
     await stop_job(worker, finisher, job, "cancelled")  # while `await queue.ack(...)`
     await hand_over(worker, finisher, requests)
@@ -113,7 +75,7 @@ async def test_a_job_that_is_adopted_while_its_start_still_returns_is_not_failed
 ) -> None:
     """The COMMIT's reply was late by more than a renewal (a lost packet): the lease adopted, then the claim returned."""
     finisher = Finisher(worker)
-    started = await start(worker, settings, max_tokens=30)
+    started = await start_under(worker, settings, max_tokens=30)
     await hand_over(worker, finisher, take_in(worker, finisher, started))  # lease._reconcile
     await hand_over(worker, finisher, take_in(worker, finisher, started))  # claimer._claim_once
     async with asyncio.timeout(20):
@@ -128,7 +90,7 @@ async def test_a_job_that_is_adopted_while_its_start_still_returns_is_not_failed
 async def test_tokens_of_another_model_are_not_gone_on_from(worker: WorkerContext, settings: Settings) -> None:
     """Two versions of a model serve one pool while it is rolled out."""
     finisher = Finisher(worker)
-    (started,) = await start(worker, settings, max_tokens=30)
+    (started,) = await start_under(worker, settings, max_tokens=30)
     delta = ChoiceDelta(choice=0, offset=0, token_ids=[1, 2, 3], text="abc")
     await worker.events.publish(
         [
@@ -151,7 +113,7 @@ async def test_a_job_that_only_had_to_be_written_down_ends_without_the_engine(
 ) -> None:
     """Its worker died between the last token and the finish."""
     finisher = Finisher(worker)
-    (started,) = await start(worker, settings, max_tokens=3)
+    (started,) = await start_under(worker, settings, max_tokens=3)
     delta = ChoiceDelta(choice=0, offset=0, token_ids=[104, 105, 33], text="hi!", finish_reason="length")
     await worker.events.publish(
         [
@@ -170,7 +132,7 @@ async def test_a_life_after_death_begins_anew_though_the_stream_has_tokens(
     worker: WorkerContext, settings: Settings, is_requeued: bool
 ) -> None:
     """An operator may have changed the job: what an earlier life wrote isn't the beginning of what this one would write."""
-    (first,) = await start(worker, settings, max_tokens=50)
+    (first,) = await start_under(worker, settings, max_tokens=50)
     told = [ChoiceDelta(choice=0, offset=0, token_ids=[65, 66], text="AB")]
     await worker.events.publish(
         [

@@ -14,13 +14,13 @@ HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 @pytest.mark.parametrize(
     ("endpoint", "body", "wanted"),
     [
-        (CHAT, HELLO | {"max_completion_tokens": 5, "max_tokens": 9}, {"max_tokens": 5}),
+        (CHAT, HELLO | {"max_completion_tokens": 5}, {"max_tokens": 5}),
         (CHAT, HELLO | {"max_tokens": 9, "user": "u", "stream": False, "store": None}, {"max_tokens": 9}),
         (CHAT, HELLO | {"logprobs": True}, {"logprobs": 0}),
         (CHAT, HELLO | {"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
         (CHAT, HELLO | {"logprobs": False}, {"logprobs": None}),
         (CHAT, HELLO | {"temperature": 0, "seed": 4, "stop": ["x"]}, {"temperature": 0, "seed": 4, "stop": ["x"]}),
-        (TEXT, {"prompt": "a"}, {"prompt": "a", "max_tokens": 16}),
+        (TEXT, {"prompt": "a"}, {"prompt": "a", "max_tokens": None}),
         (TEXT, {"prompt": ["a"], "logprobs": 2}, {"prompt": "a", "logprobs": 2}),
         (TEXT, {"prompt": [[1, 2]]}, {"prompt": [1, 2]}),
         (TEXT, {"prompt": [1, 2], "max_tokens": 3}, {"prompt": [1, 2], "max_tokens": 3}),
@@ -33,9 +33,9 @@ def test_fields_come_over_under_our_names(endpoint: str, body: dict[str, Any], w
 
 
 def test_messages_of_parts_are_joined() -> None:
-    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     request = to_request(CHAT, {"messages": [{"role": "user", "content": parts, "name": "me"}]})
-    assert [(each.role, each.content) for each in request.messages or []] == [("user", "one two")]
+    assert [(each.role, each.content) for each in request.messages or []] == [("user", "one\ntwo")]
 
 
 def test_instructions_come_first() -> None:
@@ -53,8 +53,9 @@ def test_instructions_come_first() -> None:
         (CHAT, HELLO | {"top_logprobs": 3}, "top_logprobs"),
         (CHAT, HELLO | {"model": 3}, "model"),
         (CHAT, {"messages": ["x"]}, "messages[0]"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        (CHAT, {"messages": [{"role": "nobody", "content": "x"}]}, "messages"),
+        (CHAT, HELLO | {"max_completion_tokens": 5, "max_tokens": 9}, "max_completion_tokens"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        (CHAT, {"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         (TEXT, {"prompt": ["a", "b"]}, "prompt"),
         (TEXT, {}, "prompt"),
         (RESPONSE, {"instructions": "x"}, "input"),

@@ -1,7 +1,8 @@
 """Does virtual time pass as it should, and do the modelled engines, the traffic and the measures say what they promise?"""
 
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import cast
 from uuid import UUID
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.jobs.states import TIERS
+from app.queue.fairness import LEVELS, priority_of
 from app.queue.streams import JobQueue, Room
 from benchmarks.simulation.admission import Answer, Gate
 from benchmarks.simulation.day import workers_of
@@ -166,12 +168,19 @@ def test_interactive_work_displaces_batch_work_and_never_its_own_tier():
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(TIERS), st.integers(1, 20_000), st.integers(1, 500)), min_size=1, max_size=90),
+    st.lists(
+        st.tuples(st.sampled_from(TIERS), st.integers(1, 20_000), st.integers(1, 500), st.integers(0, LEVELS - 1)),
+        min_size=1,
+        max_size=90,
+    ),
     st.integers(0, 40),
 )
 def test_rooms_are_what_a_worker_would_claim_for(sizes, num_events):
     engine = Engine(Spec("any", "any", 0.01, 0.0, 1e-6, 300_000, max_seqs=24))
-    jobs = {i: job(i, prompt=prompt, output=output, tier=tier) for i, (tier, prompt, output) in enumerate(sizes)}
+    jobs = {
+        i: replace(job(i, prompt=prompt, output=output, tier=tier), level=level)
+        for i, (tier, prompt, output, level) in enumerate(sizes)
+    }
     engine.add(list(jobs.values()))
     begun: set[int] = set()
     for _ in range(num_events):
@@ -185,7 +194,10 @@ def test_rooms_are_what_a_worker_would_claim_for(sizes, num_events):
             del jobs[each.id.int]
     hand = {
         number: SimpleNamespace(
-            started=SimpleNamespace(tier=each.tier), cost=each.cost, has_output=number in begun, num_unfinished=1
+            started=SimpleNamespace(priority=priority_of(TIERS.index(each.tier), each.level)),
+            cost=each.cost,
+            has_output=number in begun,
+            num_unfinished=1,
         )
         for number, each in jobs.items()
     }
@@ -193,9 +205,9 @@ def test_rooms_are_what_a_worker_would_claim_for(sizes, num_events):
     stats = engine.stats()
     worker = SimpleNamespace(stats=stats, engine=SimpleNamespace(info=info), hand=hand)
     real, ours = room(cast("WorkerContext", worker)), engine.rooms()
-    for tier in TIERS:
-        assert ours[tier].jobs == real[tier].jobs
-        assert ours[tier].tokens == pytest.approx(real[tier].tokens, abs=3)  # each tier's sum is rounded
+    for tier, level in product(TIERS, range(LEVELS)):
+        assert ours[tier][level].jobs == real[tier][level].jobs
+        assert ours[tier][level].tokens == pytest.approx(real[tier][level].tokens, abs=15)  # each sum is rounded
     assert engine.held_tokens == pytest.approx(stats.held_tokens, abs=3)
     assert engine.num_seqs == len(jobs)
 
@@ -205,7 +217,7 @@ def test_all_end_and_the_room_comes_back(sizes):
     engine = Engine(KIND)
     empty = engine.rooms()["batch"]
     engine.add([job(i, prompt=prompt, output=output) for i, (prompt, output) in enumerate(sizes)])
-    assert engine.rooms()["batch"].tokens < empty.tokens
+    assert engine.rooms()["batch"][-1].tokens < empty[-1].tokens
     assert len(drain(engine)) == len(sizes)
     assert engine.rooms()["batch"] == empty
     assert engine.num_seqs == 0
@@ -377,9 +389,13 @@ def test_workers_listen_for_tiers_that_they_have_room_for_in_the_order_of_their_
     pool = Pool("small", KIND, cast("JobQueue", None))
     one, two = (Worker(name, 0, pool, Engine(KIND)) for name in ("one", "two"))
     some, none = Room(10, 1), Room(0, 1)
-    pool.listen(one, dict.fromkeys(TIERS, some))
-    pool.listen(two, dict.fromkeys(TIERS, some))
-    pool.listen(one, {"interactive": some, "standard": none, "batch": none})
+    pool.listen(one, dict.fromkeys(TIERS, [some] * LEVELS))
+    pool.listen(two, dict.fromkeys(TIERS, [some] * LEVELS))
+    displacing = [some] * (LEVELS - 1) + [none]
+    pool.listen(one, {"interactive": [some] * LEVELS, "standard": displacing, "batch": [none] * LEVELS})
+    assert {tier: list(each) for tier, each in pool.listening_full.items()} == {
+        "interactive": [], "standard": ["one"], "batch": [],
+    }  # fmt: skip
     assert {tier: list(each) for tier, each in pool.listening.items()} == {
         "interactive": ["one", "two"], "standard": ["two"], "batch": ["two"],
     }  # fmt: skip

@@ -34,7 +34,16 @@ def test_what_is_no_id_is_none(name: str) -> None:
 
 def test_all_keys_of_a_pool_share_its_hash_tag() -> None:
     keys = PoolKeys("brook")
-    names = [keys.idx, keys.depth, keys.tiers, keys.bell, keys.epoch, keys.pend, keys.stream("batch", "acme")]
+    names = [
+        keys.idx,
+        keys.depth,
+        keys.tiers,
+        keys.bell("any"),
+        keys.ahead("batch"),
+        keys.epoch,
+        keys.pend,
+        keys.stream("batch", "acme"),
+    ]
     assert all("{brook}" in name for name in [*names, keys.active("batch"), keys.remembered("batch")])
 
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.api.openai.chat_request import ChatRequest
-from app.api.openai.completion_request import CompletionRequest
-from app.api.openai.fields import Generation
-from app.api.openai.response_request import ResponseRequest
 from app.errors import InvalidRequest
 from app.jobs.request import JobRequest
 from app.jobs.tokenizing import PromptEncoder
+from app.openai.chat_request import ChatRequest
+from app.openai.completion_request import CompletionRequest
+from app.openai.fields import Generation
+from app.openai.response_request import ResponseRequest
 from tests.support.api import tokenizer_of_bytes
 
 ASK = [{"role": "user", "content": "hi"}]

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.openai.response_answer import response_object
-from app.api.openai.response_request import ResponseRequest
 from app.api.openai.response_stream import ResponseEvents
 from app.jobs.read import JobView
+from app.openai.response_request import ResponseRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = JobView(

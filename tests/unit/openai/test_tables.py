@@ -7,10 +7,10 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.api.openai import chat, completions, models, responses
-from app.api.openai.chat_request import ChatRequest
-from app.api.openai.completion_request import CompletionRequest
-from app.api.openai.fields import Generation
-from app.api.openai.response_request import ResponseRequest
+from app.openai.chat_request import ChatRequest
+from app.openai.completion_request import CompletionRequest
+from app.openai.fields import Generation
+from app.openai.response_request import ResponseRequest
 
 PAGE = (Path(__file__).parents[3] / "docs" / "openai.md").read_text(encoding="utf-8")
 

@@ -117,5 +117,12 @@ class Sampled(Generation):
     logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
 
 
+def in_callers_words(message: str, param: str | None, renamed: Mapping[str, str]) -> tuple[str, str | None]:
+    """A refusal of the job underneath, speaking of the field as its caller has called it: the message, and its param."""
+    if param is None or param not in renamed:
+        return message, param
+    return message.replace(f"{param}:", f"{renamed[param]}:", 1), renamed[param]
+
+
 def _plain(value: Any) -> Any:
     return value.model_dump(by_alias=True, exclude_none=True) if isinstance(value, BaseModel) else value

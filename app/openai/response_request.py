@@ -5,12 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
-from app.api.openai.chat_request import shape_of
-from app.api.openai.fields import Generation, MaxTokens, Unsupported
-from app.api.openai.response_items import InputItem, turns_of
-from app.api.openai.tools import Calling, FunctionName, ToolWord, calling
 from app.jobs.request import FunctionDefinition, Integer, JobRequest
 from app.jobs.structure import ResponseFormat, Schema, Words
+from app.openai.chat_request import shape_of
+from app.openai.fields import Generation, MaxTokens, Unsupported
+from app.openai.response_items import InputItem, turns_of
+from app.openai.tools import Calling, FunctionName, ToolWord, calling
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -102,6 +102,11 @@ class ResponseRequest(Generation):
         return self
 
     @property
+    def has_logprobs(self) -> bool:
+        """Whether log-probabilities are wanted."""
+        return self.top_logprobs is not None or LOGPROBS in (self.include or ())
+
+    @property
     def is_stored(self) -> bool:
         """Whether it can be read again; true unless it is said otherwise, as OpenAI has it."""
         return self.store is not False
@@ -132,7 +137,7 @@ class ResponseRequest(Generation):
         fields = self.common() | {"messages": [*instructions, *before, *self.turns()]}
         if self.max_output_tokens is not None:
             fields["max_tokens"] = self.max_output_tokens
-        if self.top_logprobs is not None or LOGPROBS in (self.include or ()):
+        if self.has_logprobs:
             fields["logprobs"] = self.top_logprobs or 0
         form = self.text.format.response_format() if self.text and self.text.format else None
         fields |= shape_of(self.calling(), form)

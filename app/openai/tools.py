@@ -102,11 +102,17 @@ def calling(
     if choice in {"required", "auto"} and not known:
         raise InvalidRequest(f"tool_choice: {choice!r} goes with tools", param="tool_choice")
     parallel = is_parallel is not False
+    if not known:
+        return _NO_TOOLS[parallel]
     if named is not None:
         return Calling(tools=known, choice="named", forced=[named], is_parallel=parallel)
     if choice == "required":
         return Calling(tools=known, choice="required", forced=names, is_parallel=parallel)
-    return Calling(tools=known, choice="none" if choice == "none" or not known else "auto", is_parallel=parallel)
+    return Calling(tools=known, choice="none" if choice == "none" else "auto", is_parallel=parallel)
+
+
+# As most calls are, made once: to make one costs as much as to read a whole request.
+_NO_TOOLS = {parallel: Calling(is_parallel=parallel) for parallel in (True, False)}
 
 
 def _schema_of(function: FunctionDefinition) -> dict[str, Any]:

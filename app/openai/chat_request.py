@@ -5,10 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
-from app.api.openai.fields import MaxTokens, Sampled, Unsupported
-from app.api.openai.tools import Calling, NamedTool, Tools, ToolWord, calling
 from app.jobs.request import Integer, JobRequest, ToolCall
 from app.jobs.structure import ResponseFormat, Words
+from app.openai.fields import MaxTokens, Sampled, Unsupported
+from app.openai.tools import Calling, NamedTool, Tools, ToolWord, calling
 
 PARTS_BETWEEN = "\n"  # stands between the parts of a content that is a list
 

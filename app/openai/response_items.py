@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from app.api.openai.chat_request import PARTS_BETWEEN
 from app.jobs.structure import Words
+from app.openai.chat_request import PARTS_BETWEEN
 
 
 class _Item(BaseModel):

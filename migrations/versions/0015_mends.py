@@ -1,0 +1,43 @@
+"""Deliveries that are to be given up are found by indexes of their own; a batch knows its Idempotency-Key."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.create_index(
+        "ix_webhook_deliveries_spent",
+        "webhook_deliveries",
+        ["next_try_at"],
+        postgresql_where=sa.text("status = 'pending' AND tries - sent_before >= 10"),
+    )
+    op.create_index(
+        "ix_webhook_deliveries_open",
+        "webhook_deliveries",
+        ["endpoint_id", "id"],
+        postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.add_column("batches", sa.Column("idempotency_key", sa.Text(), nullable=True))
+    op.add_column("batches", sa.Column("body_hash", sa.LargeBinary(), nullable=True))
+    op.create_index(
+        "uq_batches_key",
+        "batches",
+        ["tenant_id", "idempotency_key"],
+        unique=True,
+        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+    )
+
+
+def downgrade() -> None:
+    """Take back."""
+    op.drop_index("uq_batches_key", table_name="batches")
+    op.drop_column("batches", "body_hash")
+    op.drop_column("batches", "idempotency_key")
+    op.drop_index("ix_webhook_deliveries_open", table_name="webhook_deliveries")
+    op.drop_index("ix_webhook_deliveries_spent", table_name="webhook_deliveries")

@@ -1,0 +1,102 @@
+"""Are tokens published often where somebody reads them, and seldom where they are only a checkpoint?"""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from app.clock import SystemClock
+from app.queue.events import announce_readers
+from app.redis import Redis
+from app.settings import Settings
+from tests.support.jobs import start_under
+from workers.engine.protocol import StepOutput, TokenDelta
+from workers.generation.claimer import hand_over, take_in
+from workers.generation.context import WorkerContext
+from workers.generation.finisher import Finisher
+from workers.generation.hand import RunningJob
+from workers.generation.outputs import take_step, watch_callers
+from workers.generation.publish import publish
+
+
+class ShiftedClock(SystemClock):
+    """The machine's clock, and what a test adds to it."""
+
+    shift_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.shift_s
+
+
+@pytest.fixture
+def clock(worker: WorkerContext) -> ShiftedClock:
+    worker.clock = ShiftedClock()
+    return worker.clock
+
+
+async def bring(worker: WorkerContext, finisher: Finisher, job: RunningJob, text: str) -> None:
+    """A step of the engine that brings these letters, then the publisher's turn."""
+    delta = TokenDelta(job.request_id, 0, job.num_generated, [ord(letter) for letter in text])
+    await take_step(worker, finisher, StepOutput(deltas=[delta]))
+    await publish(worker, is_whole=False)
+
+
+async def published(worker: WorkerContext, job: RunningJob) -> str:
+    events = await worker.events.read(job.started.job_id)
+    return "".join(delta.text for stored in events for delta in stored.event.deltas)
+
+
+async def test_what_nobody_reads_is_published_at_first_and_then_seldom(
+    worker: WorkerContext, settings: Settings, clock: ShiftedClock
+) -> None:
+    finisher = Finisher(worker)
+    take_in(worker, finisher, await start_under(worker, settings, max_tokens=50))
+    (job,) = worker.hand.values()
+    await bring(worker, finisher, job, "a")
+    assert await published(worker, job) == "a", "when it began is always known"
+    await bring(worker, finisher, job, "b")
+    await bring(worker, finisher, job, "c")
+    assert await published(worker, job) == "a"
+    clock.shift_s += settings.unread_event_interval_s
+    await bring(worker, finisher, job, "d")
+    assert await published(worker, job) == "abcd"
+    await bring(worker, finisher, job, "e")
+    assert await publish(worker)
+    assert await published(worker, job) == "abcde", "before a job is given back all is told"
+
+
+async def test_who_begins_to_read_is_told_at_once(
+    worker: WorkerContext, settings: Settings, redis: Redis, clock: ShiftedClock
+) -> None:
+    finisher = Finisher(worker)
+    take_in(worker, finisher, await start_under(worker, settings, max_tokens=50))
+    (job,) = worker.hand.values()
+    watching = asyncio.create_task(watch_callers(worker, finisher))
+    while not (await redis.pubsub_numsub("jobs:read"))[0][1]:
+        await asyncio.sleep(0.01)
+    await bring(worker, finisher, job, "a")
+    await bring(worker, finisher, job, "b")
+    await announce_readers(redis, [job.started.job_id], ttl_s=60)
+    async with asyncio.timeout(5):
+        while not job.is_read:
+            await asyncio.sleep(0.01)
+    await bring(worker, finisher, job, "c")
+    assert await published(worker, job) == "abc"
+    await bring(worker, finisher, job, "d")
+    assert await published(worker, job) == "abcd"
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_who_reads_before_the_start_is_known_at_the_start(
+    worker: WorkerContext, settings: Settings, redis: Redis, clock: ShiftedClock
+) -> None:
+    finisher = Finisher(worker)
+    started = await start_under(worker, settings, max_tokens=50)
+    await announce_readers(redis, [each.job_id for each in started], ttl_s=60)
+    await hand_over(worker, finisher, take_in(worker, finisher, started))
+    (job,) = worker.hand.values()
+    for letter in "abc":
+        await bring(worker, finisher, job, letter)
+    assert await published(worker, job) == "abc"

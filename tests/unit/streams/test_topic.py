@@ -1,0 +1,86 @@
+"""Whom does an answer of Redis move on? Those who stand where it was asked for or behind, and nobody else."""
+
+from uuid import uuid4
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.queue.events import ChoiceDelta, EventPlace, JobEvent
+from app.streams.fold import Fold
+from app.streams.reader import Reader
+from app.streams.topic import Cursor, Topic
+
+JOB = uuid4()
+NUM_TOKENS = 12
+
+
+def entry(seq: int) -> tuple[bytes, bytes]:
+    """The entry that brings the token `seq`, counted from 1."""
+    event = JobEvent(
+        kind="tokens",
+        attempt=1,
+        deltas=[ChoiceDelta(choice=0, offset=seq - 1, token_ids=[seq], text="x", text_offset=seq - 1)],
+    )
+    return EventPlace(1, seq, 1, 2).entry_id.encode(), msgspec.json.encode(event)
+
+
+STREAM = [entry(seq) for seq in range(1, NUM_TOKENS + 1)]
+
+
+async def _nothing(_: object) -> None:
+    raise AssertionError("no output is asked for")
+
+
+def reader(*, most_bytes: int = 1 << 20) -> Reader:
+    return Reader(JOB, Fold(1), most_bytes=most_bytes, load=_nothing, on_close=lambda _: None, now=lambda: 0.0)  # type: ignore[arg-type]
+
+
+def tokens_of(reader: Reader) -> list[int]:
+    return [token for item in reader._items for token in item.event.token_ids]
+
+
+def answer_to(asked: Cursor, written: int) -> list[tuple[bytes, bytes]]:
+    """What Redis says when so many tokens stand in the stream."""
+    return [each for each in STREAM[:written] if Cursor.of(each[0]) > asked]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, NUM_TOKENS)), min_size=1, max_size=8))
+def test_whoever_joins_while_an_answer_is_on_its_way_misses_nothing(steps: list[tuple[bool, int]]) -> None:
+    topic, readers = Topic(JOB, 1, lambda: None), [reader()]
+    topic.join(readers[0])
+    for is_joined_in_flight, written in steps:
+        asked = topic.cursor
+        assert asked is not None
+        if is_joined_in_flight:
+            readers.append(reader())
+            topic.join(readers[-1])
+        topic.take(asked, answer_to(asked, written), 0.0)
+    for _ in readers:  # everybody is asked for in turn, the one furthest behind first
+        asked = topic.cursor
+        assert asked is not None
+        topic.take(asked, answer_to(asked, NUM_TOKENS), 0.0)
+    for each in readers:
+        assert tokens_of(each) == list(range(1, NUM_TOKENS + 1))
+    assert not any(feed.fold.has_gap for feed in topic.feeds)
+
+
+def test_a_reader_with_room_again_isnt_given_an_answer_that_was_asked_for_another() -> None:
+    topic = Topic(JOB, 1, lambda: None)
+    slow, quick = reader(most_bytes=1), reader()
+    topic.join(slow)
+    topic.join(quick)
+    topic.take(Cursor(0, 0), STREAM[:4], 0.0)  # the slow one is full after one entry
+    assert tokens_of(slow) == [1]
+    asked = topic.cursor
+    assert asked == Cursor.of(STREAM[3][0])
+    slow._take()  # there is room while the answer is on its way
+    slow.most_bytes = 1 << 20
+    topic.take(asked, STREAM[4:6], 0.0)
+    assert tokens_of(quick) == [1, 2, 3, 4, 5, 6]
+    assert not any(feed.fold.has_gap for feed in topic.feeds)
+    asked = topic.cursor
+    assert asked == Cursor.of(STREAM[0][0])
+    topic.take(asked, STREAM[1:6], 0.0)
+    assert tokens_of(slow) == [2, 3, 4, 5, 6]
+    assert len(topic.feeds) == 1
