@@ -168,6 +168,7 @@ class Job(TypedDict):
     timing: dict[str, float] | None
     changes: dict[str, dict[str, Any]] | None
     choices: list[Choice] | None
+    forgotten: NotRequired[dict[str, str]]
     error: JobError | None
     urls: dict[str, str]
     metadata: dict[str, str]

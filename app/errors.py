@@ -121,8 +121,16 @@ class NotFound(PenstockError):
     retryable = False
 
 
+class InputForgotten(PenstockError):
+    """The job's prompt isn't kept any more (`content_retention_s` of its tenant), so it can't be run again."""
+
+    code = "input_forgotten"
+    status = 410
+    retryable = False
+
+
 class OutputForgotten(PenstockError):
-    """The job's output was kept for `output_retention_s` after its end, and that is over."""
+    """The job's output was kept for `output_retention_s`, or its tenant's `content_retention_s`, after its end, and that is over."""
 
     code = "output_forgotten"
     status = 410

@@ -135,6 +135,27 @@ class Settings(BaseSettings):
     )
     batch_every_s: Seconds = Field(0.2, description="How often batches in progress are looked at.")
 
+    # Retention
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Ended jobs and all that belongs to them are deleted so many days after their end. Unset: kept for ever.",
+    )
+    usage_retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Bills of deleted jobs are summed up by day after so many days. Unset: kept row by row for ever.",
+    )
+    worker_retention_days: int = Field(
+        30, ge=1, le=36_500, description="For how many days it is known which workers there were."
+    )
+    retention_every_s: Seconds = Field(60.0, description="How often a run of the retention begins.")
+    retention_run_s: Seconds = Field(
+        300.0, description="A run stops after so long and leaves the rest to the next one."
+    )
+
     # Leases and repair
     lease_ttl_s: Seconds = Field(15.0, description="A worker that hasn't renewed for so long is dead to the others.")
     lease_renew_s: Seconds = Field(3.0, description="How often a worker renews its lease.")

@@ -22,6 +22,7 @@ def job_object(
 ) -> dict[str, Any]:
     """The job as its owner sees it. `progress` is how many tokens a running job has made, where that is known; `when` and `why` are a waiting one's."""
     path = f"/v1/jobs/{job_name(view.id)}"
+    gone = {} if view.forgotten_at is None else {"forgotten": forgotten_object(view)}
     return {
         "id": job_name(view.id),
         "object": "job",
@@ -48,6 +49,7 @@ def job_object(
         "timing": timing_object(view),
         "changes": view.changes,
         "choices": view.choices,
+        **gone,
         "error": view.error,
         "urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"},
         "metadata": view.metadata,
@@ -68,6 +70,11 @@ def waiting_object(view: JobView, why: Why | None) -> dict[str, Any] | None:
         return None
     detail = f"its budget of {view.budget_metric} a {view.budget_period} has no room for it now"
     return {"reason": "budget", "detail": detail, "clears_at": view.not_before, "budget_id": budget_id}
+
+
+def forgotten_object(view: JobView) -> dict[str, Any]:
+    """Since when, and why, an output isn't there any more."""
+    return {"at": view.forgotten_at, "reason": "content_retention_s" if view.forgotten_for else "output_retention_s"}
 
 
 def forecast_object(when: Forecast | None) -> dict[str, Any] | None:
@@ -231,6 +238,15 @@ class Change(Described):
     budget_id: str = Field(description="The budget that couldn't hold what was asked.")
 
 
+class Forgotten(Described):
+    """The output was wiped; status and usage stay."""
+
+    at: datetime
+    reason: Literal["content_retention_s", "output_retention_s"] = Field(
+        description="Whose word that was: the tenant's, or the installation's setting."
+    )
+
+
 class JobUrls(Described):
     """Where to go on from here."""
 
@@ -316,7 +332,8 @@ class JobObject(Described):
     changes: dict[Literal["max_tokens", "model"], Change] | None = Field(
         description="What differs from the request, by field, because `on_budget` allowed it."
     )
-    choices: list[Choice] | None = Field(description="Null before the end, and in lists.")
+    choices: list[Choice] | None = Field(description="Null before the end, in lists, and since it was `forgotten`.")
+    forgotten: Forgotten | None = Field(None, description="Only where the output isn't kept any more.")
     error: JobError | None
     urls: JobUrls
     metadata: dict[str, str]

@@ -87,6 +87,8 @@ TENANT_EXAMPLE: dict[str, Any] = {
     **_NO_RATES,
     "share_identical_s": None,
     "bill_shared": True,
+    "retention_days": None,
+    "content_retention_s": None,
     "suspended_at": None,
     "created_at": "2026-01-31T12:00:00.000000Z",
 }
@@ -160,6 +162,8 @@ class TenantObject(RatesShown):
     max_output_tokens: int | None = Field(ge=0)
     share_identical_s: int | None = Field(ge=1)
     bill_shared: bool
+    retention_days: int | None = Field(ge=1, description="Null: as the installation's setting says.")
+    content_retention_s: int | None = Field(ge=60, description="Null: as long as the job.")
     suspended_at: datetime | None
     created_at: datetime
 

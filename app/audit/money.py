@@ -87,16 +87,17 @@ MONEY = [
     ),
     Check(
         "budget_sums",
-        "a window's reserved = reserves - settles - releases, and its used = settles, of the ledger",
+        "a window's reserved = reserves - settles - releases, and its used = settles, of the ledger and its roll-up",
         """
         SELECT concat('budget ', w.budget_id, ' from ', w.window_start) AS subject,
-               concat('used ', coalesce(l.used, 0), ', reserved ', coalesce(l.reserved, 0)) AS expected,
+               concat('used ', coalesce(l.used, 0) + coalesce(r.settled, 0), ', reserved ', coalesce(l.reserved, 0)) AS expected,
                concat('used ', w.used, ', reserved ', w.reserved) AS found
         FROM budget_windows w LEFT JOIN (
             SELECT budget_id, window_start, coalesce(sum(amount) FILTER (WHERE kind = 'settle'), 0) AS used,
                    sum(CASE kind WHEN 'reserve' THEN amount ELSE -amount END) AS reserved
             FROM ledger GROUP BY budget_id, window_start) l USING (budget_id, window_start)
-        WHERE w.used <> coalesce(l.used, 0) OR w.reserved <> coalesce(l.reserved, 0)
+        LEFT JOIN ledger_rollups r USING (budget_id, window_start)
+        WHERE w.used <> coalesce(l.used, 0) + coalesce(r.settled, 0) OR w.reserved <> coalesce(l.reserved, 0)
         """,
     ),
     Check(

@@ -10,6 +10,7 @@ import typer
 
 from app.cli.batch_commands import batch_commands
 from app.cli.quota_commands import commands_of
+from app.cli.retention_commands import commands_of as retention_commands_of
 from app.cli.webhook_commands import commands_of as webhook_commands_of
 
 if TYPE_CHECKING:
@@ -667,6 +668,7 @@ def _become(module: str, **options: object) -> None:
 for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
     app.add_typer(_commands, name=_name)
 app.add_typer(batch_commands(_target), name="batches")
+app.add_typer(retention_commands_of(_settings), name="retention")
 app.add_typer(
     webhook_commands_of(_target, lambda data_dir: _become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
 )

@@ -51,6 +51,15 @@ TokenBurst = Annotated[str | None, _limit("--token-burst", "So many at once; non
 Share = Annotated[
     str | None, _limit("--share-identical-s", "Compute identical work once within so many seconds; none: never.")
 ]
+RetentionDays = Annotated[
+    str | None, _limit("--retention-days", "Delete its ended jobs after so many days; none: as the setting says.")
+]
+ContentRetention = Annotated[
+    str | None,
+    _limit(
+        "--content-retention-s", "Wipe prompts and outputs so many seconds after a job's end, 60 or more; none: don't."
+    ),
+]
 BillShared = Annotated[
     bool | None, typer.Option("--bill-shared/--no-bill-shared", help="Whether shared results count as used.")
 ]
@@ -98,6 +107,8 @@ def commands_of(settings: Callable[[Path | None], "Settings"]) -> tuple[typer.Ty
         tokens_per_minute: TokensRate = None,
         token_burst: TokenBurst = None,
         share_identical_s: Share = None,
+        retention_days: RetentionDays = None,
+        content_retention_s: ContentRetention = None,
         bill_shared: BillShared = None,
         data_dir: DataDir = None,
     ) -> None:
@@ -123,6 +134,8 @@ def commands_of(settings: Callable[[Path | None], "Settings"]) -> tuple[typer.Ty
         tokens_per_minute: TokensRate = None,
         token_burst: TokenBurst = None,
         share_identical_s: Share = None,
+        retention_days: RetentionDays = None,
+        content_retention_s: ContentRetention = None,
         bill_shared: BillShared = None,
         data_dir: DataDir = None,
     ) -> None:

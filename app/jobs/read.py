@@ -46,6 +46,8 @@ class JobView:
     budget_metric: str | None
     budget_period: str | None
     choices: list[dict[str, Any]] | None
+    forgotten_at: datetime | None = None  # when its output was wiped: `choices` is None since
+    forgotten_for: str | None = None  # `tenant`: by its tenant's word, else by the setting
     breakdown: Breakdown | None = None  # of one that has ended
 
 
@@ -74,7 +76,9 @@ def _select(*, with_choices: bool) -> Select[Any]:
     if with_choices:
         a = t.attempts.c
         joined = joined.outerjoin(t.job_results).outerjoin(t.attempts, and_(a.job_id == j.id, a.attempt == j.attempt))
-        columns += [t.job_results.c.choices, j.eligible_at, a.queued_s, a.prefill_s, a.decode_s, a.ended_at]
+        r = t.job_results.c
+        columns += [r.choices, r.forgotten_at, r.forgotten_for, j.eligible_at]
+        columns += [a.queued_s, a.prefill_s, a.decode_s, a.ended_at]
         return select(*columns).select_from(joined)
     return select(*columns).select_from(joined)
 

@@ -168,6 +168,8 @@ jobs = Table(
     # Identical work: who computes it, or has.
     Index("ix_jobs_shared", "shared_from", postgresql_where=text("status = 'queued' AND shared_from IS NOT NULL")),
     Index("ix_jobs_work", "tenant_id", "work_key", "id", postgresql_where=text("work_key IS NOT NULL")),
+    # Retention: a tenant's oldest ends.
+    Index("ix_jobs_ended", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     # The lease and the reaper: who runs what.
     Index("ix_jobs_running", "incarnation", postgresql_where=text("status = 'running'")),
 )
@@ -192,6 +194,7 @@ job_results = Table(
     Column("created_at", Timestamp, nullable=False, server_default=func.now()),
     Column("trace", LargeBinary),  # how readers were told of it: app/queue/traces.py
     Column("forgotten_at", Timestamp),  # past its retention: choices is [] since, and there is no trace
+    Column("forgotten_for", Text),  # whose word that was: `tenant`, or NULL for the setting
     Index("ix_job_results_kept", "created_at", postgresql_where=text("forgotten_at IS NULL")),
 )
 

@@ -77,7 +77,7 @@ async def forget_outputs(conn: AsyncConnection, *, ttl_s: float, most: int = 100
     """Empty results that are older than `ttl_s` and that no batch has yet to write down. That there was one stays, and what it cost."""
     result = await conn.execute(
         text("""
-            UPDATE job_results SET choices = '[]', trace = NULL, forgotten_at = statement_timestamp() WHERE job_id IN (
+            UPDATE job_results SET choices = '[]', trace = NULL, forgotten_at = statement_timestamp(), forgotten_for = NULL WHERE job_id IN (
                 SELECT job_id FROM job_results r
                 WHERE forgotten_at IS NULL AND created_at < statement_timestamp() - make_interval(secs => :ttl)
                   AND NOT EXISTS (SELECT 1 FROM batch_lines l WHERE l.job_id = r.job_id AND l.state = 'submitted')

@@ -107,6 +107,18 @@ METRICS = (
     Metric("penstock_repairs_total", "counter", ("round",), "What maintenance's rounds have repaired.", ("maintenance",)),
     Metric("penstock_round_failures_total", "counter", ("round",), "Rounds of maintenance that failed.", ("maintenance",)),
     Metric(
+        "penstock_retention_rows_total", "counter", ("table",), "Rows that the retention has deleted or emptied.",
+        ("maintenance",),
+    ),
+    Metric(
+        "penstock_retention_outcome", "gauge", ("outcome",), "1 for the outcome of its last run, 0 for the others.",
+        ("maintenance",),
+    ),
+    Metric(
+        "penstock_retention_ended_timestamp_seconds", "gauge", (), "When its last run ended, in seconds since 1970.",
+        ("maintenance",),
+    ),
+    Metric(
         "penstock_webhook_deliveries_total", "counter", ("outcome",), "Tries of deliveries by what came of them.",
         ("webhooks",),
     ),

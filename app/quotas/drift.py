@@ -5,13 +5,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 # A reservation is open while its life of the job waits or runs, whatever the ledger says beside.
 _DRIFT = text("""
-    SELECT coalesce(sum(abs(w.used - coalesce(due.used, 0)) + abs(w.reserved - coalesce(due.reserved, 0))), 0)
+    SELECT coalesce(sum(abs(w.used - coalesce(due.used, 0) - coalesce(r.settled, 0)) + abs(w.reserved - coalesce(due.reserved, 0))), 0)
     FROM budget_windows w JOIN budgets b ON b.id = w.budget_id LEFT JOIN (
         SELECT l.budget_id, l.window_start, coalesce(sum(l.amount) FILTER (WHERE l.kind = 'settle'), 0) AS used,
                coalesce(sum(l.amount) FILTER (WHERE l.kind = 'reserve' AND j.status IN ('queued', 'running')
                                                 AND j.reservation = l.reservation), 0) AS reserved
         FROM ledger l LEFT JOIN jobs j ON j.id = l.job_id
         GROUP BY l.budget_id, l.window_start) due USING (budget_id, window_start)
+    LEFT JOIN ledger_rollups r USING (budget_id, window_start)
     WHERE b.metric IN ('input_tokens', 'output_tokens', 'total_tokens')
 """)
 

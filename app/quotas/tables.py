@@ -5,7 +5,9 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -42,6 +44,8 @@ tenants = Table(
     # Identical deterministic work is computed once if it is in flight or no older than this; NULL: never.
     Column("share_identical_s", Integer),
     Column("bill_shared", Boolean, nullable=False, server_default=text("true")),
+    Column("retention_days", Integer),  # of ended jobs; NULL: as the setting says
+    Column("content_retention_s", Integer),  # of prompts and outputs after a job's end; NULL: as long as the job
     Column("suspended_at", Timestamp),
     Column("webhook_secret", Text, nullable=False),  # for jobs' own URLs; endpoints have theirs
     Column("old_webhook_secret", Text),  # the one before the last rotation; signs beside it
@@ -55,6 +59,7 @@ tenants = Table(
         "AND least(requests_per_minute, request_burst, tokens_per_minute, token_burst, share_identical_s) >= 1",
         name="limits_make_sense",
     ),
+    CheckConstraint("retention_days >= 1 AND content_retention_s >= 60", name="retention_makes_sense"),
 )
 
 api_keys = Table(
@@ -146,6 +151,22 @@ ledger = Table(
     UniqueConstraint("job_id", "reservation", "budget_id", "kind"),
 )
 
+# What is left of the ledger of jobs that were deleted: closed reservations, so nothing is reserved, and this much was settled.
+ledger_rollups = Table(
+    "ledger_rollups",
+    metadata,
+    Column("budget_id", Uuid, primary_key=True),
+    Column("window_start", Timestamp, primary_key=True),
+    Column("settled", BigInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    CheckConstraint("settled >= 0 AND jobs > 0", name="not_negative"),
+    ForeignKeyConstraint(
+        ["budget_id", "window_start"],
+        ["budget_windows.budget_id", "budget_windows.window_start"],
+        ondelete="CASCADE",
+    ),
+)
+
 # What was really computed. At most one billed row a job; wasted attempts are rows too, never billed.
 usage = Table(
     "usage",
@@ -166,6 +187,27 @@ usage = Table(
     Index("uq_usage_one_billed_row", "job_id", unique=True, postgresql_where=text("kind = 'billed'")),
     Index(None, "tenant_id", "at"),
 )
+
+# The same of jobs that were deleted, by UTC day of their end, where usage isn't kept row by row for ever.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("api_key_id", Uuid),
+    Column("model", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_micros", BigInteger, nullable=False),
+    Index(
+        "uq_usage_days", "tenant_id", "day", "model", "tier", "kind", "api_key_id",
+        unique=True, postgresql_nulls_not_distinct=True,
+    ),
+)  # fmt: skip
 
 # Every act of an operator, whoever and by whatever face.
 audit_log = Table(

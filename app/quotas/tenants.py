@@ -37,6 +37,8 @@ class Tenant:
     token_burst: int | None
     share_identical_s: int | None
     bill_shared: bool
+    retention_days: int | None
+    content_retention_s: int | None
     suspended_at: datetime | None
     created_at: datetime
 

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from app.quotas.tables import usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +17,16 @@ class TenantUsage:
     completion_tokens: int
 
 
+# Bills of jobs that were deleted may be sums by day.
+_BY_TENANT = text("""
+    SELECT tenant_id, CAST(sum(jobs) AS bigint), CAST(sum(prompt_tokens) AS bigint), CAST(sum(cached_tokens) AS bigint),
+           CAST(sum(completion_tokens) AS bigint)
+    FROM (SELECT tenant_id, kind, 1 AS jobs, prompt_tokens, cached_tokens, completion_tokens FROM usage
+          UNION ALL SELECT tenant_id, kind, jobs, prompt_tokens, cached_tokens, completion_tokens FROM usage_days) used
+    WHERE kind = 'billed' GROUP BY tenant_id ORDER BY tenant_id
+""")
+
+
 async def usage_by_tenant(conn: AsyncConnection) -> list[TenantUsage]:
     """Every tenant that was ever billed, by id."""
-    u = usage.c
-    sums = [func.sum(column).cast(column.type) for column in (u.prompt_tokens, u.cached_tokens, u.completion_tokens)]
-    rows = await conn.execute(
-        select(u.tenant_id, func.count(), *sums).where(u.kind == "billed").group_by(u.tenant_id).order_by(u.tenant_id)
-    )
-    return [TenantUsage(*row) for row in rows]
+    return [TenantUsage(*row) for row in await conn.execute(_BY_TENANT)]

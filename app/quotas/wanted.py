@@ -20,6 +20,8 @@ MAX_TOKENS = 10**15  # exact in every JSON reader, and far from the end of Postg
 MAX_RATE = 10**9
 MAX_BURST = 75_000_000  # the buckets' arithmetic is exact up to here
 MAX_SHARE_S = 30 * 86_400
+MAX_DAYS = 10_000
+MIN_CONTENT_S = 60  # whoever waits for a result must be able to read it
 MAX_EXPIRY_S = 10 * 366 * 86_400
 MAX_OVERLAP_S = 90 * 86_400
 DEFAULT_OVERLAP_S = 86_400
@@ -64,6 +66,8 @@ Tokens = Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)]
 Rate = Annotated[StrictInt, Field(ge=1, le=MAX_RATE)]
 Burst = Annotated[StrictInt, Field(ge=1, le=MAX_BURST)]
 ShareS = Annotated[StrictInt, Field(ge=1, le=MAX_SHARE_S)]
+Days = Annotated[StrictInt, Field(ge=1, le=MAX_DAYS)]
+ContentS = Annotated[StrictInt, Field(ge=MIN_CONTENT_S, le=MAX_DAYS * 86_400)]
 ExpiryS = Annotated[StrictInt, Field(ge=1, le=MAX_EXPIRY_S)]
 Thresholds = Annotated[
     list[Annotated[StrictInt, Field(ge=1, le=100)]], Field(max_length=10), AfterValidator(_ascending)
@@ -104,6 +108,14 @@ class TenantLimits(Rates):
     share_identical_s: ShareS | None = Field(
         None,
         description="Identical deterministic work is computed once if it is in flight or no older than this. Null: never.",
+    )
+    retention_days: Days | None = Field(
+        None,
+        description="Ended jobs are deleted so many days after their end. Null: as the installation's setting says.",
+    )
+    content_retention_s: ContentS | None = Field(
+        None,
+        description="Prompts and outputs are wiped so many seconds after a job's end; 60 is the least. Null: kept as long as the job.",
     )
 
 

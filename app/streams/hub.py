@@ -105,7 +105,9 @@ class Hub:
             raise NotFound(f"there is no job {job_name(job_id)}")
         ended = found.ended
         if ended is not None and ended.is_forgotten and after < ended.event.id:
-            raise OutputForgotten(f"the output of {job_name(job_id)} isn't kept any more (output_retention_s)")
+            raise OutputForgotten(
+                f"the output of {job_name(job_id)} isn't kept any more (output_retention_s, or its tenant's content_retention_s)"
+            )
         reader = Reader(
             job_id,
             Fold(found.n, after),

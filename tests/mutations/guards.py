@@ -30,6 +30,7 @@ LIFE = "tests/integration/jobs/test_life.py"
 RATES = "tests/integration/quotas/test_rates.py"
 
 BATCHES = "tests/integration/api/test_batches.py"
+RETENTION = "tests/integration/retention"
 
 GUARDS = (
     Guard(
@@ -376,5 +377,53 @@ GUARDS = (
             ),
         ),
         ("tests/integration/webhooks/test_ssrf.py::test_no_hostile_url_is_ever_connected_to",),
+    ),
+    Guard(
+        "retention-rolls-up",
+        "what deleted jobs have settled stays in the books of their budgets",
+        (
+            Patch(
+                "app/retention/jobs.py",
+                "coalesce(sum(amount) FILTER (WHERE kind = 'settle'), 0), count(DISTINCT job_id)",
+                "0, count(DISTINCT job_id)",
+            ),
+        ),
+        (f"{RETENTION}/test_jobs.py::test_an_old_job_goes_with_all_that_belongs_to_it_and_its_bill_stays",),
+    ),
+    Guard(
+        "retention-keeps-evidence",
+        "a job whose reservations don't add up is kept for the audit to find",
+        (
+            Patch(
+                "app/retention/jobs.py",
+                "HAVING count(*) <> 3 OR sum(CASE l.kind WHEN 'reserve' THEN l.amount ELSE -l.amount END) <> 0)",
+                "HAVING count(*) < 0)",
+            ),
+        ),
+        (f"{RETENTION}/test_jobs.py::test_what_does_not_add_up_is_kept_for_the_audit_to_find",),
+    ),
+    Guard(
+        "retention-fence",
+        "a run that has lost its place deletes nothing more",
+        (
+            Patch(
+                "app/retention/runs.py",
+                "WHERE r.id = :id AND r.running RETURNING r.id",
+                "WHERE r.id = :id RETURNING r.id",
+            ),
+        ),
+        (f"{RETENTION}/test_runs.py::test_the_place_of_a_run_whose_process_died_is_taken_over",),
+    ),
+    Guard(
+        "retention-content-held",
+        "texts that another job waits for aren't wiped",
+        (
+            Patch(
+                "app/retention/content.py",
+                '    OR EXISTS (SELECT 1 FROM jobs f WHERE f.shared_from = j.id AND f.status = \'queued\')\n"""\n_HAS',
+                '"""\n_HAS',
+            ),
+        ),
+        (f"{RETENTION}/test_content.py::test_texts_that_others_wait_for_are_wiped_after_them",),
     ),
 )

@@ -21,6 +21,7 @@ from app.webhooks.nominate import Rooms
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 from workers.maintenance.meters import Meters
+from workers.maintenance.retention import LOOK_EVERY_S, RetentionKeeper
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ async def run(config: Settings) -> None:
     rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
         "webhooks": (config.webhook_dispatch_every_s, dispatch),
         "files": (config.audit_every_s, batches.forget),
+        "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry).round),
     }
     keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
     loop = asyncio.get_running_loop()

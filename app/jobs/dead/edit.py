@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import AlreadyResolved, InvalidRequest, NotFound
+from app.errors import AlreadyResolved, InputForgotten, InvalidRequest, NotFound
 from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.models import ModelCatalog
@@ -58,12 +58,13 @@ async def read_request(conn: AsyncConnection, job_id: UUID) -> StoredRequest:
     Raises:
         NotFound: the job has no dead letter.
         AlreadyResolved: it has none that is open.
+        InputForgotten: its prompt was wiped.
     """
     d, j, i = t.dead_letters.c, t.jobs.c, t.job_inputs.c
     row = (
         await conn.execute(
             select(j.id, j.reservation, j.model, j.max_tokens, i.request, i.sampling, d.resolution)
-            .select_from(t.jobs.join(t.job_inputs).join(t.dead_letters, d.job_id == j.id))
+            .select_from(t.jobs.outerjoin(t.job_inputs).join(t.dead_letters, d.job_id == j.id))
             .where(and_(j.id == job_id))
             .order_by(d.reservation.desc())
             .limit(1)
@@ -73,7 +74,16 @@ async def read_request(conn: AsyncConnection, job_id: UUID) -> StoredRequest:
         raise NotFound(f"there is no dead letter of {job_name(job_id)}: `penstock dlq list` shows those that are open")
     if row.resolution is not None:
         raise AlreadyResolved(f"the dead letter of {job_name(job_id)} was {row.resolution} before")
+    if row.request is None:
+        raise input_forgotten(job_id)
     return StoredRequest(*row[:-1])
+
+
+def input_forgotten(job_id: UUID) -> InputForgotten:
+    """The error that says what can be done."""
+    return InputForgotten(
+        f"the prompt of {job_name(job_id)} isn't kept any more (content_retention_s of its tenant): discard the letter"
+    )
 
 
 async def prepare_edit(

@@ -11,10 +11,10 @@ import numpy as np
 from sqlalchemy import Row, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import AlreadyResolved, BudgetExhausted, InvalidRequest, NotFound, PenstockError
+from app.errors import AlreadyResolved, BudgetExhausted, InputForgotten, InvalidRequest, NotFound, PenstockError
 from app.ids import job_name
 from app.jobs import tables as t
-from app.jobs.dead.edit import Edit
+from app.jobs.dead.edit import Edit, input_forgotten
 from app.jobs.dead.letters import COUNTERS
 from app.jobs.spending import Ask, let_in, prices_of
 from app.queue.places import place_sql
@@ -76,7 +76,7 @@ _LOCK_JOB = text("""
     WHERE id = :id FOR UPDATE
 """)
 _LOCK_LETTER = text("""
-    SELECT d.*, i.request ->> 'deadline_s' AS deadline_s FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
+    SELECT d.*, i.request ->> 'deadline_s' AS deadline_s, i.job_id IS NOT NULL AS has_input FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
     WHERE d.job_id = :id ORDER BY d.reservation DESC LIMIT 1 FOR UPDATE OF d
 """)
 _RESOLVE = text("""
@@ -96,6 +96,7 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
     Raises:
         NotFound: the job has no dead letter.
         AlreadyResolved: somebody was faster.
+        InputForgotten: its prompt was wiped.
         BudgetExhausted: a budget can't hold it; the transaction is spoilt, the letter stays open.
         InvalidRequest: the job has been requeued too often.
     """
@@ -105,6 +106,8 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
     assert job is not None, "a letter keeps its job"
     assert letter is not None
     assert (job.status, job.reservation) == ("dead", letter.reservation), "an open letter is of its job's last life"
+    if not letter.has_input:
+        raise input_forgotten(job_id)
     if job.reservation >= MAX_LIVES:
         raise InvalidRequest(f"{job_name(job_id)} was requeued {MAX_LIVES - 1} times: submit it as a new job")
     if edit is not None and edit.reservation != job.reservation:
@@ -168,7 +171,7 @@ async def requeue_one(
     try:
         async with transaction() as conn:
             return await requeue(conn, job_id, order, edit)
-    except (NotFound, AlreadyResolved, BudgetExhausted, InvalidRequest) as error:
+    except (NotFound, AlreadyResolved, InputForgotten, BudgetExhausted, InvalidRequest) as error:
         return Refusal(job_id, error)
 
 

@@ -79,6 +79,8 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "GET /v1/admin/budgets/{id}": "getBudget",
         "PATCH /v1/admin/budgets/{id}": "changeBudget",
         "POST /v1/admin/budgets/{id}/retire": "retireBudget",
+        "GET /v1/admin/retention": "getRetention",
+        "POST /v1/admin/retention/runs": "runRetention",
         "GET /v1/admin/models/{name}": "getModelPrice",
         "PATCH /v1/admin/models/{name}": "changeModelPrice",
         "POST /v1/files": "uploadFile",
