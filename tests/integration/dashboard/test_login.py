@@ -145,9 +145,9 @@ async def test_the_first_failures_cost_nothing_and_old_ones_are_forgotten(engine
         async with engine.begin() as conn:
             await throttle.count_try(conn, name=name, address=address)
 
-    for i in range(throttle.BY_NAME.free - 1):
+    for i in range(throttle.BY_NAME.free):
         await attempt("ada", f"10.0.0.{i}")
-    for i in range(throttle.BY_ADDRESS.free - 1):
+    for i in range(throttle.BY_ADDRESS.free):
         await attempt(f"name-{i}", "10.0.1.1")
     async with engine.begin() as conn:
         assert await conn.scalar(text("SELECT count(*) FROM login_failures WHERE blocked_until > last_at")) == 0
