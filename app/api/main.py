@@ -36,6 +36,8 @@ from app.api.openai import paths as face_paths
 from app.api.runtime import open_runtime
 from app.api.traced import Traced
 from app.clock import Clock, SystemClock
+from app.dashboard.main import install as install_dashboard
+from app.dashboard.main import keep_history
 from app.errors import Misconfigured
 from app.garbage import collect_seldom
 from app.settings import Settings
@@ -58,7 +60,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(own_settings, own_clock) as runtime:
+        async with open_runtime(own_settings, own_clock) as runtime, keep_history(app, runtime):
             app.state.runtime = runtime
             yield
 
@@ -85,6 +87,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     problems.install(app)
     face_paths.install(app)
     openapi.install(app)
+    install_dashboard(app, lambda: app.state.runtime)
     return app
 
 
