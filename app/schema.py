@@ -1,5 +1,6 @@
 """Is the schema the one that this code wants, and how does it get there? Alembic's migrations are the only way."""
 
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +26,7 @@ ALL_TABLES: tuple[object, ...] = (
     app.batches.tables,
 )
 MIGRATION_LOCK = 0x70656E73  # "pens": two processes that migrate at once take turns
+_TURN_S = 0.1
 
 
 def full_metadata() -> MetaData:
@@ -49,8 +51,7 @@ def migrate(settings: Settings, revision: str = "head") -> str | None:
     engine = create_engine(settings.sqlalchemy_url)
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-            connection.commit()
+            _take_turns(connection)
             try:
                 command.upgrade(alembic_config(connection), revision)
                 connection.commit()
@@ -61,6 +62,15 @@ def migrate(settings: Settings, revision: str = "head") -> str | None:
                 connection.commit()
     finally:
         engine.dispose()
+
+
+def _take_turns(connection: Connection) -> None:
+    """Take the lock. Who waited for it within a statement would hold a snapshot, and an index that the one before builds
+    CONCURRENTLY waits for those."""
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}):
+        connection.commit()
+        time.sleep(_TURN_S)
+    connection.commit()
 
 
 def current_revision(settings: Settings) -> str | None:

@@ -78,6 +78,7 @@ webhook_deliveries = Table(
     ),
     Index("ix_webhook_deliveries_history", "tenant_id", "id"),
     Index("ix_webhook_deliveries_endpoint", "endpoint_id", "id"),
+    Index("ix_webhook_deliveries_failed", text("id DESC"), postgresql_where=text("status = 'failed'")),
 )  # fmt: skip
 
 webhook_tries = Table(

@@ -45,6 +45,7 @@ class WorkerContext:
     throughput: Throughput = field(default_factory=lambda: Throughput(0.0))
     load_s: float = 0.0  # how long the engine took to load
     is_draining: bool = False
+    is_paused: bool = False  # an operator has drained it: it claims nothing, and may again
     is_fit: asyncio.Event = field(default_factory=asyncio.Event)  # the engine has passed its self-test
     alone: set[str] = field(default_factory=set)  # request ids of suspects, who run without company
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # room or hand changed
