@@ -16,7 +16,9 @@ from app.webhooks.tables import webhook_deliveries
 
 MOST_ATTEMPTS = 100  # the newest
 MOST_DELIVERIES = 50
-PRIVATE = ("prompt", "messages", "tools", "instructions", "input", "suffix", "response_format")  # of a request
+# Of a request, anybody may see numbers, and these words. The rest is its owner's: prompts, tools, schemas, stop strings.
+WORDS = ("model", "fallback_model", "tier", "on_budget")
+ELSEWHERE = ("metadata", "webhook")  # shown as metadata, and as deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class AttemptRow:
     host: str | None
     pid: int | None
     device: str | None
+    queued_s: float | None = None  # as its worker measured; None where it didn't
+    prefill_s: float | None = None
+    decode_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class BatchPlace:
 
 @dataclass(frozen=True, slots=True)
 class JobStory:
-    """A job as an operator sees it. `asked` is its request without what `PRIVATE` names; `now` is Postgres' time of the look."""
+    """A job as an operator sees it. `asked` is what of its request anybody may see; `now` is Postgres' time of the look."""
 
     id: UUID
     tenant_id: str
@@ -142,12 +147,13 @@ class JobStory:
 
 @dataclass(frozen=True, slots=True)
 class JobTexts:
-    """What its owner wrote and got. `forgotten_at`: its result was past the retention then; `choices` is None without a result."""
+    """What its owner wrote and got. `request` is None where it was forgotten; `choices` without a result. `forgotten_at`: its result
+    was past its retention then."""
 
     tenant_id: str
     n: int
     status: str
-    request: dict[str, Any]
+    request: dict[str, Any] | None
     choices: list[dict[str, Any]] | None
     forgotten_at: datetime | None
 
@@ -177,7 +183,7 @@ async def read_job(conn: AsyncConnection, job_id: UUID) -> JobStory | None:
     request = values.pop("request") or {}
     return JobStory(
         **values,
-        asked={name: value for name, value in request.items() if name not in PRIVATE},
+        asked={name: value for name, value in request.items() if _is_shown(name, value)},
         attempts=await _attempts(conn, job_id),
         usage=await _usage(conn, job_id),
         letters=await _letters(conn, job_id),
@@ -197,8 +203,15 @@ async def read_texts(conn: AsyncConnection, job_id: UUID) -> JobTexts | None:
     ).one_or_none()  # fmt: skip
     if row is None:
         return None
-    request = {name: value for name, value in (row.request or {}).items() if name in PRIVATE and value is not None}
+    request = None
+    if row.request is not None:
+        private = [name for name, value in row.request.items() if not _is_shown(name, value) and name not in ELSEWHERE]
+        request = {name: row.request[name] for name in private if row.request[name] is not None}
     return JobTexts(row.tenant_id, row.n, row.status, request, row.choices, row.forgotten_at)
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    return isinstance(value, int | float) or (name in WORDS and isinstance(value, str))
 
 
 async def batch_of(conn: AsyncConnection, job_id: UUID) -> BatchPlace | None:

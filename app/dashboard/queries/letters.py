@@ -25,7 +25,7 @@ class GroupRow:
     reason: str
     count: int
     tenants: int
-    models: list[str]
+    pools: list[str]
     first_at: datetime
     last_at: datetime
 
@@ -74,6 +74,25 @@ async def open_groups(
     found = rows.all()
     counted = int(found[0].counted) if found else 0
     return Groups([GroupRow(*row[:-1]) for row in found], counted, counted > MOST_COUNTED)
+
+
+async def group_of(conn: AsyncConnection, fingerprint: str) -> GroupRow | None:
+    """One kind of death; None where none of its letters is open."""
+    d = t.dead_letters.c
+    row = (
+        await conn.execute(
+            select(
+                func.max(d.signature),
+                func.max(d.reason),
+                func.count(),
+                func.count(d.tenant_id.distinct()),
+                func.array_agg(d.pool.distinct()),
+                func.min(d.at),
+                func.max(d.at),
+            ).where(d.fingerprint == fingerprint, d.resolved_at.is_(None))
+        )
+    ).one()
+    return GroupRow(fingerprint, *row) if row[2] else None
 
 
 async def letters_of(
