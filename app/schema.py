@@ -13,6 +13,7 @@ from sqlalchemy import Connection, MetaData, create_engine, text
 import app.batches.tables
 import app.files.tables
 import app.jobs.tables
+import app.operators.tables
 import app.quotas.tables
 import app.webhooks.tables
 from app.db import metadata
@@ -21,6 +22,7 @@ from app.settings import Settings
 ALL_TABLES: tuple[object, ...] = (
     app.jobs.tables,
     app.quotas.tables,
+    app.operators.tables,
     app.webhooks.tables,
     app.files.tables,
     app.batches.tables,

@@ -340,6 +340,17 @@ class Settings(BaseSettings):
         432_000.0, description="An endpoint that accepted nothing for so long, while there were tries, is disabled."
     )
 
+    # Dashboard
+    dashboard_url: str | None = Field(
+        None,
+        description="Where browsers find the API, such as https://penstock.example.com, if a proxy changes Host or scheme. Unset: by Host.",
+    )
+    dashboard_idle_s: Seconds = Field(7200.0, description="A session in which nobody did anything for so long ends.")
+    dashboard_session_s: Seconds = Field(43_200.0, description="After so long everybody must log in again.")
+    dashboard_insecure_cookie: bool = Field(
+        False, description="Let the session's cookie travel over plain http (development, where a browser wants that)."
+    )
+
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

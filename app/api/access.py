@@ -35,7 +35,10 @@ class AccessLog:
         try:
             await self._app(scope, receive, noting)
         finally:
-            route = getattr(scope.get("route"), "path", None) or "(none)"
+            route = getattr(scope.get("route"), "path", None)
+            route = (
+                "(none)" if route is None else scope.get("root_path", "") + route
+            )  # of a mounted app, with its prefix
             emit(
                 log,
                 logging.DEBUG if route in PROBES else logging.INFO,

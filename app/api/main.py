@@ -33,6 +33,7 @@ from app.api.access import AccessLog
 from app.api.openai import chat, completions, models, responses
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
+from app.dashboard.main import install as install_dashboard
 from app.errors import Misconfigured
 from app.garbage import collect_seldom
 from app.settings import Settings
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.add_middleware(AccessLog, clock=own_clock)
     problems.install(app)
     openapi.install(app)
+    install_dashboard(app, lambda: app.state.runtime)
     return app
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.cli.batch_commands import batch_commands
+from app.cli.dashboard_commands import dashboard_commands
 from app.cli.quota_commands import commands_of
 from app.cli.webhook_commands import commands_of as webhook_commands_of
 
@@ -649,6 +650,7 @@ def _become(module: str, **options: object) -> None:
 for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
     app.add_typer(_commands, name=_name)
 app.add_typer(batch_commands(_target), name="batches")
+app.add_typer(dashboard_commands(_settings), name="dashboard")
 app.add_typer(
     webhook_commands_of(_target, lambda data_dir: _become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
 )

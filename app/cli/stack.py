@@ -33,10 +33,11 @@ MIN_FREE_MEMORY_MIB = 700
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach a running stack: the API's URL, and a key of the tenant `default`."""
+    """How to reach a running stack: the API's URL, a key of the tenant `default`, and the dashboard."""
 
     url: str
     api_key: str
+    dashboard_url: str  # with a one-time link while no operator has a password
 
 
 class Stack:
@@ -91,15 +92,17 @@ class Stack:
         db = create_engine(self.settings, application_name="penstock-up")
         try:
             key = await self._ensure_key(db)
+            link = await self._first_link(db)
             await self._start_processes(db)
         finally:
             await db.dispose()
         url = base_url(self.settings)
+        dashboard = f"{self.settings.dashboard_url or url}".rstrip("/") + "/admin" + (f"/link/{link}" if link else "")
         assert self.settings.database_url
         assert self.settings.redis_url
         self._is_announced = True
         self.folder.announce(url, database_url=self.settings.database_url, redis_url=self.settings.redis_url)
-        return Access(url, key)
+        return Access(url, key, dashboard)
 
     async def watch(self) -> None:
         """Start again what dies, until cancelled.
@@ -213,6 +216,15 @@ class Stack:
             _, token = await create_key(conn, DEFAULT_TENANT, pepper=pepper, name="penstock up", actor="cli")
         self.folder.keep_api_key(token)
         return token
+
+    async def _first_link(self, db: AsyncEngine) -> str | None:
+        """A one-time link for the first owner, while nobody can log in to the dashboard."""
+        from app.operators.links import make_link
+        from app.operators.people import ensure_owner
+
+        async with db.begin() as conn:
+            owner = await ensure_owner(conn, actor="cli")
+            return None if owner is None else await make_link(conn, owner, actor="cli")
 
     async def _start_processes(self, db: AsyncEngine) -> None:
         config = self.settings

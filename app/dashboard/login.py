@@ -1,0 +1,115 @@
+"""How does an operator get in and out? /admin/login, /admin/logout, and /admin/link/… for those who have no password."""
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from app.dashboard.access import Viewer, cookie_name, drop_cookie, safe_next, session_of, set_cookie
+from app.dashboard.assets import PREFIX
+from app.dashboard.forms import read_form, text_of
+from app.dashboard.pages import page
+from app.dashboard.services import services_of
+from app.errors import InvalidRequest
+from app.operators import links, passwords, people, throttle
+from app.operators.sessions import close_session, credentials_of, open_session
+from app.telemetry import emit
+
+log = logging.getLogger("penstock.dashboard")
+router = APIRouter()
+_WRONG = "Name or password is wrong."
+_USED_UP = (
+    "This link was used already, or its 15 minutes are over. Have a new one made: "
+    "`penstock dashboard link NAME` prints it, and so can an owner on the page of operators."
+)
+
+
+@router.get("/login")
+async def login_page(request: Request, next: str = PREFIX) -> Response:  # noqa: A002 - the form's word
+    """The form; who is logged in already is sent on."""
+    if await session_of(request) is not None:
+        return RedirectResponse(safe_next(next), 303)
+    return page(request, "login.html", title="Log in", next=safe_next(next), name="", problem=None)
+
+
+@router.post("/login")
+async def log_in(request: Request) -> Response:
+    """A try. That it is counted is committed before the password is looked at."""
+    services, form = services_of(request), await read_form(request)
+    name, to = text_of(form, "name").lower(), safe_next(text_of(form, "next"))
+    address = request.client.host if request.client else "unknown"
+    try:
+        async with services.transaction() as conn:
+            await throttle.count_try(conn, name=name, address=address)
+    except throttle.TooManyTries as error:
+        emit(log, logging.WARNING, "dashboard.login_throttled")
+        refused = page(request, "login.html", title="Log in", status=429, next=to, name=name, problem=error.detail)
+        refused.headers["Retry-After"] = str(error.extra["retry_after_s"])
+        return refused
+    async with services.transaction() as conn:
+        known = await credentials_of(conn, name)
+    is_right = await passwords.is_right(known.password_hash, form.get("password", [""])[0])
+    if not is_right or known.person is None:
+        emit(log, logging.WARNING, "dashboard.login_refused")
+        return page(request, "login.html", title="Log in", status=401, next=to, name=name, problem=_WRONG)
+    async with services.transaction() as conn:
+        await throttle.forgive(conn, name=name, address=address)
+        token = await open_session(conn, known.person, longest_s=services.settings.dashboard_session_s, by="password")
+    answer = RedirectResponse(to, 303)
+    set_cookie(answer, token, services.settings)
+    return answer
+
+
+@router.post("/logout")
+async def log_out(request: Request, _: Viewer) -> Response:
+    """End this session."""
+    services = services_of(request)
+    async with services.transaction() as conn:
+        await close_session(conn, request.cookies[cookie_name(services.settings)])
+    answer = RedirectResponse(f"{PREFIX}/login?said=logged-out", 303)
+    drop_cookie(answer, services.settings)
+    return answer
+
+
+@router.get("/link/{token}")
+async def link_page(request: Request, token: str) -> Response:
+    """The form behind a one-time link. Looking uses nothing up: previews of links look, too."""
+    async with services_of(request).transaction() as conn:
+        person = await links.whose_link(conn, token)
+    if person is None:
+        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
+    return page(request, "link.html", title="Choose a password", person=person, token=token, problem=None)
+
+
+@router.post("/link/{token}")
+async def use_link(request: Request, token: str) -> Response:
+    """Set the password, use the link up, log in: all or nothing."""
+    services, form = services_of(request), await read_form(request)
+    async with services.transaction() as conn:
+        person = await links.whose_link(conn, token)
+    if person is None:
+        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
+    password = form.get("password", [""])[0]
+    try:
+        passwords.check_new(password, form.get("again", [""])[0], name=person.name)
+    except InvalidRequest as error:
+        return page(
+            request,
+            "link.html",
+            title="Choose a password",
+            status=422,
+            person=person,
+            token=token,
+            problem=error.detail,
+        )
+    password_hash = await passwords.hashed(password)
+    async with services.transaction() as conn:
+        person = await links.use_link(conn, token)
+        if person is not None:
+            await people.set_password(conn, person.id, password_hash, actor=f"operator:{person.name}")
+            session = await open_session(conn, person, longest_s=services.settings.dashboard_session_s, by="link")
+    if person is None:  # another use was faster
+        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
+    answer = RedirectResponse(f"{PREFIX}/?said=welcome", 303)
+    set_cookie(answer, session, services.settings)
+    return answer

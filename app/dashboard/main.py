@@ -1,0 +1,80 @@
+"""How are the pages put together, and into the API? One app of its own, mounted at /admin."""
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from app.dashboard import account, assets, login, overview, people
+from app.dashboard.access import LogInFirst, login_url
+from app.dashboard.guard import Guard
+from app.dashboard.pages import is_htmx, refusal
+from app.dashboard.services import Services
+from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
+from app.redis import RedisError
+
+# A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
+ROUTERS = (assets.router, login.router, account.router, people.router, overview.router)
+
+
+def install(app: FastAPI, services: Callable[[], Services]) -> None:
+    """Mount the dashboard at /admin of `app`; `services` gives the running app's."""
+    app.state.dashboard = dashboard = create_dashboard(services)
+    app.add_route(assets.PREFIX, lambda _: RedirectResponse(f"{assets.PREFIX}/", 303), include_in_schema=False)
+    app.mount(assets.PREFIX, Guard(dashboard, lambda: services().settings))
+
+
+def create_dashboard(services: Callable[[], Services]) -> FastAPI:
+    """The pages, without what guards them: `install`."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router)
+    app.state.all_routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    app.add_exception_handler(LogInFirst, _log_in_first)
+    app.add_exception_handler(PenstockError, _ours)
+    app.add_exception_handler(HTTPException, _frameworks)
+    app.add_exception_handler(RequestValidationError, _parameters)
+    for kind in (SQLAlchemyError, RedisError, TimeoutError):
+        app.add_exception_handler(kind, _servers)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+async def _log_in_first(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LogInFirst)
+    to = login_url(error.to)
+    return HTMLResponse("", 401, {"HX-Redirect": to}) if is_htmx(request) else RedirectResponse(to, 303)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PenstockError)
+    return refusal(request, error)
+
+
+async def _frameworks(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return refusal(request, NotFound("there is no such page"))
+    return refusal(request, InvalidRequest(str(error.detail)), error.status_code)
+
+
+async def _parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return refusal(request, InvalidRequest(f"{first['loc'][-1]}: {first['msg']}"))
+
+
+async def _servers(request: Request, error: Exception) -> Response:
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+        return await _unforeseen(request, error)
+    name = "Redis" if isinstance(error, RedisError) else "Postgres"
+    return refusal(request, Unavailable(f"{name} doesn't answer now; nothing was lost, try again"))
+
+
+async def _unforeseen(request: Request, _: Exception) -> Response:
+    return refusal(request, PenstockError("something broke on our side; it was logged"))
