@@ -77,7 +77,8 @@ async def retier_job(request: Request, name: JobId, session: Operator) -> Respon
             batch = await batch_of(conn, job_id)
         if batch is not None:
             raise InvalidRequest(
-                f"tier: the job is line {batch.number} of {batch_name(batch.batch_id)}: change the batch's", param="tier"
+                f"tier: the job is line {batch.number} of {batch_name(batch.batch_id)}: change the batch's",
+                param="tier",
             )
         try:
             async with asyncio.timeout(services.settings.database_timeout_s):
@@ -138,8 +139,6 @@ async def _shown(request: Request, job_id: UUID, *, problem: str = "", status: i
 
 
 async def _refused(request: Request, job_id: UUID, error: PenstockError) -> Response:
-    if error.status == 404:
-        raise error
     return await _shown(request, job_id, problem=error.detail, status=error.status)
 
 
@@ -195,7 +194,11 @@ def _prompt(texts: JobTexts) -> list[tuple[str, str]]:
         if name == "messages" and isinstance(value, list):
             for each in value:
                 content = each.get("content") if isinstance(each, dict) else each
-                rest = {key: part for key, part in each.items() if key not in {"role", "content"}} if isinstance(each, dict) else {}
+                rest = (
+                    {key: part for key, part in each.items() if key not in {"role", "content"}}
+                    if isinstance(each, dict)
+                    else {}
+                )
                 text = content if isinstance(content, str) else _json(content)
                 found.append((str(each.get("role", "message")) if isinstance(each, dict) else "message",
                               text + (f"\n{_json(rest)}" if rest else "")))  # fmt: skip

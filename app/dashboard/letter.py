@@ -64,9 +64,9 @@ async def edit_letter(request: Request, name: JobId, session: Operator) -> Respo
         edit = await prepare_edit(stored, changes, services.catalog, services.settings)
         await _requeue(request, job_id, order, edit)
     except PenstockError as error:
-        if error.status == 404:
-            raise
-        return await _form(request, job_id, error.detail, {each: values[0] for each, values in form.items()}, error.status)
+        return await _form(
+            request, job_id, error.detail, {each: values[0] for each, values in form.items()}, error.status
+        )
     return go(request, f"{PATH}/{job_name(job_id)}", said="letter-requeued")
 
 
@@ -134,8 +134,6 @@ async def _form(
 
 
 async def _refused(request: Request, job_id: UUID, error: PenstockError) -> Response:
-    if error.status == 404:
-        raise error
     return await _shown(request, job_id, error.detail, error.status)
 
 

@@ -9,7 +9,23 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from app.dashboard import account, assets, login, overview, people
+from app.dashboard import (
+    account,
+    acts,
+    assets,
+    batches,
+    hooks,
+    job,
+    jobs,
+    letter,
+    letter_runs,
+    letters,
+    login,
+    models,
+    overview,
+    people,
+    workers,
+)
 from app.dashboard.access import LogInFirst, login_url
 from app.dashboard.guard import Guard
 from app.dashboard.pages import is_htmx, refusal
@@ -18,7 +34,11 @@ from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
 from app.redis import RedisError
 
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
-ROUTERS = (assets.router, login.router, account.router, people.router, overview.router)
+ROUTERS = (
+    assets.router, login.router, account.router, people.router, overview.router,
+    jobs.router, job.router, letters.router, letter_runs.router, letter.router, hooks.router, batches.router, workers.router,
+    models.router, acts.router,
+)  # fmt: skip
 
 
 def install(app: FastAPI, services: Callable[[], Services]) -> None:

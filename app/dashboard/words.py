@@ -2,6 +2,9 @@
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
+
+MAX_BRIEF_CHARS = 120
 
 
 def short_id(name: str) -> str:
@@ -23,4 +26,21 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-FILTERS = {"short_id": short_id, "pretty": pretty, "sentence": sentence}
+def brief(value: Any) -> str:
+    """A detail of an act in a line."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_BRIEF_CHARS else text[: MAX_BRIEF_CHARS - 1] + "…"
+
+
+def without_query(url: str) -> str:
+    """A URL without what may be a secret in it."""
+    return urlsplit(url)._replace(query="", fragment="").geturl() + ("?…" if "?" in url else "")
+
+
+FILTERS = {
+    "short_id": short_id,
+    "pretty": pretty,
+    "sentence": sentence,
+    "brief": brief,
+    "without_query": without_query,
+}

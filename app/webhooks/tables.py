@@ -90,6 +90,7 @@ webhook_tries = Table(
     Column("http_status", Integer),
     Column("error", Text),
     Column("duration_ms", Integer),
+    Column("excerpt", Text),  # the beginning of an answer that wasn't 2xx, for operators
 )
 
 # How many deliveries a lane may have under way, where that isn't what all begin with. A hint: it may be lost.

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page, equal, few, walk
-from app.webhooks.history import Delivery, MadeTry
+from app.webhooks.history import Delivery
 from app.webhooks.tables import webhook_deliveries, webhook_endpoints, webhook_tries
 
 MOST_RECENT = 20  # deliveries that an endpoint's health is told by
@@ -81,12 +81,24 @@ class DeliverySearch:
 
 
 @dataclass(frozen=True, slots=True)
+class TryRow:
+    """One try. Both `http_status` and `error` are None while it is under way, or if its worker was lost."""
+
+    number: int
+    at: datetime
+    http_status: int | None
+    error: str | None
+    duration_ms: int | None
+    excerpt: str | None  # the beginning of an answer that wasn't 2xx
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryStory:
     """A delivery with all of its tries, and the size of what is sent. Its body is its tenant's: results may stand in it."""
 
     tenant_id: str
     delivery: Delivery
-    tries: Sequence[MadeTry]
+    tries: Sequence[TryRow]
     body_bytes: int
     endpoint_status: str | None
 
@@ -197,9 +209,9 @@ async def read_delivery(conn: AsyncConnection, delivery_id: UUID) -> DeliverySto
         return None
     t = webhook_tries.c
     made = await conn.execute(
-        select(*[t[name] for name in MadeTry.__slots__]).where(t.delivery_id == delivery_id).order_by(t.number)
+        select(*[t[name] for name in TryRow.__slots__]).where(t.delivery_id == delivery_id).order_by(t.number)
     )
-    return DeliveryStory(row[0], Delivery(*row[3:]), [MadeTry(*each) for each in made], row[1], row[2])
+    return DeliveryStory(row[0], Delivery(*row[3:]), [TryRow(*each) for each in made], row[1], row[2])
 
 
 async def read_body(conn: AsyncConnection, delivery_id: UUID) -> str | None:

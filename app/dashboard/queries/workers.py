@@ -111,13 +111,13 @@ async def outcomes_of(conn: AsyncConnection, incarnation: UUID) -> dict[str, int
     """How its attempts ended, by outcome; of the first 100,000."""
     rows = await conn.execute(
         text("""
-            SELECT outcome, count(*) AS count FROM (
-                SELECT outcome FROM attempts WHERE incarnation = :incarnation LIMIT 100000) AS some
+            SELECT outcome, count(*) AS attempts FROM (
+                SELECT outcome FROM attempts WHERE incarnation = :incarnation LIMIT 100000) AS ended
             GROUP BY outcome ORDER BY 2 DESC, 1
         """),
         {"incarnation": incarnation},
     )
-    return {row.outcome: row.count for row in rows}
+    return {row.outcome: row.attempts for row in rows}
 
 
 async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[WorkerRow]:
