@@ -11,10 +11,9 @@ from app.api.documents import Autoscale, answer
 from app.api.openapi import problems, shows
 from app.api.runtime import Runtime, runtime_of
 from app.jobs.admission import objectives_of
-from app.jobs.pool_figures import PoolFigures
+from app.jobs.pool_figures import PoolFigures, whole_wait_s
 from app.jobs.states import TIERS
 from app.quotas.autoscale import desired_replicas
-from app.quotas.pressure import Ask, PoolLoad, predicted_wait_s
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 _FRESH_S = 2.0
@@ -74,7 +73,7 @@ def _pool(runtime: Runtime, pool: str, figures: PoolFigures) -> dict[str, Any]:
                 "jobs": load.tier(tier).jobs,
                 "tokens": load.tier(tier).tokens,
                 # Behind all of it, as the tier's largest tenant.
-                "predicted_wait_s": _rounded(_wait_s(load, tier)),
+                "predicted_wait_s": _rounded(whole_wait_s(load, tier)),
                 "objective_s": objectives_s[tier],
             }
             for tier in TIERS
@@ -84,9 +83,3 @@ def _pool(runtime: Runtime, pool: str, figures: PoolFigures) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
-
-
-def _wait_s(load: PoolLoad, tier: str) -> float | None:
-    """Until all that waits in the tier has started: of all tenants together."""
-    backlog = load.tier(tier)
-    return predicted_wait_s(load, Ask(tier, 0, own_tokens=backlog.tokens, weight=max(1.0, backlog.total_weight)))

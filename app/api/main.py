@@ -34,6 +34,7 @@ from app.api.openai import chat, completions, models, responses
 from app.api.runtime import open_runtime
 from app.clock import Clock, SystemClock
 from app.dashboard.main import install as install_dashboard
+from app.dashboard.main import keep_history
 from app.errors import Misconfigured
 from app.garbage import collect_seldom
 from app.settings import Settings
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(own_settings, own_clock) as runtime:
+        async with open_runtime(own_settings, own_clock) as runtime, keep_history(app, runtime):
             app.state.runtime = runtime
             yield
 

@@ -43,6 +43,15 @@ class Metrics:
         assert reason in DECISIONS[decision]
         self.admissions.labels(decision, reason).inc(num)
 
+    def decided(self) -> dict[str, int]:
+        """All that was counted so far, by `decision:reason`."""
+        samples = [each for family in self.admissions.collect() for each in family.samples]
+        return {
+            f"{each.labels['decision']}:{each.labels['reason']}": int(each.value)
+            for each in samples
+            if each.name.endswith("_total")
+        }
+
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:

@@ -92,6 +92,10 @@ class Runtime:
             self._queues[pool] = JobQueue(self.redis, pool)
         return self._queues[pool]
 
+    def decided(self) -> dict[str, int]:
+        """How many submissions this process has decided since its start, by `decision:reason`."""
+        return self.metrics.decided()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed at the end; bounded, since a server that hangs refuses nothing.

@@ -1,6 +1,9 @@
 """How are the pages put together, and into the API? One app of its own, mounted at /admin."""
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,23 +14,19 @@ from starlette.exceptions import HTTPException
 
 from app.dashboard import (
     account,
-    acts,
     assets,
-    batches,
-    hooks,
-    job,
-    jobs,
-    letter,
-    letter_runs,
-    letters,
     login,
-    models,
     overview,
     people,
-    workers,
+    stories,
+    tenant,
+    tenant_budgets,
+    tenant_keys,
+    tenants,
 )
 from app.dashboard.access import LogInFirst, login_url
 from app.dashboard.guard import Guard
+from app.dashboard.history import History
 from app.dashboard.pages import is_htmx, refusal
 from app.dashboard.services import Services
 from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
@@ -35,9 +34,8 @@ from app.redis import RedisError
 
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
 ROUTERS = (
-    assets.router, login.router, account.router, people.router, overview.router,
-    jobs.router, job.router, letters.router, letter_runs.router, letter.router, hooks.router, batches.router, workers.router,
-    models.router, acts.router,
+    assets.router, login.router, account.router, people.router, overview.router, tenants.router, tenant.router,
+    tenant_budgets.router, tenant_keys.router, *stories.ROUTERS,
 )  # fmt: skip
 
 
@@ -46,6 +44,19 @@ def install(app: FastAPI, services: Callable[[], Services]) -> None:
     app.state.dashboard = dashboard = create_dashboard(services)
     app.add_route(assets.PREFIX, lambda _: RedirectResponse(f"{assets.PREFIX}/", 303), include_in_schema=False)
     app.mount(assets.PREFIX, Guard(dashboard, lambda: services().settings))
+
+
+@asynccontextmanager
+async def keep_history(app: FastAPI, services: Services) -> AsyncIterator[None]:
+    """While the API of `app` runs: sample what the overview's charts show."""
+    app.state.dashboard.state.history = history = History(services)
+    sampling = asyncio.create_task(history.run())
+    try:
+        yield
+    finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
 
 
 def create_dashboard(services: Callable[[], Services]) -> FastAPI:

@@ -30,6 +30,10 @@ class Services(Protocol):
     lengths: LengthBook
     events: EventLog
 
+    def decided(self) -> dict[str, int]:
+        """How many submissions this process has decided since its start, by `decision:reason`."""
+        ...
+
     def queue(self, pool: str) -> JobQueue:
         """The pool's queue."""
         ...

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Float, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +24,8 @@ class LiveWorker:
     started_at: datetime
     renewed_s: float
     is_expired: bool
+    incarnation: UUID
+    pool: str
 
 
 async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
@@ -31,7 +34,7 @@ async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
     rows = await conn.execute(
         select(
             w.model, w.host, w.pid, w.device, w.state, w.stats, w.started_at,
-            cast(func.extract("epoch", now - w.renewed_at), Float), w.expires_at < now,
+            cast(func.extract("epoch", now - w.renewed_at), Float), w.expires_at < now, w.incarnation, w.pool,
         ).where(w.ended_at.is_(None)).order_by(w.started_at)
     )  # fmt: skip
     return [LiveWorker(*row) for row in rows]

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from app.jobs.states import TIERS
 from app.queue.places import TIER_WEIGHTS, place_again
 from app.queue.streams import JobQueue
-from app.quotas.pressure import Backlog, PoolLoad
+from app.quotas.pressure import Ask, Backlog, PoolLoad, predicted_wait_s
 
 Source = Literal["redis", "postgres", "last", "none"]
 Key = tuple[str, str, str]  # pool, tier, tenant
@@ -110,6 +110,12 @@ def figures_of(row: Any, tiers: Mapping[str, Backlog], source: Source, now: floa
     return PoolFigures(
         load, source, now, row.served, row.mean_drain, row.best_pace, row.load_s, row.running
     )  # fmt: skip
+
+
+def whole_wait_s(load: PoolLoad, tier: str) -> float | None:
+    """Until all that waits in the tier has started: of all tenants together. None where no rate is known."""
+    backlog = load.tier(tier)
+    return predicted_wait_s(load, Ask(tier, 0, own_tokens=backlog.tokens, weight=max(1.0, backlog.total_weight)))
 
 
 def _weight(terms: Any) -> float:

@@ -91,9 +91,7 @@ async def _jobs(world: World, settings: Settings) -> None:
     assert await nominate(queue, [waiting])
     (held,) = await submit(engine, settings)
     async with engine.begin() as conn:
-        budget = (
-            "INSERT INTO budgets (id, tenant_id, metric, period, hard_limit) VALUES (:id, 'acme', 'requests', 'day', 1000)"
-        )
+        budget = "INSERT INTO budgets (id, tenant_id, metric, period, hard_limit) VALUES (:id, 'acme', 'requests', 'day', 1000)"
         values = {"id": new_id(), "job": held.job_id}
         await conn.execute(text(budget), values)
         await conn.execute(

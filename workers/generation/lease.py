@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -115,6 +117,14 @@ def _state(worker: WorkerContext) -> str:
     return "draining" if worker.is_draining else "ready"
 
 
+@lru_cache(maxsize=1)
+def _version() -> str | None:
+    try:
+        return version("penstock")
+    except PackageNotFoundError:  # run from a folder that isn't installed
+        return None
+
+
 def _stats(worker: WorkerContext) -> dict[str, object]:
     stats = worker.stats
     return {
@@ -128,5 +138,6 @@ def _stats(worker: WorkerContext) -> dict[str, object]:
         "guessed_tokens": stats.guessed_tokens,
         "accepted_tokens": stats.accepted_tokens,
         "load_s": round(worker.load_s, 3),
+        "version": _version(),
         **worker.throughput.stats(worker.clock.monotonic()),
     }
