@@ -165,6 +165,7 @@ class Job(TypedDict):
     forecast: Forecast | None
     waiting_for: WaitingFor | None
     usage: Usage
+    timing: dict[str, float] | None
     changes: dict[str, dict[str, Any]] | None
     choices: list[Choice] | None
     error: JobError | None

@@ -1,4 +1,4 @@
-"""Does a process without an API live, and can it serve? /healthz and /readyz on a port of its own, for whoever supervises it."""
+"""Does a process without an API live, and can it serve? /healthz, /readyz and /metrics on a port of its own, for whoever supervises it."""
 
 import asyncio
 import logging
@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.errors import Misconfigured
+from app.observe.metrics import TEXT, exposition
 from app.telemetry import emit
 
 log = logging.getLogger(__name__)
@@ -26,11 +28,13 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def probe(host: str, port: int | None, why_not_ready: Callable[[], str | None]) -> AsyncIterator[None]:
+async def probe(
+    host: str, port: int | None, why_not_ready: Callable[[], str | None], registry: CollectorRegistry
+) -> AsyncIterator[None]:
     """Answer while the caller's block runs; does nothing where `port` is None.
 
     /healthz says 200 whenever the event loop turns: one that doesn't turn doesn't answer, and a restart is what helps. /readyz
-    says 503 with the reason as long as `why_not_ready` has one.
+    says 503 with the reason as long as `why_not_ready` has one. /metrics shows the registry to Prometheus.
 
     Raises:
         Misconfigured: the port can't be used.
@@ -49,7 +53,10 @@ async def probe(host: str, port: int | None, why_not_ready: Callable[[], str | N
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    async def metrics(_: Request) -> Response:
+        return Response(exposition(registry), media_type=TEXT)
+
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
     config = uvicorn.Config(
         Starlette(routes=routes), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False
     )

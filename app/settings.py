@@ -351,6 +351,22 @@ class Settings(BaseSettings):
         False, description="Let the session's cookie travel over plain http (development, where a browser wants that)."
     )
 
+    # What is observed
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PENSTOCK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces go to, as http://host:4318. Unset: nothing is traced.",
+    )
+    slow_step_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="A step of our own engine that takes longer is logged with its batch's shape; 0: none is.",
+    )
+    drift_every_s: Seconds = Field(
+        300.0, description="How often the budgets are compared with their ledger, all of which that reads."
+    )
+
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from app.api.bulk_body import Bulk, Errors, told_of
 from app.api.runtime import Runtime
 from app.api.submission import NOMINATE_TIMEOUT_S, refusals_counted
+from app.api.traced import submitting
 from app.errors import InvalidRequest, ModelUnavailable, PenstockError
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import take_probe, unavailable
@@ -49,7 +50,7 @@ async def submit_bulk(runtime: Runtime, submission: BulkSubmission) -> Submitted
         PenstockError: as `submission.promise` does, for all together.
     """
     num = len(submission.bulk.requests)
-    with refusals_counted(runtime, num=num):
+    with submitting(runtime, num), refusals_counted(runtime, num=num):
         submitted = await _promise(runtime, submission)
     runtime.metrics.count("accepted", "replay" if submitted.replayed else "room", num=num)
     return submitted

@@ -1,5 +1,6 @@
 """What do the API's answers look like? Built lean for the wire, and described for the OpenAPI document."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
@@ -44,12 +45,18 @@ def job_object(
             "completion_tokens": view.completion_tokens,
             "total_tokens": view.prompt_tokens + view.completion_tokens,
         },
+        "timing": timing_object(view),
         "changes": view.changes,
         "choices": view.choices,
         "error": view.error,
         "urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"},
         "metadata": view.metadata,
     }
+
+
+def timing_object(view: JobView) -> dict[str, float] | None:
+    """Where an ended job's time went; to the millisecond, the parts rounded each."""
+    return None if view.breakdown is None else {name: round(value, 3) for name, value in asdict(view.breakdown).items()}
 
 
 def waiting_object(view: JobView, why: Why | None) -> dict[str, Any] | None:
@@ -109,6 +116,20 @@ class ForecastObject(Described):
     start_p95: datetime | None = Field(description="19 of 20 start earlier.")
     finish_p50: datetime | None
     finish_p95: datetime | None
+
+
+class TimingObject(Described):
+    """Where an ended job's time went, in seconds. The parts make up the whole."""
+
+    held_s: float = Field(
+        ge=0,
+        description="Before it could run the last time: it waited for a budget or a retry, or earlier attempts ran.",
+    )
+    queued_s: float = Field(ge=0, description="It could run and waited for a worker.")
+    prefill_s: float = Field(ge=0, description="From then until its first token.")
+    decode_s: float = Field(ge=0, description="From its first token to its last.")
+    persisted_s: float = Field(ge=0, description="From then until its end was written.")
+    total_s: float = Field(ge=0, description="From `created_at` to `finished_at`.")
 
 
 class WaitingFor(Described):
@@ -243,6 +264,14 @@ class JobObject(Described):
                     "forecast": None,
                     "waiting_for": None,
                     "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
+                    "timing": {
+                        "held_s": 0.0,
+                        "queued_s": 0.02,
+                        "prefill_s": 0.11,
+                        "decode_s": 0.76,
+                        "persisted_s": 0.01,
+                        "total_s": 0.9,
+                    },
                     "changes": None,
                     "choices": [{"index": 0, "text": " there was a fox who liked the rain.", "finish_reason": "stop"}],
                     "error": None,
@@ -281,6 +310,7 @@ class JobObject(Described):
         description="Of a waiting job; in lists and in the answer to its submission only where it is a budget."
     )
     usage: Usage
+    timing: TimingObject | None = Field(description="Of a job that has ended; null in lists.")
     changes: dict[Literal["max_tokens", "model"], Change] | None = Field(
         description="What differs from the request, by field, because `on_budget` allowed it."
     )

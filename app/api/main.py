@@ -32,6 +32,7 @@ from app.api import (
 from app.api.access import AccessLog
 from app.api.openai import chat, completions, models, responses
 from app.api.runtime import open_runtime
+from app.api.traced import Traced
 from app.clock import Clock, SystemClock
 from app.dashboard.main import install as install_dashboard
 from app.dashboard.main import keep_history
@@ -67,6 +68,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         summary="Generation jobs: nothing lost, nothing twice, fair by tokens.",
         lifespan=lifespan,
         redirect_slashes=False,
+        # FastAPI's own would take whole URLs and the messages of exceptions along, which quote callers: app/api/traced.py is ours.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     routers = (
         jobs.router, bulk.router, events.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router,
@@ -78,6 +81,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         app.include_router(router)
     app.state.all_routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     app.add_middleware(AccessLog, clock=own_clock)
+    app.add_middleware(Traced)
     problems.install(app)
     openapi.install(app)
     install_dashboard(app, lambda: app.state.runtime)

@@ -3,19 +3,17 @@
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
+from app.jobs.states import TIERS
+from app.observe.metrics import TEXT, AtScrape, Family, counter, exposition, family, histogram, preset
 from app.quotas.pressure import REASONS
 
-_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 # Every reason that a submission may be decided by: present from the start, at 0.
 DECISIONS: dict[str, tuple[str, ...]] = {
     "accepted": ("room", "fallback", "no_worker", "replay"),
     "refused": (*REASONS, "breaker", "budget", "rate", "tenant"),
 }
-_ERROR_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200)
 
 router = APIRouter(tags=["health"])
 
@@ -25,18 +23,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.admissions = Counter(
-            "penstock_admissions", "Submissions by what became of them, and why.", ["decision", "reason"],
-            registry=self.registry,
-        )  # fmt: skip
+        self.admissions = counter("penstock_admissions_total", self.registry)
         for decision, reasons in DECISIONS.items():
-            for reason in reasons:
-                self.admissions.labels(decision, reason)
-        self.forecast_error = Histogram(
-            "penstock_forecast_error_seconds",
-            "How far a job's start was from the first p50 that this process told, of jobs that were read again.",
-            ["tier"], buckets=_ERROR_BUCKETS, registry=self.registry,
-        )  # fmt: skip
+            preset(self.admissions, [decision], reasons)
+        self.forecast_error = histogram("penstock_forecast_error_seconds", self.registry)
+        preset(self.forecast_error, TIERS)
 
     def count(self, decision: str, reason: str, *, num: int = 1) -> None:
         """A submission was decided, or `num` that came together. The reason must be a known one, so that none is born later than the process."""
@@ -61,47 +52,31 @@ async def metrics(request: Request) -> Response:
     from app.api.runtime import runtime_of
 
     runtime = runtime_of(request)
-    shown = _Shown(pools_now(runtime))
-    runtime.metrics.registry.register(shown)
+    pools = pools_now(runtime)
+    shown = AtScrape(lambda: _shown(pools), runtime.metrics.registry)
     try:
-        return Response(generate_latest(runtime.metrics.registry), media_type=_TEXT)
+        return Response(exposition(runtime.metrics.registry), media_type=TEXT)
     finally:
         runtime.metrics.registry.unregister(shown)
 
 
-class _Shown(Collector):
+def _shown(pools: list[dict[str, object]]) -> Iterator[Family]:
     """The gauges of one scrape."""
-
-    def __init__(self, pools: list[dict[str, object]]) -> None:
-        self._pools = pools
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        return iter(())
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        jobs = GaugeMetricFamily("penstock_queue_jobs", "Jobs that wait.", labels=["pool", "tier"])
-        tokens = GaugeMetricFamily(
-            "penstock_queue_tokens", "Tokens that wait: prompt + n x max_tokens.", labels=["pool", "tier"]
-        )
-        waits = GaugeMetricFamily(
-            "penstock_predicted_wait_seconds",
-            "How long a new job of a new tenant's would wait behind all of its tier; absent where no rate is known.",
-            labels=["pool", "tier"],
-        )
-        wanted = GaugeMetricFamily("penstock_desired_replicas", "Workers that the pool should have.", labels=["pool"])
-        workers = GaugeMetricFamily("penstock_workers", "Workers that take jobs.", labels=["pool"])
-        for each in self._pools:
-            pool = str(each["pool"])
-            wanted.add_metric([pool], _number(each["desired_replicas"]))
-            workers.add_metric([pool], _number(each["replicas"]))
-            tiers = each["tiers"]
-            assert isinstance(tiers, dict)
-            for tier, figures in tiers.items():
-                jobs.add_metric([pool, tier], figures["jobs"])
-                tokens.add_metric([pool, tier], figures["tokens"])
-                if figures["predicted_wait_s"] is not None:
-                    waits.add_metric([pool, tier], figures["predicted_wait_s"])
-        yield from (jobs, tokens, waits, wanted, workers)
+    jobs, tokens = family("penstock_queue_jobs"), family("penstock_queue_tokens")
+    waits = family("penstock_predicted_wait_seconds")
+    wanted, workers = family("penstock_desired_replicas"), family("penstock_workers")
+    for each in pools:
+        pool = str(each["pool"])
+        wanted.add_metric([pool], _number(each["desired_replicas"]))
+        workers.add_metric([pool], _number(each["replicas"]))
+        tiers = each["tiers"]
+        assert isinstance(tiers, dict)
+        for tier, figures in tiers.items():
+            jobs.add_metric([pool, tier], figures["jobs"])
+            tokens.add_metric([pool, tier], figures["tokens"])
+            if figures["predicted_wait_s"] is not None:
+                waits.add_metric([pool, tier], figures["predicted_wait_s"])
+    yield from (jobs, tokens, waits, wanted, workers)
 
 
 def _number(value: object) -> float:

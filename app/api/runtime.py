@@ -21,6 +21,8 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
+from app.observe.ends import count_ends
+from app.observe.tracing import open_tracing
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.quotas.keys import ApiKey
@@ -80,6 +82,8 @@ class Runtime:
         self.watch = EndWatch(engine, redis)
         self.streams = Hub(engine, redis, settings, clock)
         self.metrics = Metrics()
+        count_ends(engine, self.metrics.registry)
+        self.tracing = open_tracing(settings, "penstock-api")
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
         self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
@@ -139,6 +143,8 @@ async def open_runtime(settings: Settings, clock: Clock) -> AsyncIterator[Runtim
         await runtime.rates.aclose()
         await redis.aclose()
         await engine.dispose()
+        if runtime.tracing is not None:
+            await runtime.tracing.close()
 
 
 def runtime_of(request: Request) -> Runtime:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.runtime import Runtime
+from app.api.traced import submitting
 from app.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -21,6 +22,7 @@ from app.errors import (
     TenantSuspended,
     TierNotAllowed,
 )
+from app.ids import job_name
 from app.jobs.admission import Applicant, digest_of
 from app.jobs.breakers import Standing, take_probe, unavailable
 from app.jobs.models import Model
@@ -75,8 +77,10 @@ class Submitted:
 async def submit(runtime: Runtime, submission: Submission) -> Submitted:
     """`promise`, and count what became of it."""
     count = runtime.metrics.count
-    with refusals_counted(runtime):
+    with submitting(runtime) as span, refusals_counted(runtime):
         submitted = await promise(runtime, submission)
+        if span is not None:
+            span.set_attribute("penstock.job.id", job_name(submitted.job.id))
     figures = runtime.loads.figures(submitted.job.pool)
     if submitted.replayed:
         count("accepted", "replay")

@@ -17,10 +17,10 @@ from app.quotas.caps import LOCK_CAPS
 _WRITE = text("""
     WITH job AS (
         INSERT INTO jobs (id, tenant_id, api_key_id, pool, model, requested_model, tier, prompt_tokens, max_tokens, n, on_budget,
-                          input_price, output_price, changes, metadata, webhook, deadline_at)
+                          input_price, output_price, changes, metadata, webhook, traceparent, deadline_at)
         SELECT :id, :tenant_id, CAST(:api_key_id AS uuid), :pool, :model, CAST(:requested_model AS text), :tier, :prompt_tokens,
                :max_tokens, :n, :on_budget, coalesce(m.input_price, 0), coalesce(m.output_price, 0), CAST(:changes AS jsonb),
-               CAST(:metadata AS jsonb), CAST(:webhook AS jsonb),
+               CAST(:metadata AS jsonb), CAST(:webhook AS jsonb), CAST(:traceparent AS text),
                pg_catalog.now() + make_interval(secs => CAST(:deadline_s AS float8))
         FROM (SELECT 1) AS one LEFT JOIN models m ON m.name = :model
         RETURNING id, input_price, output_price, created_at, deadline_at),

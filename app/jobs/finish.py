@@ -14,6 +14,8 @@ from app.jobs.copying import insert_rows
 from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_event
 from app.jobs.states import EndStatus
+from app.jobs.timing import Timing, columns_of
+from app.observe.ends import note_ends
 from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
 from app.webhooks.outbox import emit
@@ -35,6 +37,7 @@ class Ending:
     detail: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)  # kept with a dead letter
     trace: bytes | None = None  # how readers were told of the choices: app/queue/traces.py
+    timing: Timing | None = None
 
 
 _END_RUNNING = text("""
@@ -149,6 +152,7 @@ async def _record(
                 {
                     "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],
                     "outcome": endings[row.id].outcome, "detail": storable(endings[row.id].detail),
+                    **columns_of(endings[row.id].timing),
                 }
                 for row in rows
             ],
@@ -197,6 +201,7 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         events.append(job_event(row, f"job.{row.status}", row.finished_at, used))
         if row.status == "dead":
             dead.append(row)
+    note_ends(conn, [(row.status, row.tier, row.model) for row in rows])
     await settle(conn, settlements)
     await emit(conn, events)
     await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})

@@ -39,4 +39,7 @@ def job_event(row: Row[Any], event_type: str, at: datetime, used: Used | None = 
         },
     }
     url = row.webhook["url"] if wants(row.webhook, event_type) else None
-    return Event(row.tenant_id, event_type, at, data, job_id=row.id, url=url, reservation=row.reservation)
+    return Event(
+        row.tenant_id, event_type, at, data, job_id=row.id, url=url, reservation=row.reservation,
+        traceparent=row.traceparent,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
+from app.jobs.timing import Breakdown, Timing, breakdown
 from app.quotas.tables import budgets, usage
 
 
@@ -45,6 +46,7 @@ class JobView:
     budget_metric: str | None
     budget_period: str | None
     choices: list[dict[str, Any]] | None
+    breakdown: Breakdown | None = None  # of one that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ def _select(*, with_choices: bool) -> Select[Any]:
     joined = t.jobs.outerjoin(usage, and_(u.job_id == j.id, u.kind == "billed"))
     joined = joined.outerjoin(budgets, budgets.c.id == j.held_by)
     if with_choices:
-        return select(*columns, t.job_results.c.choices).select_from(joined.outerjoin(t.job_results))
+        a = t.attempts.c
+        joined = joined.outerjoin(t.job_results).outerjoin(t.attempts, and_(a.job_id == j.id, a.attempt == j.attempt))
+        columns += [t.job_results.c.choices, j.eligible_at, a.queued_s, a.prefill_s, a.decode_s]
+        return select(*columns).select_from(joined)
     return select(*columns).select_from(joined)
 
 
@@ -79,6 +84,11 @@ def _view(row: Row[Any]) -> JobView:
     values["cached_tokens"] = values["cached_tokens"] or 0
     values["completion_tokens"] = values["completion_tokens"] or 0
     values["choices"] = values.get("choices") or None  # none since they were forgotten
+    eligible_at = values.pop("eligible_at", None)
+    parts = [values.pop(name, None) for name in ("queued_s", "prefill_s", "decode_s")]
+    if eligible_at is not None and values["finished_at"] is not None:
+        timing = None if None in parts else Timing(*parts)
+        values["breakdown"] = breakdown(values["created_at"], eligible_at, values["finished_at"], timing)
     return JobView(**values)
 
 

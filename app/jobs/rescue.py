@@ -15,6 +15,7 @@ from app.jobs import tables as t
 from app.jobs.finish import Ending, finish
 from app.jobs.states import Lane
 from app.jobs.store import Fate, GivenBack, HeldRow
+from app.jobs.timing import columns_of
 from app.queue.streams import Nomination
 from app.quotas.tables import usage
 
@@ -118,7 +119,7 @@ async def _decide(
             [
                 {
                     "job_id": row.job_id, "attempt": row.attempt, "incarnation": row.incarnation,
-                    "outcome": each.cause, "detail": storable(each.detail),
+                    "outcome": each.cause, "detail": storable(each.detail), **columns_of(each.timing),
                 }
                 for row, each, _ in again
             ],
@@ -159,6 +160,7 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
             billed=False,
             outcome=given.cause,
             detail=given.detail,
+            timing=given.timing,
         )
     limits = {
         "transient_error": (row.failures + 1, fate.max_attempts, "attempts_exhausted"),
@@ -173,5 +175,5 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
     error = {"code": code, "message": _LAST_WORDS[given.cause].format(count=count)}
     return Ending(
         row.job_id, row.attempt, "dead", error=error, billed=False, outcome=given.cause, detail=given.detail,
-        evidence={"last": given.detail or {}}, used=given.used,
+        evidence={"last": given.detail or {}}, used=given.used, timing=given.timing,
     )  # fmt: skip

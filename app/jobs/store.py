@@ -14,6 +14,7 @@ from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_event
 from app.jobs.states import Lane
+from app.jobs.timing import Timing
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.settings import Settings
@@ -43,6 +44,9 @@ class StartedJob:
     deadline_in_s: float | None  # from now, by Postgres' clock
     cancel_requested: bool
     died_at: int = 0  # the last attempt of an earlier life, whose tokens aren't gone on from; 0 in the first
+    age_s: float = 0.0  # since its submission, when it was loaded
+    waited_s: float = 0.0  # since it could run
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class GivenBack:
     detail: dict[str, Any] | None = None  # for operators; the job's owner doesn't see it
     used: Used = field(default_factory=Used)  # computed for nothing: shown, never billed
     lane: Lane | None = None  # where the job runs next; None: where it ran
+    timing: Timing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ _START = text(f"""
       AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp()
           + CASE WHEN jobs.attempt = 0 THEN make_interval(secs => :pace * {CERTAIN_SQL}) ELSE interval '0' END)
     RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at,
-        jobs.reservation
+        jobs.reservation, jobs.traceparent
 """)  # noqa: S608 - our own text
 _LEASE = text("""
     SELECT 1 FROM workers
@@ -123,7 +128,9 @@ _LEASE = text("""
 _LOAD = text("""
     SELECT j.id, j.attempt, j.gen, j.tenant_id, j.tier, j.lane, j.n, i.prompt_ids, i.tokenizer_hash, i.request, i.sampling,
            extract(epoch FROM j.deadline_at - statement_timestamp())::float8 AS deadline_in_s,
-           j.cancel_requested_at IS NOT NULL AS cancel_requested,
+           j.cancel_requested_at IS NOT NULL AS cancel_requested, j.traceparent,
+           extract(epoch FROM statement_timestamp() - j.created_at)::float8 AS age_s,
+           extract(epoch FROM statement_timestamp() - j.eligible_at)::float8 AS waited_s,
            CASE WHEN j.reservation > 1 THEN (SELECT max(d.attempt) FROM dead_letters d WHERE d.job_id = j.id) ELSE 0 END
                AS died_at
     FROM jobs j JOIN job_inputs i ON i.job_id = j.id
@@ -162,7 +169,7 @@ async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]
         StartedJob(
             row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,
             np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
-            row.deadline_in_s, row.cancel_requested, row.died_at,
+            row.deadline_in_s, row.cancel_requested, row.died_at, row.age_s, row.waited_s, row.traceparent,
         )
         for row in rows
     ]  # fmt: skip

@@ -31,6 +31,7 @@ from app.jobs.request import MAX_SEED, JobRequest
 from app.jobs.sharing import Work, share, work_key
 from app.jobs.spending import Answer, Ask, let_in, prices_of
 from app.jobs.tokenizing import PromptEncoder, texts_in
+from app.observe.tracing import current_traceparent
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.budgets import Prices
 from app.quotas.caps import hold_to_caps, hold_to_locked
@@ -459,6 +460,7 @@ def _job_row(caller: Caller, job: PreparedJob) -> dict[str, Any]:
         "changes": job.changes,
         "metadata": request.metadata,
         "webhook": request.webhook.model_dump(exclude_none=True) if request.webhook else None,
+        "traceparent": current_traceparent(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    REAL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -142,6 +143,7 @@ jobs = Table(
     Column("cancel_requested_at", Timestamp),
     Column("started_at", Timestamp),
     Column("finished_at", Timestamp),
+    Column("traceparent", Text),  # W3C Trace Context of its submission, where traces are kept
     CheckConstraint(
         "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'dead')", name="status_known"
     ),
@@ -221,6 +223,9 @@ attempts = Table(
     Column("incarnation", Uuid, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("detail", JSONB(none_as_null=True)),
+    Column("queued_s", REAL),  # app/jobs/timing.py; NULL: not measured
+    Column("prefill_s", REAL),
+    Column("decode_s", REAL),
     Column("ended_at", Timestamp, nullable=False, server_default=func.now()),
     # The breakers: what became of a worker's attempts lately.
     Index("ix_attempts_by_worker", "incarnation", "outcome", "ended_at"),

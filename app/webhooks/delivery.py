@@ -38,6 +38,7 @@ class Try:
     is_failing: bool  # whether its endpoint is noted as failing
     lane: str
     room: int
+    traceparent: str | None = None  # of its job
 
     @property
     def webhook_id(self) -> str:
@@ -90,7 +91,7 @@ _BEGIN = text("""
            CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret
                 WHEN e.id IS NULL AND t.old_webhook_until > statement_timestamp() THEN t.old_webhook_secret END AS old_secret,
            begun.tries - begun.sent_before AS round, begun.endpoint_id, e.failing_since IS NOT NULL AS is_failing,
-           begun.lane, coalesce(r.room, :first_room) AS room
+           begun.lane, coalesce(r.room, :first_room) AS room, begun.traceparent
     FROM begun JOIN noted ON noted.delivery_id = begun.id JOIN tenants t ON t.id = begun.tenant_id
     LEFT JOIN webhook_endpoints e ON e.id = begun.endpoint_id LEFT JOIN webhook_lanes r ON r.lane = begun.lane
 """)
@@ -175,7 +176,7 @@ async def begin(conn: AsyncConnection, nominations: Sequence[Nomination], *, lea
         secrets = (row.secret,) if row.old_secret is None else (row.secret, row.old_secret)
         begun[Nomination(row.id, row.tries)] = Try(
             row.id, row.tries, row.at, row.event_id, row.event_type, row.url, bytes(row.body), secrets, row.round,
-            row.endpoint_id, bool(row.is_failing), row.lane, row.room,
+            row.endpoint_id, bool(row.is_failing), row.lane, row.room, row.traceparent,
         )  # fmt: skip
     return begun
 

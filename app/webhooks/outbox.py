@@ -39,6 +39,7 @@ class Event:
     job_id: UUID | None = None  # None: it is about no job's life
     url: str | None = None
     reservation: int = 1  # which of the job's lives it tells of
+    traceparent: str | None = None  # of the job
 
 
 async def emit(conn: AsyncConnection, events: Sequence[Event]) -> int:
@@ -76,6 +77,7 @@ def delivery_row(event: Event, event_id: UUID, body: bytes, url: str, endpoint_i
         "lane": lane_of(event.tenant_id, url),
         "body": body,
         "reservation": event.reservation,
+        "traceparent": event.traceparent,
     }
 
 

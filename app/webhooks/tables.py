@@ -66,6 +66,7 @@ webhook_deliveries = Table(
     Column("handed_until", Timestamp),  # since it was given to RQ; while it lasts it counts against its lane's room
     Column("sent_before", Integer, nullable=False, server_default="0"),  # tries before it was sent again by hand
     Column("error", Text),  # why it was given up
+    Column("traceparent", Text),  # its job's
     Index(
         "uq_webhook_deliveries_event", "job_id", "event_type", "url", "reservation", "endpoint_id",
         unique=True, postgresql_nulls_not_distinct=True, postgresql_where=text("job_id IS NOT NULL"),

@@ -52,6 +52,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decode_steps: Annotated[int, Meta(ge=0, le=64)] = (
         0  # most tokens of a sequence between two looks of the host; 0 = 4 on CUDA, 1 on CPU
     )
+    slow_step_s: Annotated[float, Meta(ge=0.0)] = 0.0  # a step that takes longer is told of; 0 = none
     deterministic: bool = False  # the same bits whatever else is in the batch, on CUDA at the cost of speed
 
     # Other engines only.

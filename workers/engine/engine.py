@@ -1,10 +1,12 @@
 """How do requests become tokens? The engine's loop: schedule, run the model, settle. No torch in it."""
 
 import logging
-from collections.abc import Container
+import math
+from collections.abc import Callable, Container
 from collections.abc import Sequence as Items
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Protocol
 
 from workers.engine.flight import Recorder, no_record
@@ -16,6 +18,7 @@ from workers.engine.protocol import (
     Logprob,
     Request,
     RequestFailed,
+    SlowStep,
     StepOutput,
     TierLoad,
     TokenDelta,
@@ -82,8 +85,10 @@ class PagedEngine:
         grammars: GrammarCheck | None = None,
         *,
         decode_steps: int = 1,
+        slow_step_s: float = 0.0,
+        timer: Callable[[], float] = perf_counter,
     ) -> None:
-        """`decode_steps`: the most tokens of a sequence between two looks at them."""
+        """`decode_steps`: the most tokens of a sequence between two looks at them. `slow_step_s`: a step that takes longer is told of; 0: none is."""
         self._info = info
         self._scheduler = scheduler
         self._model = model
@@ -101,6 +106,8 @@ class PagedEngine:
         self._guessed_tokens = 0
         self._accepted_tokens = 0
         self._decode_steps = decode_steps
+        self._slow_step_s = slow_step_s or math.inf
+        self._timer = timer
         self._must_look = False  # whether a token was left open, so that it has to be chosen in a step of its own
         self._max_num_seqs = scheduler.max_num_seqs
         self._pressure = MemoryPressure(scheduler.max_batch_tokens)
@@ -167,6 +174,7 @@ class PagedEngine:
             self._admit_checked()
         deltas, self._deltas = self._deltas, []
         failed, self._failed = self._failed, []
+        began, preempted = self._timer(), self._scheduler.num_preemptions
         plan = self._scheduler.plan(1 if self._must_look else self._decode_steps)
         if plan.chunks or plan.left:
             self._record(plan)
@@ -181,7 +189,11 @@ class PagedEngine:
             failed += self._failed
             self._failed = []
         self._num_steps += 1
-        return StepOutput(deltas=deltas, failed=failed, stats=self.stats())
+        seconds = self._timer() - began
+        slow = (
+            None if seconds <= self._slow_step_s else _slow(plan, seconds, self._scheduler.num_preemptions - preempted)
+        )
+        return StepOutput(deltas=deltas, failed=failed, stats=self.stats(), slow=slow)
 
     def stats(self) -> EngineStats:
         """The state now."""
@@ -371,3 +383,10 @@ def fault_of(request: Request, info: EngineInfo, known: Container[str]) -> Reque
     else:
         return None
     return RequestFailed(request.id, code, message)
+
+
+def _slow(plan: StepPlan, seconds: float, preempted: int) -> SlowStep:
+    decoding = [chunk for chunk in plan.chunks if chunk.samples and chunk.count == 1]
+    fed = sum(chunk.num_fed for chunk in plan.chunks)
+    decoded = sum(chunk.num_fed for chunk in decoding)
+    return SlowStep(seconds, len(plan.chunks), fed - decoded, decoded * plan.num_steps, preempted)

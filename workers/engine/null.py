@@ -73,7 +73,8 @@ class NullEngine(PagedEngine):
             prefix_cache=config.prefix_cache,
             speculator=Speculator(config.speculative_tokens) if config.speculative_tokens else None,
         )
-        super().__init__(info, scheduler, _NullModel(config, _options(config), printable_ids(tokenizer), eos_id, sleep))
+        model = _NullModel(config, _options(config), printable_ids(tokenizer), eos_id, sleep)
+        super().__init__(info, scheduler, model, slow_step_s=config.slow_step_s)
 
 
 class _NullModel:

@@ -108,7 +108,14 @@ def paged_engine(
         prefix_cache=config.prefix_cache,
         speculator=_speculator(config, grammars),
     )
-    return PagedEngine(info, scheduler, runner, grammars, decode_steps=cuda.decode_steps(config, model.device))
+    return PagedEngine(
+        info,
+        scheduler,
+        runner,
+        grammars,
+        decode_steps=cuda.decode_steps(config, model.device),
+        slow_step_s=config.slow_step_s,
+    )
 
 
 def _speculator(config: EngineConfig, grammars: Grammars | None) -> Speculator | None:

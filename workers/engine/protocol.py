@@ -123,12 +123,23 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.token_capacity - sum(load.tokens for load in above))
 
 
+class SlowStep(msgspec.Struct, frozen=True, array_like=True):
+    """What a step had to do that took longer than it should."""
+
+    seconds: float
+    sequences: int
+    prefill_tokens: int  # fed of prompts, and of what a preempted or resumed sequence had generated before
+    decode_tokens: int  # fed to go on by one, guesses included
+    preempted: int  # sequences that gave up their pages for it
+
+
 class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     """All that one step brought forth."""
 
     deltas: list[TokenDelta] = []
     failed: list[RequestFailed] = []
     stats: EngineStats = EngineStats()
+    slow: SlowStep | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

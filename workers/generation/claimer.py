@@ -219,6 +219,7 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
             finisher.end(job, "failed", {"code": code, "message": f"this worker can't run the job: {error}"})
             continue
         worker.hand[job.request_id] = job
+        worker.meters.started(job)
         requests.append(request)
     return requests
 

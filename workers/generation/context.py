@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from app.clock import Clock
 from app.jobs.store import Fate
 from app.jobs.tokenizing import PromptEncoder
+from app.observe.tracing import Tracing
 from app.queue.events import EventLog, Publication
 from app.queue.streams import JobQueue
 from app.settings import Settings
@@ -18,6 +19,7 @@ from workers.engine.process import EngineProcess
 from workers.engine.protocol import EngineStats
 from workers.generation.canary import Canary
 from workers.generation.hand import RunningJob
+from workers.generation.meters import Meters
 from workers.generation.throughput import Throughput
 
 
@@ -43,6 +45,8 @@ class WorkerContext:
     stats: EngineStats = field(default_factory=EngineStats)
     unsent: dict[UUID, list[Publication]] = field(default_factory=dict)  # events that Redis may or may not have
     throughput: Throughput = field(default_factory=lambda: Throughput(0.0))
+    meters: Meters = field(default_factory=Meters)
+    tracing: Tracing | None = None
     load_s: float = 0.0  # how long the engine took to load
     is_draining: bool = False
     is_paused: bool = False  # an operator has drained it: it claims nothing, and may again

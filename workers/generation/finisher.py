@@ -26,6 +26,7 @@ from app.telemetry import emit
 from workers.generation.context import WorkerContext
 from workers.generation.hand import RunningJob
 from workers.generation.publish import publish
+from workers.generation.tracing import trace_attempt
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Finisher:
         """Take a job's end down; it is written soon. From now on the job takes no more tokens, cancels or deadlines."""
         assert not job.is_ending
         job.is_ending = True
+        job.ended_at = self._worker.clock.monotonic()
         self._waiting.put_nowait((job, job.ending(status, error)))
         self._worker.changed.set()
 
@@ -89,6 +91,7 @@ class Finisher:
         """
         for job in jobs:
             job.is_ending = True
+            job.ended_at = job.ended_at or self._worker.clock.monotonic()
         if keep_tokens:
             is_kept = await publish(self._worker, jobs)
         else:
@@ -97,13 +100,18 @@ class Finisher:
                 job.num_discarded += job.num_resumed
             await self._take_back(jobs)
         given = [
-            GivenBack(job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane)
+            GivenBack(
+                job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane, job.timing
+            )
             for job in jobs
         ]
         await self._rescue(
             lambda conn: give_back(conn, given, self._worker.fate, self._worker.random),
             [job.started.job_id for job in jobs],
         )
+        self._worker.meters.given_back(jobs, cause)
+        for job in jobs:
+            trace_attempt(self._worker.tracing, self._worker.clock, job, self._worker.model_name, error=cause)
         for job in jobs:
             self._worker.drop(job.request_id)
 
@@ -162,9 +170,19 @@ class Finisher:
         fenced = len(batch) - len(ended)
         if fenced:
             emit(log, logging.INFO, "finish_fenced", jobs=fenced)
-        await self._tell([(job, ending) for job, ending in batch if ending.job_id in ended])
+        written = [(job, ending) for job, ending in batch if ending.job_id in ended]
+        self._observe(written)
+        await self._tell(written)
         for job, _ in batch:
             self._worker.drop(job.request_id)
+
+    def _observe(self, written: list[tuple[RunningJob, Ending]]) -> None:
+        worker = self._worker
+        for job, ending in written:
+            code = None if ending.status == "succeeded" else (ending.error or {}).get("code", ending.status)
+            if code is None:
+                worker.meters.succeeded(job, worker.clock.monotonic())
+            trace_attempt(worker.tracing, worker.clock, job, worker.model_name, error=code)
 
     async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: Exception) -> None:
         """One of these can't be stored. Find it: it fails, the others are written.

@@ -9,6 +9,7 @@ from app.jobs.finish import Ending
 from app.jobs.notices import Used
 from app.jobs.states import EndStatus
 from app.jobs.store import StartedJob
+from app.jobs.timing import Timing
 from app.queue.checkpoints import Checkpoint, ChoiceSoFar
 from app.queue.events import ChoiceDelta, TokenLogprob
 from app.queue.traces import Step, Trace
@@ -31,6 +32,7 @@ class Choice:
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unpublished: ChoiceDelta | None = None
+    told_at: float | None = None  # when its last token came
 
     def resume(self, known: ChoiceSoFar) -> None:
         """Go on from what readers know. The text follows from the tokens."""
@@ -111,6 +113,8 @@ class RunningJob:
         self.choices = [Choice(i, Detokenizer(tokenizer, stop, tail), is_structured) for i in range(started.n)]
         self.deadline: float | None = None if started.deadline_in_s is None else now + started.deadline_in_s
         self.taken_at = now
+        self.first_token_at: float | None = None  # of this attempt
+        self.ended_at: float | None = None  # when its end was decided
         self.cached_tokens = 0
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
         self.num_resumed = 0  # tokens that an earlier attempt made
@@ -124,6 +128,17 @@ class RunningJob:
     def request_id(self) -> str:
         """The engine's name for this attempt: outputs of an older attempt can't be mistaken for ours."""
         return request_id_of(self.started)
+
+    def age_s(self, now: float) -> float:
+        """Seconds since its submission."""
+        return self.started.age_s + now - self.taken_at
+
+    @property
+    def timing(self) -> Timing:
+        """Where this attempt's time went, once its end is decided."""
+        assert self.ended_at is not None
+        first_at = self.ended_at if self.first_token_at is None else self.first_token_at
+        return Timing(self.started.waited_s, first_at - self.taken_at, self.ended_at - first_at)
 
     @property
     def cost(self) -> int:
@@ -206,6 +221,7 @@ class RunningJob:
             billed=status != "failed",
             outcome=status,
             trace=self._trace() if has_text else None,
+            timing=None if self.ended_at is None else self.timing,
         )
 
 

@@ -10,6 +10,7 @@ from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
 from app.garbage import collect_seldom
+from app.observe.tracing import open_tracing
 from app.probe import probe
 from app.redis import create_redis
 from app.settings import Settings, settings
@@ -29,16 +30,19 @@ async def run(config: Settings) -> None:
     """
     db = create_engine(config, application_name="penstock-worker")
     redis = create_redis(config)
-    supervisor = Supervisor(config, SystemClock(), db, redis, SystemRandom())
+    tracing = open_tracing(config, "penstock-worker")
+    supervisor = Supervisor(config, SystemClock(), db, redis, SystemRandom(), tracing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.drain)
     try:
-        async with probe(config.probe_host, config.probe_port, supervisor.why_not_ready):
+        async with probe(config.probe_host, config.probe_port, supervisor.why_not_ready, supervisor.meters.registry):
             await supervisor.run()
     finally:
         await redis.aclose()
         await db.dispose()
+        if tracing is not None:
+            await tracing.close()
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from app.jobs.states import EndStatus
 from app.queue.keys import CANCEL_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
-from workers.engine.protocol import StepOutput
+from workers.engine.protocol import EngineStats, SlowStep, StepOutput
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
@@ -43,6 +43,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         new_tokens = len(delta.token_ids)
         if not job.has_output:  # its first: the prompt was computed, but for what the prefix cache gave
             new_tokens += max(0, len(job.started.prompt_ids) - delta.cached_tokens)
+        worker.meters.took(job, delta, now)
         worker.throughput.take(job.started.tier, new_tokens, now)
         try:
             has_stopped = job.take(delta)
@@ -66,9 +67,22 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.try_again_later(job, reason)
         else:
             finisher.end(job, "failed", reason)
+    worker.meters.stepped()
+    _tell_if_slow(worker, output.slow, output.stats)
     worker.stats = output.stats
     worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
+
+
+def _tell_if_slow(worker: WorkerContext, slow: SlowStep | None, stats: EngineStats) -> None:
+    if slow is None:
+        return
+    worker.meters.slow_step()
+    emit(
+        log, logging.WARNING, "slow_step", seconds=round(slow.seconds, 3), step=stats.step, sequences=slow.sequences,
+        prefill_tokens=slow.prefill_tokens, decode_tokens=slow.decode_tokens, kv_blocks_used=stats.kv_blocks_used,
+        kv_blocks_total=stats.kv_blocks_total, preempted=slow.preempted,
+    )  # fmt: skip
 
 
 def _is_saturated(worker: WorkerContext) -> bool:

@@ -23,6 +23,7 @@ from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.request import NAME
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
+from app.observe.tracing import Tracing
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.racing import race
@@ -40,6 +41,7 @@ from workers.generation.crash_loop import CrashLoop
 from workers.generation.finisher import Finisher
 from workers.generation.fitness import watch_fitness
 from workers.generation.lease import let_go, renew_forever
+from workers.generation.meters import Meters
 from workers.generation.outputs import read_engine, watch_cancels, watch_deadlines
 from workers.generation.publish import publish_forever
 from workers.generation.suspicion import shown, sort_out
@@ -62,7 +64,15 @@ class EngineHung(Exception):
 class Supervisor:
     """One generation worker. `run` returns when the worker has drained."""
 
-    def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis, random: Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        db: AsyncEngine,
+        redis: Redis,
+        random: Random,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._db = db
@@ -80,6 +90,8 @@ class Supervisor:
         )
         self._load_s = 0.0  # how long the last engine took to load
         self._num_unfit = 0  # engines in a row that failed their self-test
+        self.meters = Meters(db)
+        self._tracing = tracing
 
     def drain(self) -> None:
         """Stop claiming; end when nothing runs any more or the grace is over. A second call doesn't wait for the grace."""
@@ -150,7 +162,7 @@ class Supervisor:
         model = Model(name, name, files.hash, info.model_hash, info.max_model_len, info.vocab_size)
         await self._until_written(register_model, model, files)
         emit(log, logging.INFO, "model_registered", model=name, device=info.device, kv_blocks=info.num_blocks)
-        return WorkerContext(
+        worker = WorkerContext(
             settings=settings,
             clock=self._clock,
             db=self._db,
@@ -165,7 +177,11 @@ class Supervisor:
             incarnation=new_id(),
             throughput=Throughput(self._clock.monotonic()),
             canary=self._canary_of(engine),
+            meters=self.meters,
+            tracing=self._tracing,
         )
+        self.meters.serves(name, lambda: worker.stats)
+        return worker
 
     async def _live(self, worker: WorkerContext, finisher: Finisher) -> None:
         """One incarnation: from its lease to its drain, its lost lease or its engine's death."""
@@ -377,6 +393,7 @@ class Supervisor:
             "decode_steps": settings.decode_steps or 0,
             "deterministic": settings.deterministic,
             "null_step_s": settings.null_step_s,
+            "slow_step_s": settings.slow_step_s,
             "engine_options": settings.engine_options or {},
         }
         if settings.max_batch_tokens is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 
 from sqlalchemy import select
@@ -28,6 +29,7 @@ from app.racing import race
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.telemetry import emit
+from workers.maintenance.meters import LOOK_EVERY_S, Meters
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,15 @@ _CANARY_TTL_S = 90 * 86_400.0
 class Keeper:
     """The repairs of all pools. Each public coroutine is one round of one repair, so that tests can call it."""
 
-    def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis, random: Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        db: AsyncEngine,
+        redis: Redis,
+        random: Random,
+        meters: Meters | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._db = db
@@ -52,6 +62,7 @@ class Keeper:
         self._fate = Fate.of(settings)
         self._lengths = LengthBook(db, clock=clock, timeout_s=settings.database_timeout_s)
         self._failing: set[str] = set()  # rounds
+        self._meters = meters or Meters()
 
     async def run(self, extra: dict[str, tuple[float, Callable[[], Awaitable[int]]]] | None = None) -> None:
         """Run all rounds at their intervals until cancelled. `extra`: further rounds, by name, with their interval in seconds."""
@@ -68,8 +79,11 @@ class Keeper:
             "breakers": (settings.breaker_every_s, self.breakers),
             "audit": (settings.audit_every_s, self.audit),
             "forget": (settings.audit_every_s, self.forget),
+            "drift": (settings.drift_every_s, partial(self._meters.compare, self._db)),
+            "look": (LOOK_EVERY_S, partial(self._meters.look, self._db, self._redis, settings)),
             **(extra or {}),
         }
+        self._meters.runs(rounds)
         try:
             await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
         finally:
@@ -210,17 +224,22 @@ class Keeper:
             try:
                 done = await work()
                 self._failing.discard(name)
+                self._meters.repairs.labels(name).inc(done)
                 if done:
                     emit(log, logging.INFO, "repaired", round=name, count=done)
             except SQLAlchemyError as error:
-                self._failing.add(name)
+                self._failed(name)
                 if has_lost_connection(error):
                     self._blind_until = self._clock.monotonic() + self._settings.lease_ttl_s
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             except (RedisError, OSError) as error:
-                self._failing.add(name)
+                self._failed(name)
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             await asyncio.sleep(min(every_s, _FAILED_AGAIN_S) if name in self._failing else every_s)
+
+    def _failed(self, name: str) -> None:
+        self._failing.add(name)
+        self._meters.failures.labels(name).inc()
 
     async def _spread(self, rescued: Rescued) -> int:
         """Tell Redis, after the commit; what this loses the sweep finds."""

@@ -20,6 +20,7 @@ from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
 from app.webhooks.nominate import Rooms
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
+from workers.maintenance.meters import Meters
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ async def run(config: Settings) -> None:
     """
     db = create_engine(config, application_name="penstock-maintenance")
     redis = create_redis(config)
-    keeper = Keeper(config, SystemClock(), db, redis, SystemRandom())
+    meters = Meters(db)
+    keeper = Keeper(config, SystemClock(), db, redis, SystemRandom(), meters)
     rq = connect_rq(config)
     queue, rooms = open_queue(rq), Rooms.of(config)
 
@@ -51,7 +53,7 @@ async def run(config: Settings) -> None:
         loop.add_signal_handler(number, keeping.cancel)
     emit(log, logging.INFO, "maintenance_ready")
     try:
-        async with probe(config.probe_host, config.probe_port, keeper.why_not_ready):
+        async with probe(config.probe_host, config.probe_port, keeper.why_not_ready, meters.registry):
             with contextlib.suppress(asyncio.CancelledError):
                 await keeping
     finally:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.errors import InvalidRequest, Misconfigured
 from app.ids import delivery_name, endpoint_name
+from app.observe.tracing import Attribute, Tracing, current_traceparent
 from app.settings import Settings
 from app.telemetry import emit
 from app.webhooks import delivery
@@ -22,6 +23,7 @@ from app.webhooks.delivery import Made, Rules, Try
 from app.webhooks.nominate import Nomination
 from app.webhooks.retries import Answer, judge, parse_retry_after
 from app.webhooks.signing import sign
+from workers.webhooks.meters import Meters
 from workers.webhooks.post import post
 from workers.webhooks.together import Together
 
@@ -50,6 +52,8 @@ class Courier:
         *,
         resolver: Resolver = system_resolver,
         verify: ssl.SSLContext | None = None,
+        meters: Meters | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         if settings.webhook_lease_s <= settings.webhook_timeout_s:
             raise Misconfigured("PENSTOCK_WEBHOOK_LEASE_S must be more than PENSTOCK_WEBHOOK_TIMEOUT_S")
@@ -62,6 +66,8 @@ class Courier:
         self._rules = Rules(settings.webhook_disable_after_s, settings.webhook_endpoint_concurrency)
         self._begin = Together(self._begin_all, most=_MOST_TOGETHER)
         self._note = Together(self._note_all, most=_MOST_TOGETHER)
+        self._meters = meters or Meters()
+        self._tracing = tracing
         self._slots = BoundedSemaphore(settings.webhook_concurrency)
         self._loop = asyncio.get_running_loop()
         self._under_way: set[Future[None]] = set()
@@ -85,7 +91,7 @@ class Courier:
         """
         made = await self._begin(nomination)
         if made is not None:
-            await self._record(made, await self._ask(made))
+            await self._record(made, await self._traced(made))
 
     async def _begin_all(self, nominations: list[Nomination]) -> list[Try | None]:
         unique = list(dict.fromkeys(nominations))
@@ -109,6 +115,24 @@ class Courier:
                     await delivery.close_disabled(conn, list(recorded.disabled))
         return [None] * len(results)
 
+    async def _traced(self, made: Try) -> Answer:
+        """`_ask`, in the trace of the job that it tells of."""
+        if self._tracing is None or made.traceparent is None:
+            return await self._ask(made)
+        attributes: dict[str, Attribute] = {
+            "penstock.delivery.id": made.name,
+            "penstock.event.type": made.event_type,
+            "http.request.method": "POST",
+            "http.request.resend_count": made.number - 1,
+        }
+        with self._tracing.span("webhook delivery", attributes, kind="client", parent=made.traceparent) as span:
+            answer = await self._ask(made)
+            if answer.http_status is not None:
+                span.set_attribute("http.response.status_code", answer.http_status)
+            if answer.error is not None:  # its text may have parts of the URL
+                self._tracing.fail(span, "no_answer" if answer.http_status is None else str(answer.http_status))
+            return answer
+
     async def _ask(self, made: Try) -> Answer:
         """Post it and say what came of it."""
         settings = self._settings
@@ -126,6 +150,9 @@ class Courier:
                 headers = sign(
                     made.secrets, webhook_id=made.webhook_id, timestamp=int(made.at.timestamp()), body=made.body
                 )
+                traceparent = current_traceparent()
+                if traceparent is not None:
+                    headers["traceparent"] = traceparent
                 response = await post(
                     target, address, made.body, headers, timeout_s=settings.webhook_timeout_s, verify=self._verify
                 )
@@ -155,6 +182,7 @@ class Courier:
                 if self._clock.monotonic() >= give_up_at:
                     raise
                 await asyncio.sleep(1.0)
+        self._meters.tried(verdict.outcome, answer.duration_ms / 1000)
         emit(
             log,
             logging.INFO,

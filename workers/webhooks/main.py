@@ -8,16 +8,20 @@ import logging
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import SystemRandom
 
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
+from app.observe.tracing import open_tracing
+from app.probe import probe
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, open_queue
 from workers.webhooks.courier import Courier
 from workers.webhooks.deliver import give_to
+from workers.webhooks.meters import Meters
 from workers.webhooks.rq_worker import DeliveryWorker
 
 log = logging.getLogger(__name__)
@@ -35,7 +39,8 @@ async def run(config: Settings) -> None:
     db = create_engine(config, application_name="penstock-webhooks")
     redis = connect_rq(config)
     try:
-        courier = Courier(config, SystemClock(), db, SystemRandom())
+        meters, tracing = Meters(), open_tracing(config, "penstock-webhooks")
+        courier = Courier(config, SystemClock(), db, SystemRandom(), meters=meters, tracing=tracing)
         worker = DeliveryWorker(open_queue(redis))
         give_to(courier)
 
@@ -50,14 +55,22 @@ async def run(config: Settings) -> None:
             loop.add_signal_handler(number, stop, number)
         emit(log, logging.INFO, "webhook_worker_started", concurrency=config.webhook_concurrency)
         try:
-            await loop.run_in_executor(None, worker.listen)
+            why = partial(_why_not_ready, worker)
+            async with probe(config.probe_host, config.probe_port, why, meters.registry):
+                await loop.run_in_executor(None, worker.listen)
         finally:
             worker.stopping = True
             await courier.drain()
             give_to(None)
+            if tracing is not None:
+                await tracing.close()
     finally:
         redis.close()
         await db.dispose()
+
+
+def _why_not_ready(worker: DeliveryWorker) -> str | None:
+    return "draining" if worker.stopping else None
 
 
 def main() -> int:

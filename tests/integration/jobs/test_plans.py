@@ -91,6 +91,7 @@ class Recorder:
 
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
+        self.info = conn.info
         self.scanned: list[str] = []
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:

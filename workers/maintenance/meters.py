@@ -1,0 +1,109 @@
+"""What does maintenance count? Its rounds, and what it alone looks at: drift, dead letters, breakers, whether the servers answer."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.observe.ends import count_ends
+from app.observe.metrics import AtScrape, Family, counter, family, gauge, preset
+from app.quotas.drift import drift
+from app.racing import at_most
+from app.redis import Redis, RedisError
+from app.settings import Settings
+
+LOOK_EVERY_S = 5.0
+_STATES = ("closed", "half_open", "open")
+_REASONS = ("attempts_exhausted", "engine_crashes", "workers_lost")  # there from the start; others when they are met
+
+# An operator's word goes before what the keeper found.
+_MODELS = text("""
+    SELECT m.name, m.pool, CASE WHEN b.mode <> 'auto' THEN b.mode ELSE coalesce(b.state, 'closed') END AS state
+    FROM models m LEFT JOIN breakers b ON b.model = m.name ORDER BY m.name
+""")
+_LETTERS = text(
+    "SELECT pool, reason, count(*) AS open FROM dead_letters WHERE resolved_at IS NULL GROUP BY pool, reason"
+)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the last look found."""
+
+    breakers: dict[str, str] = field(default_factory=dict)  # model -> state
+    letters: dict[tuple[str, str], int] = field(default_factory=dict)  # pool, reason -> open ones
+
+
+class Meters:
+    """One maintenance process's metrics, in a registry of its own."""
+
+    def __init__(self, db: AsyncEngine | None = None) -> None:
+        self.registry = CollectorRegistry()
+        if db is not None:
+            count_ends(db, self.registry)
+        self.repairs = counter("penstock_repairs_total", self.registry)
+        self.failures = counter("penstock_round_failures_total", self.registry)
+        self._up = gauge("penstock_dependency_up", self.registry)
+        self._drift: int | None = None
+        self._seen = _Seen()
+        AtScrape(self._shown, self.registry)
+
+    def runs(self, rounds: Iterable[str]) -> None:
+        """These rounds will be run."""
+        names = list(rounds)
+        preset(self.repairs, names)
+        preset(self.failures, names)
+
+    async def look(self, db: AsyncEngine, redis: Redis, settings: Settings) -> int:
+        """Ask both servers. One that doesn't answer is a finding, no failure. Returns 0: nothing was repaired."""
+        try:
+            await at_most(settings.redis_timeout_s, _ping(redis))
+            self._up.labels("redis").set(1)
+        except (RedisError, OSError):  # TimeoutError is an OSError
+            self._up.labels("redis").set(0)
+        try:
+            self._seen = await at_most(settings.database_timeout_s, _look(db))
+            self._up.labels("postgres").set(1)
+        except (SQLAlchemyError, OSError):
+            self._up.labels("postgres").set(0)
+        return 0
+
+    async def compare(self, db: AsyncEngine) -> int:
+        """Compare the budgets with their ledger. Returns 0: nothing was repaired."""
+        async with db.connect() as conn:
+            self._drift = await drift(conn)
+        return 0
+
+    def _shown(self) -> Iterator[Family]:
+        breakers, letters, drifts = (
+            family(f"penstock_{name}") for name in ("breaker_state", "dead_letters", "budget_drift_tokens")
+        )
+        for model, state in self._seen.breakers.items():
+            for each in _STATES:
+                breakers.add_metric([model, each], float(each == state))
+        for (pool, reason), number in sorted(self._seen.letters.items()):
+            letters.add_metric([pool, reason], number)
+        if self._drift is not None:  # nothing is better than a 0 that nobody has computed
+            drifts.add_metric([], self._drift)
+        yield from (breakers, letters, drifts)
+
+
+async def _ping(redis: Redis) -> None:
+    await redis.ping()
+
+
+async def _look(db: AsyncEngine) -> _Seen:
+    async with db.connect() as conn:
+        return await _read(conn)
+
+
+async def _read(conn: AsyncConnection) -> _Seen:
+    seen = _Seen()
+    for row in await conn.execute(_MODELS):
+        seen.breakers[row.name] = row.state
+        seen.letters |= {(row.pool, reason): 0 for reason in _REASONS}
+    seen.letters |= {(row.pool, row.reason): row.open for row in await conn.execute(_LETTERS)}
+    return seen
