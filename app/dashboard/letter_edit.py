@@ -12,6 +12,7 @@ from app.jobs.states import TIERS
 _CHOICES = {"tier": TIERS, "speculate": ("true", "false")}
 _LINES = ("stop",)
 _WORDS = ("model", "tier")
+_FIELDS = tuple(name for name in CHANGEABLE if name != "deadline_s")  # said for the requeue, not for the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,7 @@ class FieldShown:
 
 def shown_fields(as_it_is: Mapping[str, Any]) -> list[FieldShown]:
     """The fields that may be changed, with their values as texts."""
-    return [
-        FieldShown(name, _text(as_it_is[name]), tuple(_CHOICES.get(name, ())), name in _LINES) for name in CHANGEABLE
-    ]
+    return [FieldShown(name, _text(as_it_is[name]), tuple(_CHOICES.get(name, ())), name in _LINES) for name in _FIELDS]
 
 
 def changes_of(as_it_is: Mapping[str, Any], form: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def changes_of(as_it_is: Mapping[str, Any], form: Mapping[str, list[str]]) -> di
         InvalidRequest: a field that must be a number isn't one.
     """
     changes = {}
-    for name in CHANGEABLE:
+    for name in _FIELDS:
         if name not in form:
             continue
         given = form[name][0].replace("\r\n", "\n").strip()

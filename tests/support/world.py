@@ -74,7 +74,7 @@ async def _jobs(world: World, settings: Settings) -> None:
         )
         stats = (
             '{"jobs": 1, "running": 1, "waiting": 0, "kv_blocks_used": 30, "kv_blocks_total": 120, "preemptions": 2, '
-            '"drain_tokens_per_s": 812.5, "generated_tokens": 123456}'
+            '"served_tokens_per_s": 812.5, "generated_tokens": 123456}'
         )
         await conn.execute(text("UPDATE workers SET stats = :stats, device = :evil"), {"stats": stats, "evil": EVIL})
     (done,) = await submit(engine, settings, metadata={"team": EVIL}, webhook={"url": "https://example.com/hook?key=1"})

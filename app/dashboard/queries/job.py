@@ -33,9 +33,9 @@ class AttemptRow:
     host: str | None
     pid: int | None
     device: str | None
-    queued_s: float | None = None  # as its worker measured; None where it didn't
-    prefill_s: float | None = None
-    decode_s: float | None = None
+    queued_s: float | None  # as its worker measured; None where it didn't
+    prefill_s: float | None
+    decode_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,10 @@ async def batch_of(conn: AsyncConnection, job_id: UUID) -> BatchPlace | None:
 async def _attempts(conn: AsyncConnection, job_id: UUID) -> list[AttemptRow]:
     a, w = t.attempts.c, t.workers.c
     rows = await conn.execute(
-        select(a.attempt, a.incarnation, a.outcome, a.detail, a.ended_at, w.host, w.pid, w.device)
+        select(
+            *(a.attempt, a.incarnation, a.outcome, a.detail, a.ended_at, w.host, w.pid, w.device),
+            *(a.queued_s, a.prefill_s, a.decode_s),
+        )
         .select_from(t.attempts.outerjoin(t.workers, w.incarnation == a.incarnation))
         .where(a.job_id == job_id)
         .order_by(a.attempt.desc())
