@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request, Response
 
@@ -39,7 +39,9 @@ def require(role: Role) -> Callable[[Request], Awaitable[Session]]:
     async def session(request: Request) -> Session:
         found = await session_of(request)
         if found is None:
-            raise LogInFirst(PREFIX + request.url.path.removeprefix(PREFIX) if request.method == "GET" else PREFIX)
+            # What a page fetches isn't a page: back to the one that it stands on.
+            on = urlsplit(request.headers.get("hx-current-url", "")).path
+            raise LogInFirst(on or (request.url.path if request.method == "GET" else PREFIX))
         request.state.session = found
         if request.method not in SAFE:
             await _check_token(request, found)

@@ -66,10 +66,27 @@ def moment(at: datetime | None, never: str = NOTHING) -> Markup | str:
     )
 
 
-FILTERS = {"grouped": grouped, "short": short, "span": span, "money": money, "percent": percent, "moment": moment}
+_COUNTED = {"jobs": "job", "tokens": "token", "requests": "request", "seqs": "seq", "seconds": "second"}
+
+
+def unit_of(value: float | None, unit: str) -> str:
+    """The unit as it stands after this value: 1 job, 2 jobs."""
+    return _COUNTED.get(unit, unit) if value == 1 else unit
+
+
+FILTERS = {
+    "unit_of": unit_of,
+    "grouped": grouped,
+    "short": short,
+    "span": span,
+    "money": money,
+    "percent": percent,
+    "moment": moment,
+}
 
 
 def _three(value: float) -> str:
+    value = float(f"{value:.3g}") if abs(value) < 1000 else value
     size = abs(value)
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"

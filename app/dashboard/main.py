@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from app.dashboard import (
     account,
@@ -42,7 +43,8 @@ ROUTERS = (
 def install(app: FastAPI, services: Callable[[], Services]) -> None:
     """Mount the dashboard at /admin of `app`; `services` gives the running app's."""
     app.state.dashboard = dashboard = create_dashboard(services)
-    app.add_route(assets.PREFIX, lambda _: RedirectResponse(f"{assets.PREFIX}/", 303), include_in_schema=False)
+    beginning = Guard(RedirectResponse(f"{assets.PREFIX}/", 303), lambda: services().settings)
+    app.router.routes.append(Route(assets.PREFIX, beginning, include_in_schema=False))
     app.mount(assets.PREFIX, Guard(dashboard, lambda: services().settings))
 
 

@@ -20,6 +20,7 @@ from app.api.main import create_app
 from app.cli.main import app as cli
 from app.errors import PenstockError
 from app.queue import keys
+from app.queue.decisions import decisions_key
 from app.queue.keys import PoolKeys
 from app.quotas.buckets import buckets_of, refund_key
 from app.quotas.limits import Limits, Rate, Rates
@@ -278,7 +279,7 @@ def key_kinds() -> list[str]:
     buckets = buckets_of("<tenant>", UUID(int=0), Limits(Rates(rate), Rates(rate)))
     rates = {re.sub(r"0{32}", "<key>", bucket.key).replace("requests", "<unit>") for bucket in buckets}
     rates.add(refund_key("<tenant>", UUID(int=0)).replace("0" * 32, "<charge>"))
-    return [f"`{each}`" for each in [*found, "ev:<job>", *sorted(rates)]]
+    return [f"`{each}`" for each in [*found, "ev:<job>", decisions_key("<minute>"), *sorted(rates)]]
 
 
 def test_each_kind_of_redis_key_stands_in_the_docs() -> None:

@@ -272,7 +272,9 @@ async def test_roles_hold(viewer: Browser, operator: Browser) -> None:
         assert "Operators" not in (await client.get("/admin/overview")).text
 
 
-@pytest.mark.parametrize("path", ["/admin/overview", "/admin/login", "/admin/nowhere", "/admin/static/x/penstock.css"])
+@pytest.mark.parametrize(
+    "path", ["/admin", "/admin/overview", "/admin/login", "/admin/nowhere", "/admin/static/x/penstock.css"]
+)
 async def test_each_answer_has_its_security_headers(viewer: Browser, path: str) -> None:
     answer = await viewer.get(path)
     assert answer.headers["content-security-policy"] == CSP
