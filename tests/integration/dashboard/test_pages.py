@@ -59,16 +59,23 @@ async def test_an_unknown_thing_is_a_404(world: World, viewer: Browser) -> None:
         assert (await viewer.get(f"/admin{path}")).status_code == 404, path
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "/jobs?status=nonsense", "/jobs?cursor=x", "/jobs?after=soon", "/jobs?metadata=x", "/jobs?id=zzz", "/jobs?since=2y",
-        "/jobs?tier=fast", "/dead-letters/all?cursor=1~2~3", "/dead-letters/all?state=x", "/webhooks?cursor=x",
-        "/webhooks/deliveries?job=1", "/webhooks/deliveries?status=x", "/batches?status=x", "/batches?cursor=x",
-        "/workers?cursor=x", "/audit?cursor=-1", "/audit?before=x", "/jobs?tenant=" + "x" * 400, "/jobs?tenant=%00",
-    ],
-)  # fmt: skip
-async def test_a_malformed_filter_is_told_and_breaks_nothing(world: World, viewer: Browser, query: str) -> None:
-    answer = await viewer.get(f"/admin{query}")
-    assert answer.status_code == 422
-    assert 'role="alert"' in answer.text
+MALFORMED = (
+    *(
+        "/jobs?status=nonsense",
+        "/jobs?cursor=x",
+        "/jobs?after=soon",
+        "/jobs?metadata=x",
+        "/jobs?id=zzz",
+        "/jobs?since=2y",
+    ),
+    *("/jobs?tier=fast", "/dead-letters/all?cursor=1~2~3", "/dead-letters/all?state=x", "/webhooks?cursor=x"),
+    *("/webhooks/deliveries?job=1", "/webhooks/deliveries?status=x", "/batches?status=x", "/batches?cursor=x"),
+    *("/workers?cursor=x", "/audit?cursor=-1", "/audit?before=x", "/jobs?tenant=" + "x" * 400, "/jobs?tenant=%00"),
+)
+
+
+async def test_a_malformed_filter_is_told_and_breaks_nothing(world: World, viewer: Browser) -> None:
+    for query in MALFORMED:
+        answer = await viewer.get(f"/admin{query}")
+        assert answer.status_code == 422, query
+        assert 'role="alert"' in answer.text, query

@@ -286,3 +286,16 @@ async def test_the_same_nomination_twice_at_once_is_one_post(
 async def test_a_lease_must_outlast_a_try(settings: Settings, engine: AsyncEngine) -> None:
     with pytest.raises(Misconfigured):
         courier(settings.model_copy(update={"webhook_lease_s": 5.0}), engine)
+
+
+async def test_the_beginning_of_an_answer_that_refuses_is_kept_for_operators(
+    settings: Settings, engine: AsyncEngine, server: Receiver
+) -> None:
+    server.answers["/no"] = answer("500 Oh No", body=b"line one\r\n\x00\xff\t" + b"x" * 5000)
+    row = await delivered(settings, engine, server.url("/no"))
+    (made,) = await tries(engine, row.id)
+    assert made.excerpt.startswith("line one \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} xxx")
+    assert len(made.excerpt) == 200
+    server.answers["/yes"] = answer("200 OK", body=b"thanks")
+    row = await delivered(settings, engine, server.url("/yes"))
+    assert [each.excerpt for each in await tries(engine, row.id)] == [None]
