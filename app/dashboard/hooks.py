@@ -26,7 +26,7 @@ SPANS = {"3600": "hour", "86400": "day", "604800": "7 days"}
 router = APIRouter(prefix="/webhooks")
 _PAGE = f"{PREFIX}/webhooks"
 EndpointId = Annotated[str, Path(alias="id")]
-NAMES = {"endpoint_name": endpoint_name, "delivery_name": delivery_name, "job_name": job_name}
+NAMES: dict[str, Any] = {"endpoint_name": endpoint_name, "delivery_name": delivery_name, "job_name": job_name}
 
 
 @router.get("")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
@@ -101,7 +101,11 @@ async def show_texts(request: Request, name: JobId, session: Operator) -> Respon
         if texts is None:
             raise _missing(job_id)
         await record_act(conn, session.actor, "job.show_texts", job_name(job_id), {"tenant": texts.tenant_id})
-    shown = {"texts": texts, "prompt": _prompt(texts), "outputs": await _outputs(services, job_id, texts)}
+    shown: dict[str, Any] = {
+        "texts": texts,
+        "prompt": _prompt(texts),
+        "outputs": await _outputs(services, job_id, texts),
+    }
     if is_htmx(request):
         return page(request, "job_texts.html", **shown)
     return await _shown(request, job_id, **shown)
@@ -124,7 +128,8 @@ def tier_of(text: str) -> Tier:
     Raises:
         InvalidRequest: there is none such.
     """
-    for tier in TIERS:
+    known: tuple[Tier, ...] = get_args(Tier)
+    for tier in known:
         if tier == text:
             return tier
     raise InvalidRequest(f"tier: must be one of {', '.join(TIERS)}", param="tier")

@@ -125,4 +125,5 @@ async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[WorkerRow]:
 
 
 def _row(row: Row[Any]) -> WorkerRow:
-    return WorkerRow(*row[:-2], float(row[-2]), row[-1])
+    values: list[Any] = list(row)
+    return WorkerRow(*values[:-2], float(values[-2]), values[-1])
