@@ -72,18 +72,18 @@ class Watched:
         left = [each for each in self.troubles if not any(re.search(pattern, each) for pattern in allowed)]
         assert left + violations == []
 
-    async def assert_accessible(self) -> None:
-        """axe-core finds nothing serious or critical."""
+    async def assert_accessible(self, *rules: str) -> None:
+        """axe-core finds nothing serious or critical, by all of its rules or these."""
         from axe_core_python.async_playwright import Axe
 
-        found: dict[str, Any] = await Axe().run(self.page)
+        found: dict[str, Any] = await Axe().run(self.page, options={"runOnly": list(rules)} if rules else None)
         bad = [each for each in found["violations"] if each["impact"] in {"serious", "critical"}]
         assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in bad] == []
 
-    async def picture(self, name: str) -> None:
-        """Write the whole page into build/screens, in both widths; nothing may stick out at the side."""
+    async def picture(self, name: str, widths: tuple[int, ...] = WIDTHS) -> None:
+        """Write the whole page into build/screens, in these widths; nothing may stick out at the side."""
         SCREENS.mkdir(parents=True, exist_ok=True)
-        for width in WIDTHS:
+        for width in widths:
             await self.page.set_viewport_size({"width": width, "height": 900})
             await self.page.wait_for_timeout(150)  # charts take their new width in the next frames
             assert await self.page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)

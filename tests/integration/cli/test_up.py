@@ -5,6 +5,8 @@ import signal
 import stat
 from pathlib import Path
 
+import httpx
+
 from tests.integration.cli.conftest import QUICK
 from tests.support.cli import Run, Up
 from tests.support.processes import have_ended
@@ -17,6 +19,10 @@ def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: P
     first.wait_until_up()
     for secret in ("api-key", "key-pepper", "url", "servers"):
         assert stat.S_IMODE((data_dir / secret).stat().st_mode) == 0o600
+    link = first.wait_for(r"Admin +(http://\S+/admin/link/\S+)")[1]
+    assert httpx.get(link).status_code == 200
+    password = {"password": "four rivers meet here", "again": "four rivers meet here"}
+    assert httpx.post(link, data=password, headers={"Origin": first.url}).status_code == 303
     job_id = penstock("submit", "keep me", "--max-tokens", 2, "--no-wait", "--data-dir", data_dir).out.strip()
     running = penstock("submit", "a", "--max-tokens", 8000, "--no-wait", "--data-dir", data_dir).out.strip()
     tree, key = first.tree(), first.key
@@ -31,6 +37,7 @@ def test_a_restart_keeps_data_and_key_and_no_end_leaves_a_process(private_dir: P
     second = Up("up", "--port", 0, "--data-dir", data_dir, **QUICK)
     second.wait_until_up()
     assert second.key == key
+    assert second.wait_for(r"Admin +(\S+)")[1] == f"{second.url}/admin"  # the owner has a password now
     assert penstock("jobs", "watch", job_id, "--data-dir", data_dir).status == 0
     assert penstock("jobs", "cancel", running, "--data-dir", data_dir).status == 0
     tree = second.tree()
