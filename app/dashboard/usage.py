@@ -19,22 +19,32 @@ SPANS: dict[Span, tuple[int, str, str]] = {  # hours, step, name
     "week": (7 * 24, "day", "7 days"),
     "month": (30 * 24, "day", "30 days"),
 }
-MOST_ROWS = 200_000  # of usage that one page reads, the newest
+MOST_ROWS = 100_000  # of usage that one page reads one by one, the newest
 MOST_SERIES = 5  # by name; the rest is one more
 OTHERS = "others"
 
-# Newest first, by the index on (tenant_id, at): a tenant with more than can be read in time is cut off, and the page says so.
+# Hours that are over were added up (app/quotas/usage_hours.py); the rest row by row, newest first, by the index on (tenant_id, at).
 _USAGE = text("""
-    WITH recent AS (
+    WITH rolled AS (SELECT coalesce(max(hour) + interval '1 hour', '-infinity') AS until FROM usage_rollups),
+    recent AS (
         SELECT at, model, tier, api_key_id, prompt_tokens, cached_tokens, completion_tokens, cost_micros FROM usage
-        WHERE tenant_id = :tenant AND kind = 'billed' AND at >= :since AND at < :until ORDER BY at DESC LIMIT :most),
+        WHERE tenant_id = :tenant AND kind = 'billed' AND at >= greatest(:since, (SELECT until FROM rolled)) AND at < :until
+        ORDER BY at DESC LIMIT :most),
+    parts AS (
+        SELECT date_trunc(:step, at) AS step, model, tier, api_key_id, count(*) AS jobs, sum(prompt_tokens) AS prompt_tokens,
+               sum(cached_tokens) AS cached_tokens, sum(completion_tokens) AS completion_tokens, sum(cost_micros) AS cost_micros,
+               min(at) AS oldest, count(*) AS looked_at
+        FROM recent GROUP BY 1, 2, 3, 4
+        UNION ALL
+        SELECT date_trunc(:step, hour), model, tier, api_key_id, sum(jobs), sum(prompt_tokens), sum(cached_tokens),
+               sum(completion_tokens), sum(cost_micros), NULL, 0
+        FROM usage_hours WHERE tenant_id = :tenant AND hour >= :since AND hour < :until GROUP BY 1, 2, 3, 4),
     summed AS (
-        SELECT date_trunc(:step, at) AS step, model, tier, api_key_id, count(*) AS jobs,
-               sum(prompt_tokens)::bigint AS prompt_tokens, sum(cached_tokens)::bigint AS cached_tokens,
-               sum(completion_tokens)::bigint AS completion_tokens, sum(cost_micros)::bigint AS cost_micros, min(at) AS oldest
-        FROM recent GROUP BY 1, 2, 3, 4)
-    SELECT summed.*, k.prefix, k.name AS key_name FROM summed LEFT JOIN api_keys k ON k.id = summed.api_key_id
-    ORDER BY step, model, tier, k.prefix
+        SELECT step, model, tier, api_key_id, sum(jobs)::bigint AS jobs, sum(prompt_tokens)::bigint AS prompt_tokens,
+               sum(cached_tokens)::bigint AS cached_tokens, sum(completion_tokens)::bigint AS completion_tokens,
+               sum(cost_micros)::bigint AS cost_micros, min(oldest) AS oldest, sum(looked_at)::bigint AS looked_at
+        FROM parts GROUP BY 1, 2, 3, 4)
+    SELECT summed.*, k.prefix FROM summed LEFT JOIN api_keys k ON k.id = summed.api_key_id ORDER BY step, model, tier, k.prefix
 """)
 
 
@@ -55,7 +65,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Rows of a span; `cut_at` is where they begin if there were more than could be read."""
+    """Rows of a span; `cut_at` is where those that no round has added up yet begin, if there were more than could be read."""
 
     rows: list[UsageRow]
     since: datetime
@@ -79,8 +89,9 @@ async def read_usage(conn: AsyncConnection, tenant_id: str, *, since: datetime, 
         )
         for each in found
     ]  # fmt: skip
-    is_cut = sum(each.jobs for each in rows) >= MOST_ROWS
-    return Usage(rows, since, until, step, min(each.oldest for each in found) if is_cut else None)
+    is_cut = sum(each.looked_at for each in found) >= MOST_ROWS
+    cut_at = min(each.oldest for each in found if each.oldest is not None) if is_cut else None
+    return Usage(rows, since, until, step, cut_at)
 
 
 def span_of(span: Span, now: datetime) -> tuple[datetime, datetime, str]:

@@ -165,6 +165,33 @@ usage = Table(
     CheckConstraint("kind IN ('billed', 'wasted')", name="kind_known"),
     Index("uq_usage_one_billed_row", "job_id", unique=True, postgresql_where=text("kind = 'billed'")),
     Index(None, "tenant_id", "at"),
+    Index(
+        None, "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}
+    ),  # an hour of it: rows come in order
+)
+
+# Billed usage of an hour that is over, added up; which hours are is a row each of `usage_rollups`.
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("hour", Timestamp, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("api_key_id", Uuid),
+    Column("jobs", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_micros", BigInteger, nullable=False),
+    Index(None, "tenant_id", "hour"),
+)
+
+usage_rollups = Table(
+    "usage_rollups",
+    metadata,
+    Column("hour", Timestamp, primary_key=True),
+    Column("rolled_up_at", Timestamp, nullable=False, server_default=func.now()),
 )
 
 # Every act of an operator, whoever and by whatever face.

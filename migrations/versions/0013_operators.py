@@ -1,4 +1,4 @@
-"""Operators of the dashboard: roles, sessions, one-time links, failed log-ins."""
+"""Operators of the dashboard: roles, sessions, one-time links, failed log-ins. Usage by the hour, for its pages."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -60,10 +60,41 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_failures")),
     )
     op.create_index(op.f("ix_login_failures_last_at"), "login_failures", ["last_at"], unique=False)
+    op.create_index(
+        op.f("ix_usage_at"),
+        "usage",
+        ["at"],
+        unique=False,
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    )
+    op.create_table(
+        "usage_hours",
+        sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("tier", sa.Text(), nullable=False),
+        sa.Column("api_key_id", sa.Uuid(), nullable=True),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cost_micros", sa.BigInteger(), nullable=False),
+    )
+    op.create_index(op.f("ix_usage_hours_tenant_id_hour"), "usage_hours", ["tenant_id", "hour"], unique=False)
+    op.create_table(
+        "usage_rollups",
+        sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("rolled_up_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("hour", name=op.f("pk_usage_rollups")),
+    )
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_table("usage_rollups")
+    op.drop_table("usage_hours")
+    op.drop_index(op.f("ix_usage_at"), table_name="usage")
     op.drop_table("login_failures")
     op.drop_table("operator_links")
     op.drop_table("operator_sessions")

@@ -25,6 +25,7 @@ from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
 from app.queue.events import announce_end
 from app.queue.streams import JobQueue
+from app.quotas.usage_hours import roll_up_next
 from app.racing import race
 from app.redis import Redis, RedisError
 from app.settings import Settings
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 1000
 _FAILED_AGAIN_S = 2.0  # a round that failed doesn't wait for its turn: what it mends may have gone wrong just then
+_MOST_HOURS = 48
 _CANARY_TTL_S = 90 * 86_400.0
 
 
@@ -81,6 +83,7 @@ class Keeper:
             "forget": (settings.audit_every_s, self.forget),
             "drift": (settings.drift_every_s, partial(self._meters.compare, self._db)),
             "look": (LOOK_EVERY_S, partial(self._meters.look, self._db, self._redis, settings)),
+            "roll_up": (settings.audit_every_s, self.roll_up),
             **(extra or {}),
         }
         self._meters.runs(rounds)
@@ -203,6 +206,14 @@ class Keeper:
         if self._settings.output_retention_s is not None:
             total += await self._forget_pages(timekeeping.forget_outputs, self._settings.output_retention_s)
         return total
+
+    async def roll_up(self) -> int:
+        """Add up the usage of hours that are over, the oldest first, some in each round."""
+        for done in range(_MOST_HOURS):
+            async with self._db.begin() as conn:
+                if await roll_up_next(conn) is None:
+                    return done
+        return _MOST_HOURS
 
     async def _forget_pages(self, forget: Callable[..., Awaitable[int]], ttl_s: float) -> int:
         total = 0
