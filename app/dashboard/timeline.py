@@ -81,6 +81,7 @@ def _attempt(job: JobStory, attempt: AttemptRow, before: datetime | None, begun:
         found.append(Moment(started_at, "claimed", f"claimed by a worker, attempt {attempt.attempt}", "busy", where))
         found += _resumed(started_at, attempt.attempt, begun)
         found += _measured(started_at, attempt)
+        found += _preempted(started_at, attempt)
     if attempt.outcome in GIVEN_BACK:
         found.append(Moment(attempt.ended_at, "preempted", GIVEN_BACK[attempt.outcome], "warn"))
         if job.attempt > attempt.attempt or job.status == "queued":
@@ -109,6 +110,19 @@ def _measured(started_at: datetime, attempt: AttemptRow) -> list[Moment]:
         Moment(first, "prefill", "first token: the prompt is worked off", "busy"),
         Moment(min(last, attempt.ended_at), "decode", "last token", "busy"),
     ]
+
+
+def _preempted(started_at: datetime, attempt: AttemptRow) -> list[Moment]:
+    """When its choices lost their KV pages to others within this attempt, and when they had some again."""
+    found = []
+    for each in (attempt.detail or {}).get("preempted", []):
+        choice = f"choice {each['choice']}"
+        out = started_at + timedelta(seconds=each["out_s"])
+        found.append(Moment(out, "preempted", "preempted: others needed its KV pages", "warn", choice))
+        if each["back_s"] is not None:
+            back = started_at + timedelta(seconds=each["back_s"])
+            found.append(Moment(back, "resumed", "resumed from the tokens that it had", "busy", choice))
+    return found
 
 
 def _resumed(at: datetime, attempt: int, begun: Begun | None) -> list[Moment]:

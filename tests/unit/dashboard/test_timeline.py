@@ -61,6 +61,14 @@ def test_an_attempt_that_was_given_back_is_followed_by_one_that_goes_on() -> Non
     assert "began anew" in " ".join(each.text for each in timeline(job, {2: Begun(0, is_anew=True)}))
 
 
+def test_a_preemption_and_its_end_stand_between_the_tokens() -> None:
+    out = [{"choice": 0, "out_s": 2.0, "back_s": 3.5}, {"choice": 1, "out_s": 4.0, "back_s": None}]
+    assert told(story(attempts=[attempt(1, detail={"preempted": out})])) == [
+        ("queued", 0), ("claimed", 2), ("prefill", 3), ("preempted", 4), ("resumed", 5.5), ("preempted", 6), ("decode", 8),
+        ("finished", 9),
+    ]  # fmt: skip
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     lost = attempt(1, outcome="worker_lost", queued_s=None, prefill_s=None, decode_s=None, ended_at=at(5))
     second = attempt(2, queued_s=None, prefill_s=None, decode_s=None)
