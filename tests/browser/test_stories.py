@@ -40,11 +40,12 @@ async def kind_of_death(world: World) -> str:
 
 
 async def pages(world: World) -> dict[str, str]:
-    jobs = {f"job-{state}": f"/admin/jobs/{job_name(job_id)}" for state, job_id in world.jobs.items()}
+    jobs = {
+        f"job-{state}": f"/admin/jobs/{job_name(world.jobs[state])}" for state in ("succeeded", "queued", "running")
+    }
     letter = f"/admin/dead-letters/{job_name(world.dead[0])}"
     return jobs | {
         "jobs": "/admin/jobs",
-        "jobs-none": "/admin/jobs?tenant=nobody",
         "job-dead": f"/admin/jobs/{job_name(world.dead[0])}",
         "dead-letters": "/admin/dead-letters",
         "dead-letters-group": await kind_of_death(world),

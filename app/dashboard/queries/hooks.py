@@ -193,7 +193,7 @@ async def find_deliveries(
     page = await walk(conn, near, fits, key="id", limit=limit, most=most)
     newest = await _newest_tries(conn, [row.id for row in page.rows])
     nothing: tuple[int | None, str | None, int | None] = (None, None, None)
-    return page.of(lambda row: DeliveryRow(*list(row), *newest.get(row.id, nothing)))
+    return page.of(lambda row: DeliveryRow(*[*row, *newest.get(row.id, nothing)]))
 
 
 async def read_delivery(conn: AsyncConnection, delivery_id: UUID) -> DeliveryStory | None:

@@ -98,7 +98,7 @@ async def find_jobs(
 
     page = await walk(conn, near, fits, key="id", limit=limit, most=most)
     made = await _completions(conn, [row.id for row in page.rows])
-    return page.of(lambda row: JobRow(*list(row)[: len(_SHOWN)], made.get(row.id)))
+    return page.of(lambda row: JobRow(*[*row[: len(_SHOWN)], made.get(row.id)]))
 
 
 def first_id_at(at: datetime) -> UUID:

@@ -126,4 +126,5 @@ async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[WorkerRow]:
 
 def _row(row: Row[Any]) -> WorkerRow:
     values: list[Any] = list(row)
-    return WorkerRow(*values[:-2], float(values[-2]), values[-1])
+    values[-2] = float(values[-2])
+    return WorkerRow(*values)
