@@ -66,7 +66,14 @@ def moment(at: datetime | None, never: str = NOTHING) -> Markup | str:
     )
 
 
-_COUNTED = {"jobs": "job", "tokens": "token", "requests": "request", "seqs": "seq", "seconds": "second"}
+_COUNTED = {
+    "jobs": "job",
+    "tokens": "token",
+    "requests": "request",
+    "seqs": "seq",
+    "seconds": "second",
+    "tenants": "tenant",
+}
 
 
 def unit_of(value: float | None, unit: str) -> str:

@@ -72,7 +72,7 @@ class History:
         await self._tell()
         return found
 
-    def columns(self) -> list[list[float]]:
+    def columns(self) -> list[list[float] | list[int]]:
         """All samples as uPlot wants them: times, tokens a second, queued jobs of each tier."""
         rows = list(self._samples)
         return [

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -103,6 +103,8 @@ async def _parameters(request: Request, error: Exception) -> Response:
 
 
 async def _servers(request: Request, error: Exception) -> Response:
+    if isinstance(error, DataError):  # such as U+0000, which no text of Postgres holds
+        return refusal(request, InvalidRequest("a field holds a character or number that can't be stored"))
     if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
         return await _unforeseen(request, error)
     name = "Redis" if isinstance(error, RedisError) else "Postgres"

@@ -1,5 +1,6 @@
 """How are a tenant's keys made, rotated and revoked on its page? A secret is shown once, in the answer to the act that made it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -78,6 +79,6 @@ async def _of_tenant(conn: AsyncConnection, tenant: str, prefix: str, session: S
         _may_hold(scopes, session)
 
 
-def _may_hold(scopes: list[str], session: Session) -> None:
+def _may_hold(scopes: Sequence[str], session: Session) -> None:
     if "admin" in scopes and not includes(session.role, "owner"):
         raise Forbidden("a key with the scope admin may do everything over HTTP: that is for owners", role="owner")

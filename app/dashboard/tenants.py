@@ -47,7 +47,7 @@ async def _shown(
     request: Request, *, q: str = "", state: str = "any", after: str = "", problem: str | None = None, status: int = 200,
     entered: dict[str, str] | None = None,
 ) -> Response:  # fmt: skip
-    q = q.strip()[:100].replace("\0", "")
+    q = q.strip()[:100]
     query = select(
         tenants.c.id, tenants.c.display_name, tenants.c.weight, tenants.c.tiers, tenants.c.max_running_jobs,
         tenants.c.max_queued_jobs, tenants.c.requests_per_minute, tenants.c.suspended_at,
@@ -61,7 +61,7 @@ async def _shown(
         is_suspended = tenants.c.suspended_at.is_not(None)
         query = query.where(is_suspended if state == "suspended" else ~is_suspended)
     if after:
-        query = query.where(tenants.c.id > after.replace("\0", ""))
+        query = query.where(tenants.c.id > after)
     async with services_of(request).transaction() as conn:
         rows: list[Any] = list((await conn.execute(query)).all())
         tightest = await tightest_budgets(conn, [each.id for each in rows[:PAGE_SIZE]])

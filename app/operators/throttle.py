@@ -14,7 +14,7 @@ FORGET_S = 86_400  # after so long without a try
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """`free` failures cost nothing; each one more doubles the wait, from a second to `LONGEST_S`."""
+    """`free` failures cost nothing; each one more doubles the wait, from two seconds to `LONGEST_S`."""
 
     free: int
 
@@ -38,7 +38,7 @@ _COUNT = text("""
     SET failures = CASE WHEN f.last_at < statement_timestamp() - make_interval(secs => :forget) THEN 1 ELSE f.failures + 1 END,
         last_at = statement_timestamp(),
         blocked_until = CASE
-            WHEN f.last_at < statement_timestamp() - make_interval(secs => :forget) OR f.failures + 1 < :free THEN f.blocked_until
+            WHEN f.last_at < statement_timestamp() - make_interval(secs => :forget) OR f.failures + 1 <= :free THEN f.blocked_until
             ELSE statement_timestamp() + make_interval(secs => least(:longest, power(2, least(f.failures + 1 - :free, 20)))) END
     WHERE f.blocked_until <= statement_timestamp()
     RETURNING f.failures

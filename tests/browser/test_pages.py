@@ -165,9 +165,8 @@ async def test_a_page_that_nobody_sees_asks_for_nothing(open_page: OpenPage, liv
             await asked.wait()
 
 
-@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
-async def test_times_are_the_viewers_and_utc_on_hover(open_page: OpenPage, lived_in: Tenant, zone: str) -> None:
-    async with open_page("viewer", timezone_id=zone, locale="en-GB") as watched:
+async def test_times_are_the_viewers_and_utc_on_hover(open_page: OpenPage, lived_in: Tenant) -> None:
+    async with open_page("viewer", timezone_id="Asia/Tokyo", locale="en-GB") as watched:
         await watched.open("/admin/tenants/acme")
         shown = watched.page.locator("main .sub time")
         utc = datetime.fromisoformat(str(await shown.get_attribute("datetime")))

@@ -3,14 +3,23 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.main import create_app
+from app.operators import passwords
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.dashboard import Browser, browser, logged_in
 from tests.support.world import World, make_world
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow hash is the point of it, but not here."""
+    monkeypatch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+    passwords._nobodys.cache_clear()
 
 
 @pytest.fixture

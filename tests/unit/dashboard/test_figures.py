@@ -4,11 +4,15 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from starlette.datastructures import Headers
 
 from app.dashboard.access import safe_next
 from app.dashboard.budget_figures import outlook
 from app.dashboard.figures import moment, money, short, span, unit_of
+from app.dashboard.guard import is_ours
 from app.dashboard.usage import MOST_SERIES, OTHERS, Usage, UsageRow, safe_cells, series, span_of
+from app.errors import InvalidRequest
+from app.operators import passwords
 from app.quotas.budget_acts import BudgetView
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -123,3 +127,33 @@ def test_a_series_has_each_step_and_puts_the_small_ones_together() -> None:
 )  # fmt: skip
 def test_a_log_in_leads_to_pages_only(to: str, safe: str) -> None:
     assert safe_next(to) == safe
+
+
+async def test_passwords_are_hashed_as_rfc_9106_says_and_names_are_not_told_by_time() -> None:
+    stored = await passwords.hashed("four rivers meet here")
+    assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert await passwords.is_right(stored, "four rivers meet here")
+    assert not await passwords.is_right(stored, "four rivers meet her")
+    assert not await passwords.is_right(None, "nobody has this one")  # looked at all the same, and never right
+
+
+@pytest.mark.parametrize(
+    ("password", "again", "said"),
+    [("eleven char", "eleven char", "12 to 200"), ("x" * 201, "x" * 201, "12 to 200"), ("ada-lovelace", "ada-lovelace", "harder"),
+     ("ababababababab", "ababababababab", "harder"), ("four rivers meet", "four rivers met!", "the same")],
+)  # fmt: skip
+def test_a_password_that_is_easy_or_was_mistyped_is_refused(password: str, again: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        passwords.check_new(password, again, name="ada-lovelace")
+
+
+@pytest.mark.parametrize(
+    ("headers", "url", "ours"),
+    [({"origin": "https://a.test", "host": "a.test"}, None, True), ({"origin": "https://b.test", "host": "a.test"}, None, False),
+     ({"origin": "null", "host": "a.test"}, None, False), ({"host": "a.test"}, None, False),
+     ({"host": "a.test", "sec-fetch-site": "same-origin"}, None, True), ({"host": "a.test", "sec-fetch-site": "same-site"}, None, False),
+     ({"origin": "https://a.test", "host": "10.0.0.1:8000"}, "https://a.test/", True), ({"origin": "http://a.test", "host": "a.test"}, "https://a.test", False),
+     ({"origin": "https://a.test:8443", "host": "a.test"}, None, False)],
+)  # fmt: skip
+def test_a_form_is_ours_by_its_origin(headers: dict[str, str], url: str | None, ours: bool) -> None:
+    assert is_ours(Headers(headers), url) is ours
