@@ -12,7 +12,7 @@ from app.api.body import parse_job, read_body
 from app.api.documents import JobObject, JobPage, answer, has_ended, job_object
 from app.api.headers import idempotency_key, preferred_wait_s
 from app.api.openapi import APPLIED, JOB_BODY, KEY_HEADER, SUBMITTED, WAIT_HEADER, problems, shows
-from app.api.outlook import Outlook, outlook, outlook_at_submission
+from app.api.outlook import outlook, outlook_at_submission
 from app.api.paging import QUERY, cursor_after, parse_page
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
@@ -20,6 +20,7 @@ from app.api.submission import Submission, submit
 from app.errors import NotFound
 from app.ids import job_name, parse_job_name
 from app.jobs import cancel as cancelling
+from app.jobs.outlook import Outlook
 from app.jobs.read import JobView, get_job, list_jobs
 from app.jobs.request import JobRequest
 from app.jobs.states import END_STATUSES

@@ -1,43 +1,19 @@
-"""What lies before a waiting job? Its forecast and what it waits for, from its row and from figures in memory."""
+"""What does the API tell of what lies before a waiting job? In a transaction of its own, or from memory alone at its submission."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 from app.api.runtime import Runtime
-from app.jobs.forecast import Ahead, Forecast, Waiting, ahead_of, forecast
+from app.jobs.forecast import Ahead, Forecast, Waiting, forecast
+from app.jobs.outlook import Outlook, outlook_of
 from app.jobs.prepare import PreparedJob
 from app.jobs.read import JobView
-from app.jobs.why import Why, explain, read_facts
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """`forecast` only of a waiting job."""
-
-    forecast: Forecast | None
-    why: Why
 
 
 async def outlook(runtime: Runtime, tenant_id: str, job_id: UUID) -> Outlook | None:
     """By a look at the job's row and at what is ahead of it; None where the tenant has no such job."""
     async with runtime.transaction() as conn:
-        facts = await read_facts(conn, tenant_id, job_id)
-        if facts is None:
-            return None
-        figures = runtime.loads.figures(facts.pool)
-        if facts.status != "queued":
-            return Outlook(None, explain(facts, figures, None))
-        own_tokens = runtime.loads.own_tokens(facts.pool, facts.tier, tenant_id)
-        weight = runtime.loads.weight_of(facts.pool, facts.tier, tenant_id)
-        ahead = await ahead_of(conn, job_id, own_tokens=own_tokens)
-    lengths = runtime.lengths.of(tenant_id, facts.model)
-    when = forecast(figures, Waiting(facts.tier, facts.tokens, facts.max_tokens, weight), ahead, lengths, now=facts.now)
-    why = explain(facts, figures, when)
-    if why.reason not in {"queue", "breaker_open"}:
-        # Its turn isn't what holds it up: nobody knows when that is over.
-        when = Forecast(when.position, None, None, None, None)
-    return Outlook(when, why)
+        return await outlook_of(conn, runtime.loads, runtime.lengths, tenant_id, job_id)
 
 
 def outlook_of_quote(runtime: Runtime, tenant_id: str, job: PreparedJob) -> Forecast:

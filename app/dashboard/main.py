@@ -13,7 +13,18 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from app.dashboard import account, assets, login, overview, people, tenant, tenant_budgets, tenant_keys, tenants
+from app.dashboard import (
+    account,
+    assets,
+    login,
+    overview,
+    people,
+    stories,
+    tenant,
+    tenant_budgets,
+    tenant_keys,
+    tenants,
+)
 from app.dashboard.access import LogInFirst, login_url
 from app.dashboard.guard import Guard
 from app.dashboard.history import History
@@ -25,7 +36,7 @@ from app.redis import RedisError
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
 ROUTERS = (
     assets.router, login.router, account.router, people.router, overview.router, tenants.router, tenant.router,
-    tenant_budgets.router, tenant_keys.router,
+    tenant_budgets.router, tenant_keys.router, *stories.ROUTERS,
 )  # fmt: skip
 
 

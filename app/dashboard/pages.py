@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app.dashboard.assets import PREFIX, asset_url
 from app.dashboard.figures import FILTERS
+from app.dashboard.words import FILTERS as WORDS
 from app.errors import PenstockError
 from app.operators.roles import Role, includes
 from app.operators.sessions import Session
@@ -48,7 +49,7 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.filters.update(FILTERS)
+environment.filters.update(FILTERS | WORDS)
 environment.globals.update(asset=asset_url, admin=PREFIX)
 
 
@@ -100,6 +101,20 @@ SAYINGS: dict[str, str] = {
     "password": "Your password was changed. Other sessions were logged out.",
     "welcome": "Your password is set, and you are logged in.",
     "logged-out": "You are logged out.",
+    "job-cancelled": "The job is cancelled.",
+    "job-cancelling": "Its worker was asked to stop the job.",
+    "job-retiered": "The job waits in the other tier now.",
+    "job-retiered-later": "The tier is changed. Redis doesn't answer: the job is nominated anew within a few seconds of its return.",
+    "letter-requeued": "The job is queued again.",
+    "letter-discarded": "The letter is discarded; its job stays dead.",
+    "endpoint-enabled": "The endpoint is enabled: what comes true from now on is sent to it.",
+    "endpoint-disabled": "The endpoint is disabled; what waited for it was given up.",
+    "endpoint-recovered": "What had failed is sent again.",
+    "delivery-resent": "It is sent again.",
+    "batch-cancelling": "The batch was asked to end; lines that have a result keep it.",
+    "batch-changed": "The batch is changed; lines that wait follow it.",
+    "worker-drained": "The worker claims nothing more; what it has ends as it would.",
+    "worker-undrained": "The worker claims again within seconds.",
 }
 
 

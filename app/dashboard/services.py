@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from app.clock import Clock
 from app.jobs.breakers import BreakerBoard
+from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
 from app.queue.events import EventLog
@@ -26,6 +27,7 @@ class Services(Protocol):
     catalog: ModelCatalog
     breakers: BreakerBoard
     loads: LoadBoard
+    lengths: LengthBook
     events: EventLog
 
     def decided(self) -> dict[str, int]:

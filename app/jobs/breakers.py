@@ -4,13 +4,13 @@ import asyncio
 import random
 from dataclasses import dataclass
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.errors import ModelUnavailable, UnknownModel
 from app.jobs.breaker import Breaker, Change, Evidence, Mode, Rules, State, judge
-from app.quotas.tables import audit_log
+from app.quotas.acts import record_act
 
 MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
 _SPREAD = 0.25  # of what is left to wait: those who were refused together don't come back together
@@ -224,7 +224,7 @@ class BreakerBoard:
         return self._read_at is None or self._clock.monotonic() - self._read_at >= self._ttl_s
 
 
-async def set_mode(conn: AsyncConnection, model: str, mode: Mode, *, actor: str) -> Standing:
+async def set_mode(conn: AsyncConnection, model: str, mode: Mode, *, actor: str, reason: str = "") -> Standing:
     """An operator's word on a model's breaker, until the next one; `auto` leaves it to the keeper again.
 
     Raises:
@@ -238,7 +238,7 @@ async def set_mode(conn: AsyncConnection, model: str, mode: Mode, *, actor: str)
         ),
         {"model": model, "mode": mode},
     )
-    await conn.execute(insert(audit_log).values(actor=actor, action=f"breaker.{mode}", target=model, detail={}))
+    await record_act(conn, actor, f"breaker.{mode}", model, {"reason": reason} if reason else {})
     return await show(conn, model)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, text, update
+from sqlalchemy import case, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
@@ -32,13 +32,25 @@ class HeldJob:
     cancel_requested: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a renewal tells a worker: what runs under its lease, and whether an operator wants it to claim nothing more."""
+
+    held: list[HeldJob]
+    is_drain_requested: bool
+
+
 _TTL = text("statement_timestamp() + make_interval(secs => :ttl)")
 
 
-async def register(conn: AsyncConnection, incarnation: Incarnation, *, ttl_s: float) -> None:
-    """Open the lease."""
-    await conn.execute(
-        insert(t.workers).values(
+async def register(
+    conn: AsyncConnection, incarnation: Incarnation, *, ttl_s: float, previous: UUID | None = None
+) -> bool:
+    """Open the lease; return whether an operator has drained the worker: in its `previous` incarnation, and that holds on."""
+    drained = select(t.workers.c.drain_requested_at).where(t.workers.c.incarnation == previous).scalar_subquery()
+    drain_requested_at = await conn.scalar(
+        insert(t.workers)
+        .values(
             incarnation=incarnation.id,
             pool=incarnation.pool,
             model=incarnation.model,
@@ -46,24 +58,33 @@ async def register(conn: AsyncConnection, incarnation: Incarnation, *, ttl_s: fl
             pid=incarnation.pid,
             device=incarnation.device,
             model_hash=incarnation.model_hash,
-            state="ready",
+            state=case((drained.is_not(None), "draining"), else_="ready"),
+            drain_requested_at=drained,
             expires_at=_TTL.bindparams(ttl=ttl_s),
         )
+        .returning(t.workers.c.drain_requested_at)
     )
+    return drain_requested_at is not None
 
 
 async def renew(
     conn: AsyncConnection, incarnation: UUID, *, ttl_s: float, state: str, stats: dict[str, Any]
-) -> list[HeldJob] | None:
-    """Prolong the lease; return what runs under it, or None where others have buried it already."""
-    renewed = await conn.scalar(
-        update(t.workers)
-        .where(t.workers.c.incarnation == incarnation, t.workers.c.ended_at.is_(None))
-        .values(
-            renewed_at=text("statement_timestamp()"), expires_at=_TTL.bindparams(ttl=ttl_s), state=state, stats=stats
+) -> Renewal | None:
+    """Prolong the lease; None where others have buried it already. Who is drained by an operator is `draining`, whatever `state` says."""
+    w = t.workers.c
+    renewed = (
+        await conn.execute(
+            update(t.workers)
+            .where(w.incarnation == incarnation, w.ended_at.is_(None))
+            .values(
+                renewed_at=text("statement_timestamp()"),
+                expires_at=_TTL.bindparams(ttl=ttl_s),
+                state=case((w.drain_requested_at.is_not(None), "draining"), else_=state),
+                stats=stats,
+            )
+            .returning(w.drain_requested_at)
         )
-        .returning(t.workers.c.incarnation)
-    )
+    ).one_or_none()
     if renewed is None:
         return None
     rows = await conn.execute(
@@ -73,7 +94,7 @@ async def renew(
         ),
         {"incarnation": incarnation},
     )
-    return [HeldJob(*row) for row in rows]
+    return Renewal([HeldJob(*row) for row in rows], renewed.drain_requested_at is not None)
 
 
 async def lock(conn: AsyncConnection, incarnation: UUID) -> None:

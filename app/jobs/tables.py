@@ -66,6 +66,7 @@ workers = Table(
     Column("renewed_at", Timestamp, nullable=False, server_default=func.now()),
     Column("expires_at", Timestamp, nullable=False),
     Column("ended_at", Timestamp),
+    Column("drain_requested_at", Timestamp),  # by an operator: it claims nothing until this is NULL again
     CheckConstraint("state IN ('ready', 'draining', 'ended', 'lost')", name="state_known"),
     Index("ix_workers_live", "expires_at", postgresql_where=text("ended_at IS NULL")),
     # The breakers: whose attempts are recent.
@@ -170,6 +171,13 @@ jobs = Table(
     Index("ix_jobs_work", "tenant_id", "work_key", "id", postgresql_where=text("work_key IS NOT NULL")),
     # Retention: a tenant's oldest ends.
     Index("ix_jobs_ended", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    # Operators: the newest of those that ended as nobody wished. Written once, at such an end only.
+    Index(
+        "ix_jobs_ended_badly",
+        "status",
+        text("id DESC"),
+        postgresql_where=text("status IN ('failed', 'cancelled', 'expired', 'dead')"),
+    ),
     # The lease and the reaper: who runs what.
     Index("ix_jobs_running", "incarnation", postgresql_where=text("status = 'running'")),
 )

@@ -247,4 +247,7 @@ audit_log = Table(
     Column("target", Text, nullable=False),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index(None, "at"),
+    # What somebody did, what was done to something: newest first.
+    Index("ix_audit_log_actor_id", "actor", "id"),
+    Index("ix_audit_log_target_id", "target", "id"),
 )

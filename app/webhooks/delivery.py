@@ -117,9 +117,9 @@ _DISABLE = text("""
     RETURNING e.id, e.tenant_id, e.disabled_reason
 """)
 _NOTE = text("""
-    UPDATE webhook_tries t SET http_status = n.http_status, error = n.error, duration_ms = n.duration_ms
+    UPDATE webhook_tries t SET http_status = n.http_status, error = n.error, duration_ms = n.duration_ms, excerpt = n.excerpt
     FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:statuses AS integer[]), CAST(:errors AS text[]),
-                CAST(:durations AS integer[])) AS n (id, number, http_status, error, duration_ms)
+                CAST(:durations AS integer[]), CAST(:excerpts AS text[])) AS n (id, number, http_status, error, duration_ms, excerpt)
     WHERE t.delivery_id = n.id AND t.number = n.number
 """)
 # A receiver that has it has it, whatever other tries there are; of those that failed, the latest decides.
@@ -214,6 +214,7 @@ async def record(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -
             "statuses": [each.answer.http_status for each in results],
             "errors": errors,
             "durations": [each.answer.duration_ms for each in results],
+            "excerpts": [each.answer.excerpt for each in results],
         },
     )
     changed = await conn.execute(

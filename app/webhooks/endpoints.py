@@ -108,8 +108,10 @@ async def list_endpoints(
     return [Endpoint(*row) for row in await conn.execute(query)]
 
 
-async def change_endpoint(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, change: EndpointChange) -> Endpoint:
-    """Change what is given. What waits for it goes to the new URL; disabling gives up what waits.
+async def change_endpoint(
+    conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, change: EndpointChange, *, by: str = BY_OWNER
+) -> Endpoint:
+    """Change what is given. What waits for it goes to the new URL; disabling gives up what waits, and `by` says who did it.
 
     Raises:
         NotFound: the tenant has no such endpoint.
@@ -117,7 +119,7 @@ async def change_endpoint(conn: AsyncConnection, tenant_id: str, endpoint_id: UU
     values: dict[str, Any] = change.given() | {"updated_at": _NOW}
     if change.given().get("status") == "disabled":
         values |= {
-            "disabled_reason": func.coalesce(_e.disabled_reason, BY_OWNER),
+            "disabled_reason": func.coalesce(_e.disabled_reason, by),
             "disabled_at": func.coalesce(_e.disabled_at, _NOW),
         }
     elif "status" in change.given():

@@ -22,6 +22,7 @@ class Answer:
     error: str | None
     duration_ms: int
     retry_after_s: float | None = None
+    excerpt: str | None = None  # the beginning of an answer that wasn't 2xx, for operators
 
     @property
     def is_gone(self) -> bool:

@@ -84,6 +84,7 @@ webhook_deliveries = Table(
     Index("ix_webhook_deliveries_open", "endpoint_id", "id", postgresql_where=text("status = 'pending'")),
     Index("ix_webhook_deliveries_history", "tenant_id", "id"),
     Index("ix_webhook_deliveries_endpoint", "endpoint_id", "id"),
+    Index("ix_webhook_deliveries_failed", text("id DESC"), postgresql_where=text("status = 'failed'")),
 )  # fmt: skip
 
 webhook_tries = Table(
@@ -95,6 +96,7 @@ webhook_tries = Table(
     Column("http_status", Integer),
     Column("error", Text),
     Column("duration_ms", Integer),
+    Column("excerpt", Text),  # the beginning of an answer that wasn't 2xx, for operators
 )
 
 # How many deliveries a lane may have under way, where that isn't what all begin with. A hint: it may be lost.

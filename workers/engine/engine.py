@@ -16,6 +16,7 @@ from workers.engine.protocol import (
     EngineStats,
     Grammar,
     Logprob,
+    Moved,
     Request,
     RequestFailed,
     SlowStep,
@@ -193,7 +194,10 @@ class PagedEngine:
         slow = (
             None if seconds <= self._slow_step_s else _slow(plan, seconds, self._scheduler.num_preemptions - preempted)
         )
-        return StepOutput(deltas=deltas, failed=failed, stats=self.stats(), slow=slow)
+        moved = [
+            Moved(each.sequence.request_id, each.sequence.choice, each.is_back) for each in self._scheduler.take_moves()
+        ]
+        return StepOutput(deltas=deltas, failed=failed, moved=moved, stats=self.stats(), slow=slow)
 
     def stats(self) -> EngineStats:
         """The state now."""

@@ -89,6 +89,14 @@ class TierLoad(msgspec.Struct, frozen=True, array_like=True):
     tokens: int = 0  # prompt and output so far, and the output that is still expected
 
 
+class Moved(msgspec.Struct, frozen=True, array_like=True):
+    """A choice of a request left the batch, since others needed its KV pages; or came back into it."""
+
+    request_id: str
+    choice: int
+    is_back: bool
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's state after a step."""
 
@@ -138,6 +146,7 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     deltas: list[TokenDelta] = []
     failed: list[RequestFailed] = []
+    moved: list[Moved] = []
     stats: EngineStats = EngineStats()
     slow: SlowStep | None = None
     profile: str = ""  # the file of a profile that this step completed

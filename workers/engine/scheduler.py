@@ -30,6 +30,8 @@ from workers.engine.blocks import BlockPool, block_key, salt_key
 from workers.engine.sequence import Sequence, SequenceState
 from workers.engine.speculate import Speculator
 
+_MOST_MOVES = 1000  # that are kept for who asks; the oldest go
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -66,6 +68,14 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """A sequence was preempted, or came back after it."""
+
+    sequence: Sequence
+    is_back: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """Blocks that hold the first `num_tokens` of a sequence's tokens; the last one may be shared in part."""
 
@@ -99,6 +109,7 @@ class Scheduler:
         self._waiting: dict[int, deque[Sequence]] = {}  # tier -> by arrival, since the preempted go to the head
         self._left: list[int] = []
         self._copies: list[BlockCopy] = []  # of the plan that is being made
+        self._moves: deque[Move] = deque(maxlen=_MOST_MOVES)
 
     @property
     def running(self) -> list[Sequence]:
@@ -300,6 +311,8 @@ class Scheduler:
             self._attach(sequence, found)
             missing = pool.blocks_for(len(sequence.token_ids)) - len(sequence.block_table)
             sequence.block_table += pool.allocate(missing)
+        if sequence.num_preemptions:
+            self._moves.append(Move(sequence, is_back=True))
         sequence.state = SequenceState.RUNNING
         insort(self._running, sequence, key=lambda other: other.order)
         return True
@@ -331,6 +344,12 @@ class Scheduler:
             hit = min(found.num_tokens, sequence.num_prompt_tokens)
             sequence.num_cached_tokens = next((number for number in known if number is not None), hit)
 
+    def take_moves(self) -> list[Move]:
+        """Who was preempted since the last call, and who came back after that, in order."""
+        moves = list(self._moves)
+        self._moves.clear()
+        return moves
+
     def _preempt(self, sequence: Sequence) -> None:
         assert sequence is self._running[-1]
         self._running.pop()
@@ -339,6 +358,7 @@ class Scheduler:
         sequence.state = SequenceState.WAITING
         sequence.num_preemptions += 1
         self.num_preemptions += 1
+        self._moves.append(Move(sequence, is_back=False))
         self._waiting.setdefault(sequence.priority, deque()).appendleft(sequence)
 
     def _free_blocks(self, sequence: Sequence) -> None:

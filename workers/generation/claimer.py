@@ -110,7 +110,7 @@ class _Bell:
                 await asyncio.wait({self._ringing, change}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 change.cancel()
-            if self._worker.is_draining:
+            if self._worker.is_draining or self._worker.is_paused:
                 return
             if full and not self._ringing.done() and full - _full(room(self._worker)):
                 return
@@ -165,6 +165,9 @@ async def _until_postgres_answers(worker: WorkerContext) -> None:
 
 async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) -> None:
     await worker.is_fit.wait()
+    if worker.is_paused:
+        await worker.wait_for_change(_BELL_WAIT_S)
+        return
     rooms = room(worker)
     jobs = max((each.jobs for levels in rooms.values() for each in levels if _can_take(each)), default=0)
     if jobs == 0:

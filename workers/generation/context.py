@@ -49,6 +49,7 @@ class WorkerContext:
     tracing: Tracing | None = None
     load_s: float = 0.0  # how long the engine took to load
     is_draining: bool = False
+    is_paused: bool = False  # an operator has drained it: it claims nothing, and may again
     is_fit: asyncio.Event = field(default_factory=asyncio.Event)  # the engine has passed its self-test
     alone: set[str] = field(default_factory=set)  # request ids of suspects, who run without company
     first_tokens: asyncio.Event = field(default_factory=asyncio.Event)  # of a job that somebody reads

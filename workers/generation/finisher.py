@@ -101,7 +101,13 @@ class Finisher:
             await self._take_back(jobs)
         given = [
             GivenBack(
-                job.started.job_id, job.started.attempt, cause, detail, job.wasted(is_kept=is_kept), lane, job.timing
+                job.started.job_id,
+                job.started.attempt,
+                cause,
+                job.detail(detail),
+                job.wasted(is_kept=is_kept),
+                lane,
+                job.timing,
             )
             for job in jobs
         ]

@@ -14,9 +14,10 @@ from app.queue.checkpoints import Checkpoint, ChoiceSoFar
 from app.queue.events import ChoiceDelta, TokenLogprob
 from app.queue.traces import Step, Trace
 from workers.engine.detokenize import Detokenizer
-from workers.engine.protocol import TokenDelta
+from workers.engine.protocol import Moved, TokenDelta
 from workers.engine.token_bytes import TokenBytes
 
+MAX_PREEMPTED = 32  # times that are kept of an attempt
 _PROMPT_TAIL = 8  # tokens that a detokenizer sees of the prompt, so that a continuation joins it seamlessly
 
 
@@ -121,6 +122,7 @@ class RunningJob:
         self.steps: list[Step] = []  # what readers were told, in order
         self.told_at: float | None = None  # when that was last
         self.is_read = False  # whether somebody is known to read it as it comes
+        self.preempted: list[dict[str, Any]] = []  # its choices that lost their KV pages: when, and when they came back
         self._num_told = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
         self.has_output = False  # whether the engine has brought anything in this attempt
@@ -208,6 +210,21 @@ class RunningJob:
         lost = 0 if is_kept else self.num_generated - self.num_resumed
         return Used(len(self.started.prompt_ids), self.cached_tokens, lost + self.num_discarded)
 
+    def move(self, moved: Moved, now: float) -> None:
+        """Note that one of its choices lost its place in the batch, or got it back, at `now` on the monotonic clock."""
+        at_s = round(now - self.taken_at, 3)
+        if not moved.is_back:
+            if len(self.preempted) < MAX_PREEMPTED:
+                self.preempted.append({"choice": moved.choice, "out_s": at_s, "back_s": None})
+            return
+        for each in self.preempted:
+            if each["choice"] == moved.choice and each["back_s"] is None:
+                each["back_s"] = at_s
+
+    def detail(self, known: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """What is kept of this attempt, for operators: `known`, and when it was preempted."""
+        return {**(known or {}), "preempted": self.preempted} if self.preempted else known
+
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
         used = self.used()
@@ -222,6 +239,7 @@ class RunningJob:
             wasted=Used(0, 0, self.num_discarded),
             billed=status != "failed",
             outcome=status,
+            detail=self.detail(),
             trace=self._trace() if has_text else None,
             timing=None if self.ended_at is None else self.timing,
         )

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import LeaseLost
 from app.jobs import leases, store
-from app.jobs.leases import HeldJob
+from app.jobs.leases import HeldJob, Renewal
 from app.racing import at_most
 from app.telemetry import emit
 from workers.generation.claimer import hand_over, take_in
@@ -37,7 +37,7 @@ async def renew_forever(worker: WorkerContext, finisher: Finisher) -> None:
         sent_at = clock.monotonic()
         left_s = settings.lease_fence_s - (sent_at - renewed_at)
         try:
-            held = await at_most(max(left_s, 0.0), _renew(worker))
+            renewal = await at_most(max(left_s, 0.0), _renew(worker))
         except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
             emit(log, logging.WARNING, "lease_not_renewed", error=error)
             if clock.monotonic() - renewed_at >= settings.lease_fence_s:
@@ -47,22 +47,31 @@ async def renew_forever(worker: WorkerContext, finisher: Finisher) -> None:
                 await let_go(worker, lost)
                 raise lost from error
             continue
-        if held is None:
+        if renewal is None:
             lost = LeaseLost(f"worker {worker.incarnation}: its lease was taken away")
             await let_go(worker, lost)
             raise lost
         renewed_at = sent_at
+        _heed(worker, renewal)
         try:
-            strangers = await _reconcile(worker, finisher, held, strangers)
+            strangers = await _reconcile(worker, finisher, renewal.held, strangers)
         except (SQLAlchemyError, OSError) as error:
             emit(log, logging.WARNING, "jobs_not_adopted", error=error)  # at the next renewal
 
 
-async def _renew(worker: WorkerContext) -> list[HeldJob] | None:
+async def _renew(worker: WorkerContext) -> Renewal | None:
     async with worker.db.begin() as conn:
         return await leases.renew(
             conn, worker.incarnation, ttl_s=worker.settings.lease_ttl_s, state=_state(worker), stats=_stats(worker)
         )
+
+
+def _heed(worker: WorkerContext, renewal: Renewal) -> None:
+    """Claim nothing more, or again, as an operator wants it."""
+    if renewal.is_drain_requested != worker.is_paused:
+        worker.is_paused = renewal.is_drain_requested
+        worker.changed.set()
+        emit(log, logging.INFO, "drained_by_operator" if worker.is_paused else "undrained", jobs=len(worker.hand))
 
 
 async def let_go(worker: WorkerContext, lost: LeaseLost) -> None:

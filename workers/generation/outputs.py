@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from app.jobs.states import EndStatus
 from app.queue.keys import CANCEL_CHANNEL, READ_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
-from workers.engine.protocol import StepOutput
+from workers.engine.protocol import Moved, StepOutput
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
@@ -33,6 +34,7 @@ async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
 async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutput) -> None:
     """Sort one step's tokens to their jobs; end those that are complete or failed."""
     now = worker.clock.monotonic()
+    _note_moves(worker, output.moved, now)
     for delta in output.deltas:
         if worker.canary.is_mine(delta.request_id):
             worker.canary.take(delta)
@@ -73,6 +75,13 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
     worker.stats = output.stats
     worker.throughput.step(now, is_saturated=_is_saturated(worker))
     worker.changed.set()
+
+
+def _note_moves(worker: WorkerContext, moves: Sequence[Moved], now: float) -> None:
+    for moved in moves:
+        job = worker.hand.get(moved.request_id)
+        if job is not None:
+            job.move(moved, now)
 
 
 def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:

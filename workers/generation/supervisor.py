@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -105,6 +106,8 @@ class Supervisor:
             return "draining"
         if worker is None:
             return "the model is being loaded"
+        if worker.is_paused:
+            return "drained by an operator"
         return None if worker.is_fit.is_set() else "the engine is being started or tested"
 
     async def run(self) -> None:
@@ -182,11 +185,11 @@ class Supervisor:
 
     async def _live(self, worker: WorkerContext, finisher: Finisher) -> None:
         """One incarnation: from its lease to its drain, its lost lease or its engine's death."""
-        worker.incarnation = new_id()
+        previous, worker.incarnation = worker.incarnation, new_id()
         worker.is_draining = False
         worker.load_s = self._load_s
         worker.is_fit.clear()
-        await self._until_written(self._open_lease, worker)
+        await self._until_written(self._open_lease, worker, previous)
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
         try:
             await race(
@@ -207,13 +210,13 @@ class Supervisor:
         except EngineUnfit as error:
             await self._retire_engine(worker, finisher, error)
 
-    async def _open_lease(self, conn: Any, worker: WorkerContext) -> None:
+    async def _open_lease(self, conn: Any, worker: WorkerContext, previous: UUID) -> None:
         info = worker.engine.info
         incarnation = Incarnation(
             worker.incarnation, worker.queue.keys.pool, worker.model_name, socket.gethostname(), os.getpid(),
             info.device, info.model_hash,
         )  # fmt: skip
-        await leases.register(conn, incarnation, ttl_s=self._settings.lease_ttl_s)
+        worker.is_paused = await leases.register(conn, incarnation, ttl_s=self._settings.lease_ttl_s, previous=previous)
 
     async def _wait_for_drain(self, worker: WorkerContext) -> None:
         """End the incarnation once a drain has nothing left to wait for."""

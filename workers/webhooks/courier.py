@@ -31,6 +31,7 @@ from workers.webhooks.together import Together
 log = logging.getLogger(__name__)
 
 _MOST_TOGETHER = 64  # tries in one transaction
+MAX_EXCERPT_CHARS = 200
 
 
 class Courier:
@@ -143,6 +144,7 @@ class Courier:
         status: int | None = None
         error: str | None = None
         retry_after_s: float | None = None
+        excerpt: str | None = None
         try:
             async with asyncio.timeout(settings.webhook_timeout_s):
                 target = parse_url(made.url, allow_local=settings.webhook_allow_local)
@@ -160,6 +162,7 @@ class Courier:
                 )
             status = response.status
             error = _complaint(status)
+            excerpt = None if error is None else excerpt_of(response.beginning)
             retry_after_s = parse_retry_after(response.retry_after, now=self._clock.now())
         except TimeoutError:
             error = f"no answer within {settings.webhook_timeout_s:g} s"
@@ -175,7 +178,7 @@ class Courier:
             error = f"the host isn't a valid name: {wrong}"[:500].replace("\x00", "")
         except httpx.InvalidURL as wrong:
             error = f"the URL can't be called: {wrong}"[:500].replace("\x00", "")
-        return Answer(status, error, round((self._clock.monotonic() - started) * 1000), retry_after_s)
+        return Answer(status, error, round((self._clock.monotonic() - started) * 1000), retry_after_s, excerpt)
 
     async def _record(self, made: Try, answer: Answer) -> None:
         """Write down what came of it; wait for a Postgres that is away as long as the lease runs, lest it be sent twice."""
@@ -218,6 +221,15 @@ class Courier:
     def _put_down(self, future: Future[None]) -> None:
         self._under_way.discard(future)
         self._slots.release()
+
+
+def excerpt_of(body: bytes) -> str | None:
+    """The beginning of an answer's body as one line of text; None where it has none."""
+    text = " ".join(body.decode(errors="replace").split())
+    return (
+        "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)[:MAX_EXCERPT_CHARS]
+        or None
+    )
 
 
 def _complaint(status: int) -> str | None:

@@ -10,6 +10,7 @@ import httpx
 from app.webhooks.address import Address, Target
 
 MAX_RESPONSE_BYTES = 16 * 1024
+KEPT_BYTES = 1024  # of it
 FAREWELL_S = 1.0  # how long an answer that is known may still be read, so that its sender can end in order
 
 
@@ -19,6 +20,7 @@ class Response:
 
     status: int
     retry_after: str | None
+    beginning: bytes = b""  # of the body
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
@@ -66,15 +68,18 @@ async def post(
             },
         ) as response,
     ):
+        read = bytearray()
         with suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
-                await _read_some(response)
-        return Response(response.status_code, response.headers.get("retry-after"))
+                await _read_some(response, read)
+        return Response(response.status_code, response.headers.get("retry-after"), bytes(read))
 
 
-async def _read_some(response: httpx.Response) -> None:
+async def _read_some(response: httpx.Response, read: bytearray) -> None:
+    """Read on, and keep the beginning in `read`, also of an answer that breaks off."""
     size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)
+        read += chunk[: max(0, KEPT_BYTES - len(read))]
         if size >= MAX_RESPONSE_BYTES:
             return

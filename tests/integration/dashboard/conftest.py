@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.main import create_app
 from app.operators import passwords
+from app.redis import Redis
 from app.settings import Settings
 from tests.support.dashboard import Browser, browser, logged_in
+from tests.support.world import World, make_world
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,9 @@ async def operator(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Asy
 async def owner(app: FastAPI, engine: AsyncEngine, settings: Settings) -> AsyncIterator[Browser]:
     async with logged_in(app, engine, settings, "owner") as client:
         yield client
+
+
+@pytest.fixture
+async def world(engine: AsyncEngine, redis: Redis, settings: Settings) -> World:
+    """Something on every page."""
+    return await make_world(engine, redis, settings)

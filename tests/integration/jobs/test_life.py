@@ -226,7 +226,7 @@ async def test_a_renewed_lease_is_not_reaped(engine: AsyncEngine, settings: Sett
     incarnation, (job,) = await start_all(engine, await submit(engine, settings))
     async with engine.begin() as conn:
         held = await leases.renew(conn, incarnation, ttl_s=15, state="ready", stats={"running": 1})
-        assert held == [leases.HeldJob(job.job_id, 1, cancel_requested=False)]
+        assert held == leases.Renewal([leases.HeldJob(job.job_id, 1, cancel_requested=False)], is_drain_requested=False)
         assert (await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))).nominations == {}
 
 

@@ -316,3 +316,16 @@ async def test_an_url_that_the_http_client_refuses_is_a_failed_try(
     await courier(settings, engine).deliver(first(one))
     assert (await state(engine, one)).leased_until is None
     assert "URL too long" in await complaint(engine, one)
+
+
+async def test_the_beginning_of_an_answer_that_refuses_is_kept_for_operators(
+    settings: Settings, engine: AsyncEngine, server: Receiver
+) -> None:
+    server.answers["/no"] = answer("500 Oh No", body=b"line one\r\n\x00\xff\t" + b"x" * 5000)
+    row = await delivered(settings, engine, server.url("/no"))
+    (made,) = await tries(engine, row.id)
+    assert made.excerpt.startswith("line one \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} xxx")
+    assert len(made.excerpt) == 200
+    server.answers["/yes"] = answer("200 OK", body=b"thanks")
+    row = await delivered(settings, engine, server.url("/yes"))
+    assert [each.excerpt for each in await tries(engine, row.id)] == [None]

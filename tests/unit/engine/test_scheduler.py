@@ -159,6 +159,20 @@ def test_a_waiting_sequence_preempts_a_running_one_of_a_lower_tier_for_a_slot():
     assert second.state is SequenceState.WAITING
 
 
+def test_who_was_preempted_and_who_came_back_is_told_once_in_order():
+    target = scheduler(max_num_seqs=2)
+    first, second = add(target, sequence(priority=1), sequence(priority=1))
+    step(target)
+    assert target.take_moves() == []
+    (high,) = add(target, sequence(priority=0))
+    step(target)
+    target.remove(first)
+    step(target)
+    assert [(each.sequence, each.is_back) for each in target.take_moves()] == [(second, False), (second, True)]
+    assert target.take_moves() == []
+    assert high.num_preemptions == 0
+
+
 def test_a_waiting_sequence_preempts_running_ones_of_a_lower_tier_for_blocks():
     target = scheduler(num_blocks=10, max_batch_tokens=64)
     first, second = add(target, *(sequence(prompt=16, max_tokens=8, priority=2) for _ in range(2)))

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from app.ids import new_id
 from app.jobs.store import StartedJob
 from app.queue.events import ChoiceDelta
-from workers.engine.protocol import Logprob, TokenDelta
+from workers.engine.protocol import Logprob, Moved, TokenDelta
 from workers.engine.tokenizer import byte_bundle
-from workers.generation.hand import RunningJob
+from workers.generation.hand import MAX_PREEMPTED, RunningJob
 
 TOKENIZER = Tokenizer.from_str(byte_bundle(512).tokenizer_json)
 EOS = 511
@@ -134,3 +134,18 @@ def test_logprobs_name_tokens_as_openai_does_also_parts_of_a_character() -> None
         ],
     }  # fmt: skip
     assert (last["token"], last["bytes"]) == ("\N{REPLACEMENT CHARACTER}", [0]), "a text in Postgres has no NUL"
+
+
+def test_preemptions_are_kept_with_the_attempt_and_at_most_so_many() -> None:
+    running = job(n=2)
+    assert running.detail() is None
+    assert running.detail({"reason": "x"}) == {"reason": "x"}
+    for choice, is_back, now in ((1, False, 12.0), (0, False, 12.5), (1, True, 14.25)):
+        running.move(Moved(running.request_id, choice, is_back), now)
+    known = [{"choice": 1, "out_s": 2.0, "back_s": 4.25}, {"choice": 0, "out_s": 2.5, "back_s": None}]
+    assert running.detail({"reason": "x"}) == {"reason": "x", "preempted": known}
+    running.take(delta(running, 0, 0, list(b"a"), "length"))
+    assert running.ending("cancelled").detail == {"preempted": known}
+    for _ in range(2 * MAX_PREEMPTED):
+        running.move(Moved(running.request_id, 0, False), 20.0)
+    assert len(running.preempted) == MAX_PREEMPTED

@@ -1,0 +1,81 @@
+"""Does every page show what there is, to whom it may, and nothing that a tenant has slipped into it as markup?"""
+
+import pytest
+
+from app.batches.store import batch_name
+from app.ids import delivery_name, endpoint_name, job_name
+from tests.support.dashboard import Browser
+from tests.support.world import EVIL, World
+
+PROMPT, OUTPUT = "once upon a time", ">the end<"
+
+
+def paths(world: World) -> list[str]:
+    """Every page that a viewer may see."""
+    jobs = [f"/jobs/{job_name(job_id)}" for job_id in (*world.jobs.values(), *world.dead)]
+    letters = [f"/dead-letters/{job_name(job_id)}" for job_id in world.dead]
+    delivery, endpoint = delivery_name(world.delivery), endpoint_name(world.endpoint)
+    batch, worker = batch_name(world.batch), world.worker.hex
+    return [
+        *("/jobs", "/dead-letters", "/dead-letters/all", "/webhooks", "/webhooks/deliveries", "/batches", "/workers", "/models"),
+        *("/audit", *jobs, *letters, *(f"{path}/live" for path in jobs)),
+        *(f"/webhooks/deliveries/{delivery}", f"/webhooks/deliveries/{delivery}/live", f"/webhooks/endpoints/{endpoint}"),
+        *(f"/batches/{batch}", f"/batches/{batch}/live", "/workers/live", f"/workers/{worker}", "/models/live"),
+        f"/workers/{world.past_worker.hex}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+async def test_each_page_is_there_and_holds_no_markup_of_a_tenant(
+    request: pytest.FixtureRequest, world: World, viewer: Browser, operator: Browser, role: str
+) -> None:
+    client = {"viewer": viewer, "operator": operator}[role]
+    for path in paths(world):
+        answer = await client.get(f"/admin{path}")
+        assert answer.status_code == 200, (path, answer.text)
+        assert "<script>alert" not in answer.text, path
+        assert PROMPT not in answer.text, path
+        assert OUTPUT not in answer.text, path
+    assert (
+        EVIL.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;")
+        in (await client.get(f"/admin/webhooks/endpoints/{endpoint_name(world.endpoint)}")).text
+    )
+
+
+async def test_without_a_session_no_page_is_shown(world: World, stranger: Browser) -> None:
+    for path in paths(world):
+        answer = await stranger.get(f"/admin{path}")
+        assert answer.status_code == 303, path
+        assert answer.headers["Location"].startswith("/admin/login"), path
+
+
+async def test_an_unknown_thing_is_a_404(world: World, viewer: Browser) -> None:
+    nothing = "0" * 32
+    for path in (
+        *(f"/jobs/job_{nothing}", "/jobs/nonsense", f"/jobs/job_{nothing}/live", f"/dead-letters/job_{nothing}"),
+        *(f"/webhooks/endpoints/we_{nothing}", f"/webhooks/deliveries/wd_{nothing}", "/webhooks/deliveries/x"),
+        *(f"/batches/batch_{nothing}", f"/workers/{nothing}", "/dead-letters/group?fingerprint=x"),
+    ):
+        assert (await viewer.get(f"/admin{path}")).status_code == 404, path
+
+
+MALFORMED = (
+    *(
+        "/jobs?status=nonsense",
+        "/jobs?cursor=x",
+        "/jobs?after=soon",
+        "/jobs?metadata=x",
+        "/jobs?id=zzz",
+        "/jobs?since=2y",
+    ),
+    *("/jobs?tier=fast", "/dead-letters/all?cursor=1~2~3", "/dead-letters/all?state=x", "/webhooks?cursor=x"),
+    *("/webhooks/deliveries?job=1", "/webhooks/deliveries?status=x", "/batches?status=x", "/batches?cursor=x"),
+    *("/workers?cursor=x", "/audit?cursor=-1", "/audit?before=x", "/jobs?tenant=" + "x" * 400, "/jobs?tenant=%00"),
+)
+
+
+async def test_a_malformed_filter_is_told_and_breaks_nothing(world: World, viewer: Browser) -> None:
+    for query in MALFORMED:
+        answer = await viewer.get(f"/admin{query}")
+        assert answer.status_code == 422, query
+        assert 'role="alert"' in answer.text, query
