@@ -15,17 +15,17 @@ from app.racing import at_most
 
 MOST_WORKERS = 200
 MOST_TENANTS = 10
-_MOST_COUNTED = 10_000  # waiting jobs of one tenant: more are shown as so many
+MOST_COUNTED = 10_000  # waiting jobs of one tenant: more are shown as so many
 
-_WORKERS = text("""
+WORKERS = text("""
     SELECT incarnation, pool, host, pid, device, state, stats,
            extract(epoch FROM statement_timestamp() - started_at)::float8 AS up_s,
            extract(epoch FROM statement_timestamp() - renewed_at)::float8 AS seen_s
     FROM workers WHERE ended_at IS NULL AND expires_at > statement_timestamp() ORDER BY pool, host, pid LIMIT :most
 """)
-_RUNNING = text("SELECT pool, tier, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY pool, tier")
+RUNNING = text("SELECT pool, tier, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY pool, tier")
 # Who runs most; of those who only wait, such as are met among a thousand waiting jobs: all of a long queue isn't read.
-_TENANTS = text("""
+TENANTS = text("""
     WITH running AS (
         SELECT tenant_id, count(*) AS jobs, sum(prompt_tokens + n * max_tokens) AS tokens
         FROM jobs WHERE status = 'running' GROUP BY tenant_id),
@@ -114,8 +114,8 @@ class Camera:
     async def _read(self) -> Picture:
         async with self._db.connect() as conn:
             workers = await _workers(conn)
-            running = {(row.pool, row.tier): row.jobs for row in await conn.execute(_RUNNING)}
-            rows = await conn.execute(_TENANTS, {"most": MOST_TENANTS, "counted": _MOST_COUNTED})
+            running = {(row.pool, row.tier): row.jobs for row in await conn.execute(RUNNING)}
+            rows = await conn.execute(TENANTS, {"most": MOST_TENANTS, "counted": MOST_COUNTED})
             tenants = [TenantFigures(row.tenant_id, row.running, row.tokens, row.queued) for row in rows]
         pools = self._board.pools()
         sources = {figures.source for pool in pools if (figures := self._board.figures(pool)) is not None}
@@ -143,7 +143,7 @@ class Camera:
 
 
 async def _workers(conn: AsyncConnection) -> list[WorkerFigures]:
-    return [_worker(row) for row in await conn.execute(_WORKERS, {"most": MOST_WORKERS})]
+    return [_worker(row) for row in await conn.execute(WORKERS, {"most": MOST_WORKERS})]
 
 
 def _worker(row: Any) -> WorkerFigures:

@@ -20,11 +20,11 @@ _STATES = ("closed", "half_open", "open")
 _REASONS = ("attempts_exhausted", "engine_crashes", "workers_lost")  # there from the start; others when they are met
 
 # An operator's word goes before what the keeper found.
-_MODELS = text("""
+MODELS = text("""
     SELECT m.name, m.pool, CASE WHEN b.mode <> 'auto' THEN b.mode ELSE coalesce(b.state, 'closed') END AS state
     FROM models m LEFT JOIN breakers b ON b.model = m.name ORDER BY m.name
 """)
-_LETTERS = text(
+LETTERS = text(
     "SELECT pool, reason, count(*) AS open FROM dead_letters WHERE resolved_at IS NULL GROUP BY pool, reason"
 )
 
@@ -102,8 +102,8 @@ async def _look(db: AsyncEngine) -> _Seen:
 
 async def _read(conn: AsyncConnection) -> _Seen:
     seen = _Seen()
-    for row in await conn.execute(_MODELS):
+    for row in await conn.execute(MODELS):
         seen.breakers[row.name] = row.state
         seen.letters |= {(row.pool, reason): 0 for reason in _REASONS}
-    seen.letters |= {(row.pool, row.reason): row.open for row in await conn.execute(_LETTERS)}
+    seen.letters |= {(row.pool, row.reason): row.open for row in await conn.execute(LETTERS)}
     return seen

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.cli import top_figures
 from app.ids import new_id
 from app.jobs import (
     breakers,
@@ -193,6 +194,10 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await store.lock_incarnations(recorder, [incarnation])
     await read.get_job(recorder, "t7", queued[0].id)
     await read.list_jobs(recorder, "t7", read.JobFilter(), limit=20)
+    await recorder.execute(top_figures.WORKERS, {"most": top_figures.MOST_WORKERS})
+    await recorder.execute(top_figures.RUNNING)
+    counted = {"most": top_figures.MOST_TENANTS, "counted": top_figures.MOST_COUNTED}
+    await recorder.execute(top_figures.TENANTS, counted)
     await end_queued(recorder, [queued[0].id], "cancelled")
     await nominate(recorder, Rooms.of(settings), limit=100)
     await recorder._conn.execute(

@@ -105,7 +105,8 @@ def test_nothing_is_traced_where_no_collector_is_configured(monkeypatch: pytest.
     assert open_tracing(Settings(_env_file=None), "penstock-api") is None
 
 
-async def test_a_collector_that_is_away_holds_nobody_up_for_long() -> None:
+async def test_a_collector_that_is_away_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.observe.tracing._CLOSE_S", 0.2)
     tracing = open_tracing(Settings(_env_file=None, otlp_endpoint="http://127.0.0.1:9"), "penstock-api")
     assert tracing is not None
     with tracing.span("lost"):
