@@ -12,15 +12,17 @@ from app.api.documents import Change, Described, ForecastObject, answer, forecas
 from app.api.openapi import JOB_BODY, problems, shows
 from app.api.outlook import outlook_of_quote
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, models_of, prepare_all, stand_in, told
-from app.errors import BudgetExhausted
+from app.api.submission import Submission, models_of, prepare_all, refusing_of, stand_in, told
+from app.errors import BudgetExhausted, PenstockError
 from app.jobs.admission import Applicant, Verdict
+from app.jobs.breakers import unavailable
 from app.jobs.forecast import Forecast
 from app.jobs.prepare import PreparedJob
 from app.jobs.quote import Quote, quote
 from app.jobs.request import JobRequest
 from app.jobs.states import OnBudget
 from app.jobs.submit import Caller
+from app.quotas.rights import check_rights
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -90,7 +92,16 @@ async def quote_job(request: Request, caller: Writer) -> Response:
 async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes: int) -> Quote:
     submission = Submission(caller, wanted, num_bytes)
     models = await models_of(runtime, wanted)
+    refusing = await refusing_of(runtime, models)
     candidates = await prepare_all(runtime, submission, models)
+    try:
+        check_rights(caller.rights, tier=wanted.tier)
+        if len(refusing) == len(models):
+            raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+    except PenstockError as refused:
+        return replace(await _ask(runtime, caller, candidates[0]), refused=refused)
+    closed = {each.model for each in refusing}
+    candidates = [each for each in candidates if each.model.name not in closed]
     verdicts = [_look(runtime, caller, each) for each in candidates]
     with_room = [each for each, verdict in zip(candidates, verdicts, strict=True) if verdict is None]
     if verdicts[0] is not None and not with_room:
@@ -114,7 +125,12 @@ def _look(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Verdict | 
 
 async def _ask(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Quote:
     async with runtime.transaction() as conn:
-        return await quote(conn, caller, prepared)
+        quoted = await quote(conn, caller, prepared)
+    try:
+        await runtime.rates.look(caller.tenant_id, caller.api_key_id, caller.limits, tokens=prepared.cost)
+    except PenstockError as refused:
+        return replace(quoted, refused=refused)
+    return quoted
 
 
 def _document(quoted: Quote, when: Forecast | None) -> dict[str, Any]:

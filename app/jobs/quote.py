@@ -1,14 +1,15 @@
-"""What would this job cost, and would its budgets hold it? Asked without locks, answered without a promise."""
+"""What would this job cost, and would its tenant's caps and budgets hold it? Asked without locks, answered without a promise."""
 
 from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import BudgetExhausted, PenstockError
+from app.errors import PenstockError
 from app.jobs.prepare import PreparedJob
 from app.jobs.spending import Answer, Ask, answer, prices_of
 from app.jobs.submit import Caller, ask_of
 from app.quotas.budgets import Account, Window, look
+from app.quotas.caps import look_at_caps
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ async def quote(conn: AsyncConnection, caller: Caller, job: PreparedJob) -> Quot
     ask = ask_of(caller, job, prices[job.model.name])
     windows = await look(conn, caller.tenant_id, caller.api_key_id)
     try:
+        await look_at_caps(conn, caller.tenant_id, tokens=job.cost)
         return Quote(job, ask, windows, answer(Account([replace(each) for each in windows]), ask), None)
-    except BudgetExhausted as error:
+    except PenstockError as error:
         return Quote(job, ask, windows, None, error)

@@ -10,11 +10,12 @@ from app.quotas.rights import suspended
 
 # One statement for all: a tenant that may wait without end isn't locked, and gives no row. NO KEY UPDATE leaves the foreign
 # keys of other inserts alone. It is the transaction's first lock: before idempotency keys and budgets.
-LOCK_CAPS = text("""
+_CAPS = """
     SELECT suspended_at, max_queued_jobs, max_queued_tokens FROM tenants
     WHERE id = :tenant AND num_nonnulls(suspended_at, max_queued_jobs, max_queued_tokens) > 0
-    FOR NO KEY UPDATE
-""")
+"""
+LOCK_CAPS = text(_CAPS + "FOR NO KEY UPDATE")
+_LOOK_AT_CAPS = text(_CAPS)
 # A statement of its own: its snapshot is taken when the lock is held, so it sees whatever was accepted before.
 _WAITING = text("""
     SELECT count(*) AS jobs, coalesce(sum(prompt_tokens + CAST(n AS bigint) * max_tokens), 0)::bigint AS tokens
@@ -25,6 +26,12 @@ _WAITING = text("""
 async def hold_to_caps(conn: AsyncConnection, tenant_id: str, *, jobs: int, tokens: int) -> None:
     """`hold_to_locked`, with the lock; before the rows are written."""
     await hold_to_locked(conn, tenant_id, await _locked(conn, tenant_id), jobs=jobs, tokens=tokens)
+
+
+async def look_at_caps(conn: AsyncConnection, tenant_id: str, *, tokens: int) -> None:
+    """Refuse one job of `tokens` as `hold_to_caps` would now, without its lock: others may be faster."""
+    caps = (await conn.execute(_LOOK_AT_CAPS, {"tenant": tenant_id})).one_or_none()
+    await hold_to_locked(conn, tenant_id, caps, jobs=1, tokens=tokens)
 
 
 async def _locked(conn: AsyncConnection, tenant_id: str) -> Any:

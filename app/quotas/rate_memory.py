@@ -47,7 +47,7 @@ class RateMemory:
 
     def take(self, buckets: Sequence[Bucket], amounts: Sequence[int], now_us: int) -> tuple[bool, list[Standing]]:
         """Take from all of these buckets or from none; whether it was done, and how they are now."""
-        before = [Standing(each, self.level(each, now_us), self._share) for each in buckets]
+        before = self.standings(buckets, now_us)
         _, wait_us = longest_wait(before, amounts)
         if wait_us > 0:
             return False, before
@@ -57,6 +57,10 @@ class RateMemory:
             self._put(Known(standing.bucket, level, now_us, self._outages, is_ours=True))
             after.append(Standing(standing.bucket, level, self._share))
         return True, after
+
+    def standings(self, buckets: Sequence[Bucket], now_us: int) -> list[Standing]:
+        """How these buckets stand while this process decides alone."""
+        return [Standing(each, self.level(each, now_us), self._share) for each in buckets]
 
     def put_back(self, buckets: Sequence[Bucket], amounts: Sequence[int], taken_us: int, now_us: int) -> list[Standing]:
         """Undo a `take`, but for what has leaked since."""

@@ -132,17 +132,27 @@ class RateLimiter:
             RateLimited: a limit is reached.
             ExceedsBurst: a limit never lets so many tokens in at once.
         """
-        buckets = buckets_of(tenant_id, api_key_id, limits)
-        amounts = tuple(bucket.amount(tokens, requests) for bucket in buckets)
-        for bucket, amount in zip(buckets, amounts, strict=True):
-            if amount > bucket.rate.burst:
-                raise _exceeds(bucket, amount)
+        buckets, amounts = _wanted(tenant_id, api_key_id, limits, tokens, requests)
         if not buckets:
             return Charge(tenant_id, (), (), [], 0, is_local=True)
         is_admitted, standings, taken_us, is_local = await self._decide(buckets, amounts)
         if not is_admitted:
             raise _limited(standings, amounts)
         return Charge(tenant_id, buckets, amounts, standings, taken_us, is_local)
+
+    async def look(self, tenant_id: str, api_key_id: UUID | None, limits: Limits, *, tokens: int) -> None:
+        """Refuse what `admit` would refuse now of one job; nothing is taken.
+
+        Raises:
+            RateLimited: a limit is reached.
+            ExceedsBurst: a limit never lets so many tokens in at once.
+        """
+        buckets, amounts = _wanted(tenant_id, api_key_id, limits, tokens, 1)
+        if not buckets:
+            return
+        standings = await self._look_at(buckets)
+        if longest_wait(standings, amounts)[1] > 0:
+            raise _limited(standings, amounts)
 
     async def give_back(self, charge: Charge) -> list[Standing]:
         """Undo a charge, once; how its buckets stand then. What has leaked since stays taken, and what Redis can't be told, too."""
@@ -184,6 +194,15 @@ class RateLimiter:
         now_us = self._now_us()
         is_admitted, standings = self._memory.take(buckets, amounts, now_us)
         return is_admitted, standings, now_us, True
+
+    async def _look_at(self, buckets: Sequence[Bucket]) -> list[Standing]:
+        if not self._is_away:
+            try:
+                return (await at_most(TIMEOUT_S, self._ask(buckets, [0] * len(buckets))))[1]
+            except _AWAY as error:
+                self._leave(error)
+        self._look_for_redis()
+        return self._memory.standings(buckets, self._now_us())
 
     async def _ask(self, buckets: Sequence[Bucket], amounts: Sequence[int]) -> tuple[bool, list[Standing], int, bool]:
         now_us = self._now_us()
@@ -231,6 +250,18 @@ class RateLimiter:
 
     def _script_time(self) -> int | str:
         return "" if self._redis_now_us is None else self._redis_now_us()
+
+
+def _wanted(
+    tenant_id: str, api_key_id: UUID | None, limits: Limits, tokens: int, requests: int
+) -> tuple[tuple[Bucket, ...], tuple[int, ...]]:
+    """The buckets that apply and what each has to give; ExceedsBurst where one never can."""
+    buckets = buckets_of(tenant_id, api_key_id, limits)
+    amounts = tuple(bucket.amount(tokens, requests) for bucket in buckets)
+    for bucket, amount in zip(buckets, amounts, strict=True):
+        if amount > bucket.rate.burst:
+            raise _exceeds(bucket, amount)
+    return buckets, amounts
 
 
 def _limited(standings: Sequence[Standing], amounts: Sequence[int]) -> RateLimited:
