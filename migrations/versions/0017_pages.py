@@ -8,8 +8,8 @@ EXCLUSIVE locks are held for a moment only.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0018"
-down_revision = "0013"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 
