@@ -326,7 +326,9 @@ class JobObject(Described):
         description="Of a waiting job; in lists and in the answer to its submission only where it is a budget."
     )
     usage: Usage
-    timing: TimingObject | None = Field(description="Of a job that has ended; null in lists.")
+    timing: TimingObject | None = Field(
+        description="Of a job that has ended; null in lists, and where its last attempt wasn't measured: its worker was lost."
+    )
     changes: dict[Literal["max_tokens", "model"], Change] | None = Field(
         description="What differs from the request, by field, because `on_budget` allowed it."
     )

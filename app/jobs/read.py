@@ -77,7 +77,8 @@ def _select(*, with_choices: bool) -> Select[Any]:
         a = t.attempts.c
         joined = joined.outerjoin(t.job_results).outerjoin(t.attempts, and_(a.job_id == j.id, a.attempt == j.attempt))
         r = t.job_results.c
-        columns += [r.choices, r.forgotten_at, r.forgotten_for, j.eligible_at, a.queued_s, a.prefill_s, a.decode_s]
+        columns += [r.choices, r.forgotten_at, r.forgotten_for, j.eligible_at]
+        columns += [a.queued_s, a.prefill_s, a.decode_s, a.ended_at]
         return select(*columns).select_from(joined)
     return select(*columns).select_from(joined)
 
@@ -87,12 +88,22 @@ def _view(row: Row[Any]) -> JobView:
     values["cached_tokens"] = values["cached_tokens"] or 0
     values["completion_tokens"] = values["completion_tokens"] or 0
     values["choices"] = values.get("choices") or None  # none since they were forgotten
-    eligible_at = values.pop("eligible_at", None)
-    parts = [values.pop(name, None) for name in ("queued_s", "prefill_s", "decode_s")]
-    if eligible_at is not None and values["finished_at"] is not None:
-        timing = None if None in parts else Timing(*parts)
-        values["breakdown"] = breakdown(values["created_at"], eligible_at, values["finished_at"], timing)
+    attempt = {
+        name: values.pop(name, None) for name in ("eligible_at", "ended_at", "queued_s", "prefill_s", "decode_s")
+    }
+    if attempt["eligible_at"] is not None and values["finished_at"] is not None:
+        values["breakdown"] = _breakdown(values, attempt)
     return JobView(**values)
+
+
+def _breakdown(job: dict[str, Any], last: dict[str, Any]) -> Breakdown | None:
+    """Of an ended job; None where its last attempt wasn't measured. `last` is that attempt, and since when the job could run."""
+    times = job["created_at"], last["eligible_at"], job["finished_at"]
+    has_waited_again = last["ended_at"] is not None and last["ended_at"] <= last["eligible_at"]
+    if job["attempt"] == 0 or job["shared_from"] is not None or has_waited_again:
+        return breakdown(*times, None)
+    parts = last["queued_s"], last["prefill_s"], last["decode_s"]
+    return None if None in parts else breakdown(*times, Timing(*parts))
 
 
 _ONE = _select(with_choices=True).where(

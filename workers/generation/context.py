@@ -51,6 +51,7 @@ class WorkerContext:
     is_draining: bool = False
     is_fit: asyncio.Event = field(default_factory=asyncio.Event)  # the engine has passed its self-test
     alone: set[str] = field(default_factory=set)  # request ids of suspects, who run without company
+    first_tokens: asyncio.Event = field(default_factory=asyncio.Event)  # of a job that somebody reads
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # room or hand changed
 
     @property

@@ -51,6 +51,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             emit(log, logging.ERROR, "output_unreadable", error=error, job=job.started.job_id.hex)
             await stop_job(worker, finisher, job, "failed", _UNREADABLE)
             continue
+        _hurry_first_tokens(worker, job)
         if has_stopped:
             await worker.engine.abort(delta.request_id, delta.choice)
         if job.is_complete and not job.is_ending:  # a cancel may have come while the engine took the abort
@@ -86,6 +87,11 @@ def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:
         prefill_tokens=slow.prefill_tokens, decode_tokens=slow.decode_tokens, kv_blocks_used=stats.kv_blocks_used,
         kv_blocks_total=stats.kv_blocks_total, preempted=slow.preempted,
     )  # fmt: skip
+
+
+def _hurry_first_tokens(worker: WorkerContext, job: RunningJob) -> None:
+    if job.is_read and job.told_at is None:
+        worker.first_tokens.set()
 
 
 def _is_saturated(worker: WorkerContext) -> bool:

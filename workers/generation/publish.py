@@ -1,8 +1,10 @@
 """How do readers learn what is new? Each job's tokens go to its stream, which is also the checkpoint to resume from."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 from app.queue.events import JobEvent, Publication
 from app.redis import RedisError
@@ -12,24 +14,40 @@ from workers.generation.hand import RunningJob
 
 log = logging.getLogger(__name__)
 
+_BETWEEN_FIRSTS_S = 0.005  # so that a burst of first tokens goes in a few round trips
+
 
 async def publish_forever(worker: WorkerContext) -> None:
-    """Tell readers what is new, all jobs in one round trip, at most once an interval. A lost stream loses no result."""
+    """Tell readers what is new, all jobs in one round trip, at most once an interval; the first tokens of a job that is read at once.
+
+    A lost stream loses no result.
+    """
+    loop, interval_s = asyncio.get_running_loop(), worker.settings.event_interval_s
+    next_at = loop.time() + interval_s
     while True:
-        await asyncio.sleep(worker.settings.event_interval_s)
-        await publish(worker, is_whole=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(next_at):
+                await worker.first_tokens.wait()
+        worker.first_tokens.clear()
+        if loop.time() >= next_at:
+            next_at = loop.time() + interval_s
+            await publish(worker, which="due")
+        else:
+            await publish(worker, which="first")
+            await asyncio.sleep(min(_BETWEEN_FIRSTS_S, interval_s))
 
 
-async def publish(worker: WorkerContext, given_back: Sequence[RunningJob] = (), *, is_whole: bool = True) -> bool:
+async def publish(
+    worker: WorkerContext, given_back: Sequence[RunningJob] = (), *, which: Literal["all", "due", "first"] = "all"
+) -> bool:
     """Tell readers what is new; return whether Redis has all of it. What it has is also where another attempt goes on.
 
-    Jobs that are ending tell the rest with their end, but for those that are given back. Unless it has to be `is_whole`, those that
-    nobody reads are passed over for a while.
+    Jobs that are ending tell the rest with their end, but for those that are given back. `which`: of all jobs, without those that nobody
+    reads and that were told of lately, or only first tokens for which a reader waits.
     """
     now = worker.clock.monotonic()
-    unread_since = now - worker.settings.unread_event_interval_s
     for job in worker.hand.values():
-        if not is_whole and not job.is_read and job.told_at is not None and job.told_at > unread_since:
+        if which != "all" and not _is_due(worker, job, now, which):
             continue
         deltas = [] if job.is_ending and job not in given_back else job.take_unpublished()
         if deltas:
@@ -51,3 +69,9 @@ async def publish(worker: WorkerContext, given_back: Sequence[RunningJob] = (), 
             if not left:
                 del worker.unsent[publication.job_id]
     return True
+
+
+def _is_due(worker: WorkerContext, job: RunningJob, now: float, which: Literal["due", "first"]) -> bool:
+    if job.told_at is None:
+        return job.is_read or which == "due"
+    return which == "due" and (job.is_read or now - job.told_at >= worker.settings.unread_event_interval_s)

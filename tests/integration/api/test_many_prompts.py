@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from app.api.openai.completion_request import MAX_PROMPTS
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.openai.completion_request import MAX_PROMPTS
 from tests.support.api import HandWorker, Tenant
 from tests.support.budgets import add_budget
 

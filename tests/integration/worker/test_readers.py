@@ -16,7 +16,7 @@ from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
 from workers.generation.outputs import take_step, watch_callers
-from workers.generation.publish import publish
+from workers.generation.publish import publish, publish_forever
 
 
 class ShiftedClock(SystemClock):
@@ -38,7 +38,7 @@ async def bring(worker: WorkerContext, finisher: Finisher, job: RunningJob, text
     """A step of the engine that brings these letters, then the publisher's turn."""
     delta = TokenDelta(job.request_id, 0, job.num_generated, [ord(letter) for letter in text])
     await take_step(worker, finisher, StepOutput(deltas=[delta]))
-    await publish(worker, is_whole=False)
+    await publish(worker, which="due")
 
 
 async def published(worker: WorkerContext, job: RunningJob) -> str:
@@ -100,3 +100,22 @@ async def test_who_reads_before_the_start_is_known_at_the_start(
     for letter in "abc":
         await bring(worker, finisher, job, letter)
     assert await published(worker, job) == "abc"
+
+
+async def test_a_reader_has_the_first_tokens_at_once(worker: WorkerContext, settings: Settings) -> None:
+    worker.settings = settings.model_copy(update={"event_interval_s": 600.0})
+    finisher = Finisher(worker)
+    take_in(worker, finisher, await start_under(worker, settings, max_tokens=50))
+    take_in(worker, finisher, await start_under(worker, settings, max_tokens=50))
+    read, unread = worker.hand.values()
+    read.is_read = True
+    publishing = asyncio.create_task(publish_forever(worker))
+    deltas = [TokenDelta(job.request_id, 0, 0, [ord("a")]) for job in (read, unread)]
+    await take_step(worker, finisher, StepOutput(deltas=deltas))
+    async with asyncio.timeout(5):
+        while await published(worker, read) != "a":
+            await asyncio.sleep(0.01)
+    assert await published(worker, unread) == ""
+    publishing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await publishing

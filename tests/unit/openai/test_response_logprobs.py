@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from app.api.openai.response_request import ResponseRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.openai.response_answer import response_object
 from app.api.openai.response_stream import ResponseEvents
+from app.openai.response_request import ResponseRequest
 from tests.unit.openai.test_response_events import FREE, JOB
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
