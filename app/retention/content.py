@@ -16,14 +16,17 @@ _LATE_S = 600
 
 # An end is looked at once, but while something still needs its texts: a batch that hasn't written its line down, a job of identical
 # work that waits for them. A dead job's prompt goes, too: it can't be requeued then.
-_HELD = """
-    EXISTS (SELECT 1 FROM batch_lines l WHERE l.job_id = j.id AND l.state = 'submitted')
-    OR EXISTS (SELECT 1 FROM jobs f WHERE f.shared_from = j.id AND f.status = 'queued')
+# Looked up one by one, not by EXISTS ... OR EXISTS: Postgres would hash each of these tables whole.
+_HELD = """coalesce(
+    (SELECT true FROM batch_lines l WHERE l.job_id = j.id AND l.state = 'submitted'),
+    (SELECT true FROM jobs f WHERE f.shared_from = j.id AND f.status = 'queued' LIMIT 1),
+    false)
 """
-_HAS_CONTENT = """
-    EXISTS (SELECT 1 FROM job_inputs i WHERE i.job_id = j.id)
-    OR EXISTS (SELECT 1 FROM job_results r WHERE r.job_id = j.id AND r.forgotten_at IS NULL)
-    OR EXISTS (SELECT 1 FROM face_calls c WHERE c.job_id = j.id) OR j.work_key IS NOT NULL
+_HAS_CONTENT = """coalesce(
+    (SELECT true FROM job_inputs i WHERE i.job_id = j.id),
+    (SELECT true FROM job_results r WHERE r.job_id = j.id AND r.forgotten_at IS NULL),
+    (SELECT true FROM face_calls c WHERE c.job_id = j.id),
+    j.work_key IS NOT NULL)
 """
 _CUTOFF = "statement_timestamp() - make_interval(secs => t.content_retention_s)"
 _PAST = f"""
@@ -32,14 +35,14 @@ _PAST = f"""
 """
 _TENANTS = text(f"""
     SELECT o.id FROM tenants o WHERE o.content_retention_s IS NOT NULL
-      AND EXISTS (SELECT 1 FROM {_PAST} WHERE t.id = o.id AND ({_HAS_CONTENT})) ORDER BY o.id
+      AND EXISTS (SELECT 1 FROM {_PAST} WHERE t.id = o.id AND {_HAS_CONTENT}) ORDER BY o.id
 """)  # noqa: S608 - our own text
 _DUE = text(f"""
-    SELECT j.id, j.finished_at, ({_HELD}) AS is_held FROM {_PAST}
-    WHERE t.id = :tenant AND j.finished_at >= CAST(:since AS timestamptz) AND ({_HAS_CONTENT})
+    SELECT j.id, j.finished_at, {_HELD} AS is_held FROM {_PAST}
+    WHERE t.id = :tenant AND j.finished_at >= CAST(:since AS timestamptz) AND {_HAS_CONTENT}
     ORDER BY j.finished_at LIMIT :most
 """)  # noqa: S608 - our own text
-_COUNT = text(f"SELECT count(*) FROM {_PAST} WHERE ({_HAS_CONTENT}) AND NOT ({_HELD})")  # noqa: S608 - our own text
+_COUNT = text(f"SELECT count(*) FROM {_PAST} WHERE {_HAS_CONTENT} AND NOT {_HELD}")  # noqa: S608 - our own text
 # Anew, and locked: a requeue by an operator may have come between.
 _LOCK = text("""
     SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NOT NULL ORDER BY id FOR UPDATE

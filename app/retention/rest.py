@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 _DAYS = "coalesce(t.retention_days, CAST(:days AS integer))"
 _OLD = f"statement_timestamp() - make_interval(days => {_DAYS})"
+_MOST_COUNTED = 10_000_000  # of one tenant's deliveries, where nothing is deleted
 _UNUSED_S = 86_400  # an upload that no batch has asked for may be about to be
 _ENDED_AT = "greatest(b.completed_at, b.failed_at, b.expired_at, b.cancelled_at)"
 _IS_ACTIVE = "b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
@@ -41,10 +42,14 @@ _FILE = text("DELETE FROM files WHERE id = :id")
 # A job's own deliveries go with it. Ids are UUIDv7 (RFC 9562): older ones are less than one of that time, so the index leads to them.
 _FLOOR = f"CAST(lpad(to_hex(CAST(extract(epoch FROM {_OLD}) * 1000 AS bigint)), 12, '0') || repeat('0', 20) AS uuid)"
 _OLD_DELIVERIES = f"""
-    SELECT w.id FROM tenants t JOIN webhook_deliveries w ON w.tenant_id = t.id AND w.id < {_FLOOR}
-    WHERE w.job_id IS NULL AND w.status <> 'pending' AND w.ended_at < {_OLD}
+    SELECT w.id FROM tenants t CROSS JOIN LATERAL (
+        SELECT id FROM webhook_deliveries
+        WHERE tenant_id = t.id AND id < {_FLOOR} AND job_id IS NULL AND status <> 'pending' AND ended_at < {_OLD}
+        ORDER BY id LIMIT :most) w
 """  # noqa: S608 - our own text
-_LOCK_DELIVERIES = text(f"{_OLD_DELIVERIES} LIMIT :most FOR UPDATE OF w SKIP LOCKED")
+_LOCK_DELIVERIES = text(f"""
+    SELECT id FROM webhook_deliveries WHERE id = ANY(ARRAY({_OLD_DELIVERIES} LIMIT :most)) FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - our own text
 _TRIES = text("DELETE FROM webhook_tries WHERE delivery_id = ANY(CAST(:ids AS uuid[]))")
 _DELIVERIES = text("DELETE FROM webhook_deliveries WHERE id = ANY(CAST(:ids AS uuid[]))")
 
@@ -126,7 +131,7 @@ async def count_rest(
     }
     if usage_days is not None:
         counted["usage"] = _OLD_USAGE
-    values = {"days": days, "worker_days": worker_days, "usage_days": usage_days}
+    values = {"days": days, "worker_days": worker_days, "usage_days": usage_days, "most": _MOST_COUNTED}
     found = {}
     for table, query in counted.items():
         named = {name: value for name, value in values.items() if f":{name}" in query}

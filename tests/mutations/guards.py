@@ -420,8 +420,8 @@ GUARDS = (
         (
             Patch(
                 "app/retention/content.py",
-                '    OR EXISTS (SELECT 1 FROM jobs f WHERE f.shared_from = j.id AND f.status = \'queued\')\n"""\n_HAS',
-                '"""\n_HAS',
+                "    (SELECT true FROM jobs f WHERE f.shared_from = j.id AND f.status = 'queued' LIMIT 1),\n",
+                "",
             ),
         ),
         (f"{RETENTION}/test_content.py::test_texts_that_others_wait_for_are_wiped_after_them",),
