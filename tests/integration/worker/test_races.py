@@ -23,7 +23,7 @@ from tests.support.dead import DEADLY, send_back
 from tests.support.jobs import BUNDLE, ENCODER, FILES, POOL, nominations, open_lease, seed, submit
 from workers.engine.config import EngineConfig
 from workers.engine.process import EngineProcess
-from workers.engine.protocol import Request, SamplingParams, StepOutput, TokenDelta
+from workers.engine.protocol import Moved, Request, SamplingParams, StepOutput, TokenDelta
 from workers.generation.canary import Canary
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
@@ -204,3 +204,13 @@ async def test_a_life_after_death_begins_anew_though_the_stream_has_tokens(
         assert (checkpoint.run, checkpoint.num_tokens) == (2, 0)
     else:
         assert (job.run, job.num_resumed) == (1, 2)
+
+
+async def test_a_preemption_is_noted_on_the_job_that_it_befell(worker: WorkerContext, settings: Settings) -> None:
+    take_in(worker, finisher := Finisher(worker), await start(worker, settings))
+    (job,) = worker.hand.values()
+    moves = [Moved(job.request_id, 0, False), Moved("somebody else's.1", 0, False), Moved(job.request_id, 0, True)]
+    await take_step(worker, finisher, StepOutput(moved=moves))
+    ((noted,),) = [job.preempted]
+    assert noted["choice"] == 0
+    assert noted["back_s"] is not None
