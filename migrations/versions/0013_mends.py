@@ -11,18 +11,6 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
-    op.create_index(
-        "ix_webhook_deliveries_spent",
-        "webhook_deliveries",
-        ["next_try_at"],
-        postgresql_where=sa.text("status = 'pending' AND tries - sent_before >= 10"),
-    )
-    op.create_index(
-        "ix_webhook_deliveries_open",
-        "webhook_deliveries",
-        ["endpoint_id", "id"],
-        postgresql_where=sa.text("status = 'pending'"),
-    )
     op.add_column("batches", sa.Column("idempotency_key", sa.Text(), nullable=True))
     op.add_column("batches", sa.Column("body_hash", sa.LargeBinary(), nullable=True))
     op.create_index(
@@ -32,6 +20,19 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
+    with op.get_context().autocommit_block():
+        for name, columns, where in (
+            ("ix_webhook_deliveries_spent", ["next_try_at"], "status = 'pending' AND tries - sent_before >= 10"),
+            ("ix_webhook_deliveries_open", ["endpoint_id", "id"], "status = 'pending'"),
+        ):
+            op.drop_index(name, table_name="webhook_deliveries", if_exists=True, postgresql_concurrently=True)
+            op.create_index(
+                name,
+                "webhook_deliveries",
+                columns,
+                postgresql_where=sa.text(where),
+                postgresql_concurrently=True,
+            )
 
 
 def downgrade() -> None:

@@ -60,14 +60,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_failures")),
     )
     op.create_index(op.f("ix_login_failures_last_at"), "login_failures", ["last_at"], unique=False)
-    op.create_index(
-        op.f("ix_usage_at"),
-        "usage",
-        ["at"],
-        unique=False,
-        postgresql_using="brin",
-        postgresql_with={"autosummarize": "on"},
-    )
     op.create_table(
         "usage_hours",
         sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
@@ -88,6 +80,16 @@ def upgrade() -> None:
         sa.Column("rolled_up_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("hour", name=op.f("pk_usage_rollups")),
     )
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_usage_at", table_name="usage", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            "ix_usage_at",
+            "usage",
+            ["at"],
+            postgresql_using="brin",
+            postgresql_with={"autosummarize": "on"},
+            postgresql_concurrently=True,
+        )
 
 
 def downgrade() -> None:

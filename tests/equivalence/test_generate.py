@@ -61,8 +61,12 @@ def test_in_a_shuffled_batch_with_chunked_prefill(expected):
 def test_under_a_pool_so_small_that_sequences_are_preempted(expected):
     folder, prompts, wanted = expected
     engine = tiny.load(folder, max_batch_tokens=16, max_num_seqs=6, block_size=4, num_blocks=16)
-    _check(tiny.run(engine, _requests(prompts, reversed(range(len(prompts))))), wanted)
+    outcome = tiny.run(engine, _requests(prompts, reversed(range(len(prompts)))))
+    _check(outcome, wanted)
     assert engine.stats().preemptions > 0
+    out = [each.request_id for each in outcome.moved if not each.is_back]
+    assert len(out) == engine.stats().preemptions
+    assert sorted(out) == sorted(each.request_id for each in outcome.moved if each.is_back), "each came back"
 
 
 def test_from_the_prefix_cache(expected):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.decode import DecodeLoop
 from workers.engine.engine import PagedEngine
 from workers.engine.load import load_engine
-from workers.engine.protocol import Logprob, Request, RequestFailed, SamplingParams
+from workers.engine.protocol import Logprob, Moved, Request, RequestFailed, SamplingParams
 from workers.engine.tokenizer import byte_bundle
 
 VOCAB_SIZE = 300
@@ -218,6 +218,7 @@ class Outcome:
     reasons: dict[tuple[str, int], str]
     logprobs: dict[tuple[str, int], list[Logprob]]
     failed: list[RequestFailed]
+    moved: list[Moved] = field(default_factory=list)
 
 
 def run(engine: PagedEngine, requests: list[Request]) -> Outcome:
@@ -231,6 +232,7 @@ def run(engine: PagedEngine, requests: list[Request]) -> Outcome:
             break
         output = engine.step()
         outcome.failed += output.failed
+        outcome.moved += output.moved
         for delta in output.deltas:
             key = (delta.request_id, delta.choice)
             tokens = outcome.tokens.setdefault(key, [])

@@ -54,7 +54,7 @@ GUARDS = (
     Guard(
         "caps-lock",
         "submitters at once don't fill the same last place",
-        (Patch("app/quotas/caps.py", "    FOR NO KEY UPDATE\n", ""),),
+        (Patch("app/quotas/caps.py", 'text(_CAPS + "FOR NO KEY UPDATE")', "text(_CAPS)"),),
         ("tests/integration/quotas/test_caps.py::test_a_cap_is_used_up_to_the_last_job_and_token",),
     ),
     Guard(

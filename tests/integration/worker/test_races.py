@@ -17,7 +17,7 @@ from app.queue.streams import Nomination
 from app.settings import Settings
 from tests.support.dead import DEADLY, send_back
 from tests.support.jobs import start_under
-from workers.engine.protocol import Request, SamplingParams, StepOutput, TokenDelta
+from workers.engine.protocol import Moved, Request, SamplingParams, StepOutput, TokenDelta
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
@@ -166,3 +166,13 @@ async def test_a_life_after_death_begins_anew_though_the_stream_has_tokens(
         assert (checkpoint.run, checkpoint.num_tokens) == (2, 0)
     else:
         assert (job.run, job.num_resumed) == (1, 2)
+
+
+async def test_a_preemption_is_noted_on_the_job_that_it_befell(worker: WorkerContext, settings: Settings) -> None:
+    take_in(worker, finisher := Finisher(worker), await start_under(worker, settings))
+    (job,) = worker.hand.values()
+    moves = [Moved(job.request_id, 0, False), Moved("somebody else's.1", 0, False), Moved(job.request_id, 0, True)]
+    await take_step(worker, finisher, StepOutput(moved=moves))
+    ((noted,),) = [job.preempted]
+    assert noted["choice"] == 0
+    assert noted["back_s"] is not None

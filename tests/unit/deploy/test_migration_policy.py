@@ -12,7 +12,7 @@ VERSIONS = sorted((ROOT / "migrations/versions").glob("[0-9]*.py"))
 FREE_UNTIL = "0012"
 TAKES_AWAY = {"drop_table", "drop_column", "rename_table", "drop_constraint", "execute"}
 # Written by every job: an index that is built in a transaction stops them for as long as it takes.
-HOT = {"jobs", "job_inputs", "job_results", "attempts", "usage", "ledger"}
+HOT = {"jobs", "job_inputs", "job_results", "attempts", "usage", "ledger", "webhook_deliveries", "webhook_tries"}
 MARK = "CONTRACTS"  # a migration that takes away says so by this name, and why no running version minds
 
 
