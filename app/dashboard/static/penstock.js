@@ -47,6 +47,7 @@
   body.addEventListener("htmx:afterOnLoad", (event) => { if (event.detail.successful) trouble().hidden = true; });
 
   document.addEventListener("click", (event) => {
+    for (const each of document.querySelectorAll("details.confirm[open]")) if (!each.contains(event.target)) each.open = false;
     const at = event.target.closest("button, a");
     if (!at) return;
     if (at.matches("[data-theme-switch]")) {
