@@ -389,6 +389,7 @@ class Settings(BaseSettings):
     # Dashboard
     dashboard_url: str | None = Field(
         None,
+        pattern=r"^https?://[^/\s]+/?$",
         description="Where browsers find the API, such as https://penstock.example.com, if a proxy changes Host or scheme. Unset: by Host.",
     )
     dashboard_idle_s: Seconds = Field(7200.0, description="A session in which nobody did anything for so long ends.")

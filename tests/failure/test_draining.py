@@ -66,7 +66,7 @@ async def test_an_engine_that_dies_does_not_bring_a_drained_worker_back(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
-        (begun,) = await submit_and_nominate(engine, settings, queue, 1, max_tokens=1000)
+        (begun,) = await submit_and_nominate(engine, settings, queue, 1, max_tokens=200)
         await wait_for(engine, "SELECT count(*) = 1 FROM jobs WHERE status = 'running'")
         first = await live(engine)
         await set_drained(engine, first, is_drained=True)

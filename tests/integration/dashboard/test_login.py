@@ -94,6 +94,17 @@ async def test_a_log_in_leads_back_to_the_page_that_was_asked_for(stranger: Brow
     assert answer.headers["location"] == "/admin/account"
 
 
+async def test_a_page_that_refreshes_itself_leads_to_the_log_in_and_back_to_itself(stranger: Browser) -> None:
+    asked = {"HX-Request": "true", "HX-Current-URL": f"{HOST}/admin/tenants/acme?edit=limits"}
+    answer = await stranger.get("/admin/overview/live", headers=asked)
+    assert answer.status_code == 401
+    assert answer.headers["hx-redirect"] == "/admin/login?next=/admin/tenants/acme"
+    asked["HX-Current-URL"] = "https://evil.test//evil.test/x"
+    assert (await stranger.get("/admin/overview/live", headers=asked)).headers[
+        "hx-redirect"
+    ] == "/admin/login?next=/admin"
+
+
 @pytest.mark.parametrize(
     "elsewhere", ["https://evil.test/", "//evil.test", "/admin//evil.test", "/admin/\\evil", "/v1/jobs"]
 )
