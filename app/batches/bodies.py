@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
+from app.openai.fields import REQUESTS_FAULT
+
 _encode = msgspec.json.Encoder().encode
-# What is wrong with the request is its sender's matter; anything else is ours.
-_STATUS_OF = {"failed": 400, "dead": 500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ def refused_line(custom_id: str, job: EndedJob) -> bytes:
     error = job.error or {}
     code = str(error.get("code") or job.status)
     message = str(error.get("message") or error.get("detail") or f"the job is {job.status}")
-    status = _STATUS_OF.get(job.status)
-    if status is None:
+    if job.status not in {"failed", "dead"}:
         return lost_line(custom_id, job.id, code, message)
+    status = 400 if job.status == "failed" and code in REQUESTS_FAULT else 500
     kind = "invalid_request_error" if status == 400 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": error.get("param"), "code": code}}
     return _line(custom_id, job.id, {"status_code": status, "request_id": job.id.hex, "body": body}, None)

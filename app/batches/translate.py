@@ -31,6 +31,7 @@ NOT_IN_A_LINE = {
     "on_budget": "must be left out in a line of a batch: a batch waits for its budgets by itself",
     "fallback_model": "must be left out in a line of a batch: name the model that shall run it",
 }
+_ASKS_NOTHING: tuple[Any, ...] = (None, False, [])
 
 
 def to_request(endpoint: str, body: Body) -> JobRequest:
@@ -41,7 +42,7 @@ def to_request(endpoint: str, body: Body) -> JobRequest:
     """
     model = ENDPOINTS[endpoint]
     for name, why in NOT_IN_A_LINE.items():
-        if body.get(name):
+        if body.get(name) not in _ASKS_NOTHING:
             raise InvalidRequest(f"{name}: {why}", param=name)
     try:
         try:

@@ -15,6 +15,9 @@ TIER_OF: dict[str | None, Tier] = {
 }  # fmt: skip
 SERVICE_TIER_OF: dict[str, str] = {"standard": "default", "interactive": "priority", "batch": "flex"}
 
+# Codes of jobs that failed by their own request's fault; all other ends without success are ours, or the clock's.
+REQUESTS_FAULT = frozenset({"grammar_invalid", "grammar_too_complex", "prompt_too_long", "invalid_request"})
+
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 MaxTokens = Annotated[Integer, Field(ge=1, le=MAX_TOKENS_LIMIT)]
 

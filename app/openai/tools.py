@@ -90,13 +90,17 @@ def calling(
     """How the tools are to be used; `choice` is OpenAI's word, `named` a function that must be called.
 
     Raises:
-        InvalidRequest: a choice without tools, of a function that isn't among them, or two of one name.
+        InvalidRequest: a choice without tools, of a function that isn't among them, two of one name, or arguments that are no object.
     """
     known = list(tools or [])
     names = [each.name for each in known]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidRequest(f"tools: two functions have the name {twice!r}", param="tools")
+    for i, tool in enumerate(known):
+        if (tool.parameters or {}).get("type", "object") != "object":
+            field = f"tools[{i}].function.parameters.type"
+            raise InvalidRequest(f"{field}: must be 'object': arguments have names", param=field)
     if named is not None and named not in names:
         raise InvalidRequest(f"tool_choice: there is no function {named!r} among the tools", param="tool_choice")
     if choice in {"required", "auto"} and not known:

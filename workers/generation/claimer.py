@@ -97,12 +97,15 @@ class _Bell:
     def __init__(self, worker: WorkerContext) -> None:
         self._worker = worker
         self._ringing: asyncio.Task[Ring | None] | None = None
-        self._heard: set[str] = set()  # tiers for whose bells it waits
+        self._own: set[str] = set()  # tiers for whose bells it waits: with room for everybody
+        self._full: set[str] = set()  # or only for those who may displace others
 
     async def wait(self, rooms: Mapping[str, Sequence[Room]]) -> None:
         """Until the bell rang or its time is over, or one who found no room would find some now. Raises RedisError."""
         full = _full(rooms)
-        if await self._listen({tier for tier in TIERS if (tier, COMMON_LEVEL) not in full}):
+        own = {tier for tier in TIERS if (tier, COMMON_LEVEL) not in full}
+        # Where not even the most privileged has room, a bell would be taken from a worker that has some.
+        if await self._listen(own, {tier for tier in TIERS if (tier, 0) not in full} - own):
             return
         while self._ringing is not None and not self._ringing.done():
             change = asyncio.create_task(self._worker.wait_for_change(_BELL_WAIT_S))
@@ -116,17 +119,18 @@ class _Bell:
                 return
         await self._take_ring()
 
-    async def _listen(self, tiers: set[str]) -> bool:
-        """Wait for the bells of these tiers at least, from now on; whether one rang meanwhile."""
+    async def _listen(self, own: set[str], full: set[str]) -> bool:
+        """Wait for the bells of these tiers at least, from now on; whether one rang meanwhile. `full`: with room only by displacing others."""
         queue, who = self._worker.queue, self._worker.incarnation.hex
-        if self._ringing is not None and not tiers <= self._heard:
+        if self._ringing is not None and not (own <= self._own and full <= self._own | self._full):
             await queue.wake(who)
             if await self._take_ring():
                 return True
         if self._ringing is None:
-            self._heard = tiers
-            own, full = [each for each in TIERS if each in tiers], [each for each in TIERS if each not in tiers]
-            self._ringing = asyncio.create_task(queue.wait_for_bell(_BELL_WAIT_S, tiers=own, full=full, who=who))
+            self._own, self._full = own, full
+            by_rank = [[each for each in TIERS if each in tiers] for tiers in (own, full)]
+            bell = queue.wait_for_bell(_BELL_WAIT_S, tiers=by_rank[0], full=by_rank[1], who=who)
+            self._ringing = asyncio.create_task(bell)
         return False
 
     async def _take_ring(self) -> bool:

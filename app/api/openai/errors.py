@@ -24,7 +24,7 @@ from app.errors import (
 )
 from app.jobs.read import JobView
 from app.jobs.refusals import refusal
-from app.openai.fields import in_callers_words
+from app.openai.fields import REQUESTS_FAULT, in_callers_words
 from app.quotas.rates import RateLimited
 from app.redis import RedisError
 from app.telemetry import emit
@@ -42,9 +42,6 @@ _NAMES: dict[type[PenstockError], tuple[str, str]] = {
     PromptTooLong: ("invalid_request_error", "context_length_exceeded"),
 }
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
-
-# Codes of jobs that failed by their own request's fault; all other ends without success are ours, or the clock's.
-REQUESTS_FAULT = frozenset({"grammar_invalid", "grammar_too_complex", "prompt_too_long", "invalid_request"})
 
 
 @dataclass(frozen=True, slots=True)

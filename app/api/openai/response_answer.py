@@ -6,12 +6,11 @@ from uuid import UUID
 
 from app.api.openai.calls import Arguments, CallBegun, CallEnded, Part, Said, reader_of
 from app.api.openai.common_answer import RESPONSE, call_id, name_of, seconds
-from app.api.openai.errors import REQUESTS_FAULT
 from app.api.openai.token_places import TokenPlaces
 from app.jobs.notices import response_status
 from app.jobs.read import JobView
 from app.jobs.states import END_STATUSES, EndStatus
-from app.openai.fields import SERVICE_TIER_OF
+from app.openai.fields import REQUESTS_FAULT, SERVICE_TIER_OF
 from app.openai.response_request import ResponseRequest
 
 

@@ -39,8 +39,8 @@ for rank, tier in ipairs(each_tier) do
   tier.served, tier.at = tonumber(values[2 * rank - 1] or '0'), tonumber(values[2 * rank] or '0')
 end
 
--- A tenant that returned from idle is privileged until it has caught up with where the claims stood then: level 1 for the first part of
--- its credit, and so on. The last level is everybody's. What ran before has the first: others came in while it was away.
+-- A tenant that returned from idle is privileged until it has caught up with where the claims stood then: level 1 while the first part of
+-- a whole credit is left, and so on, so that a burst in pieces has the levels of one at once. The last level is everybody's. What ran before has the first: others came in while it was away.
 local function level_of(place, tenant, counter)
   local ahead = 'ahead:' .. prefix .. ':' .. place
   local stand, from = string.match(redis.call('HGET', ahead, tenant) or '', '^([^:]+):([^:]+)$')

@@ -22,7 +22,8 @@ end
 -- A tenant that returns from idle is lifted to the least counter of the active ones, or to where the claims stand (Sheng et al., "Fairness
 -- in Serving Large Language Models", OSDI 2024, algorithm 2). Of the share that it left to them meanwhile it keeps the credit of one
 -- worker's room: so a quiet tenant's burst goes ahead of a flood, and who idles for long saves no more. Until it has caught up with
--- where the claims stood (`ahead`), it may also take what others of its tier hold.
+-- where the claims stood, or used up its credit (`ahead`), it may also take what others of its tier hold.
+-- Where the claims stood may be far ahead of all: jobs were expected to cost much, and didn't. Then the active ones count.
 local function activate(place, tenant)
   local act, vtc = 'act:' .. prefix .. ':' .. place, 'vtc:' .. prefix .. ':' .. place
   if redis.call('ZSCORE', act, tenant) then return false end
@@ -31,7 +32,11 @@ local function activate(place, tenant)
   local credit = tonumber(redis.call('HGET', 'tiers:' .. prefix, ':credit') or '0')
   local floor = credit > 0 and math.min(others, stand - credit / terms_of(tenant)) or others
   local counter = math.max(tonumber(redis.call('HGET', vtc, tenant) or '0'), floor)
-  if counter < stand then redis.call('HSET', 'ahead:' .. prefix .. ':' .. place, tenant, string.format('%.17g:%.17g', stand, counter)) end
+  local ahead, reach = 'ahead:' .. prefix .. ':' .. place, credit / terms_of(tenant)
+  local first = redis.call('ZREVRANGE', act, 0, 0, 'WITHSCORES')
+  if first[1] and redis.call('HEXISTS', ahead, first[1]) == 0 then stand = math.min(stand, tonumber(first[2])) end
+  local till = math.min(stand, counter + reach)
+  if counter < till then redis.call('HSET', ahead, tenant, string.format('%.17g:%.17g', till, till - reach)) end
   redis.call('ZADD', act, string.format('%.17g', counter), tenant)
   redis.call('HDEL', vtc, tenant)
   return true

@@ -57,6 +57,7 @@ def test_instructions_come_first() -> None:
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         (CHAT, {"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         (TEXT, {"prompt": ["a", "b"]}, "prompt"),
+        (RESPONSE, {"input": "a", "previous_response_id": ""}, "previous_response_id"),
         (TEXT, {}, "prompt"),
         (RESPONSE, {"instructions": "x"}, "input"),
         (RESPONSE, {"input": "x", "background": True}, "background"),

@@ -110,6 +110,15 @@ def test_tools_go_to_the_template_unless_none_may_be_called() -> None:
         chat(tools=[TOOL, TOOL])
 
 
+@pytest.mark.parametrize("kind", ["string", "array", ["object", "null"]])
+def test_arguments_are_an_object(kind: Any) -> None:
+    """Others have no end that a stream could be told of: what followed them was told as a part of them."""
+    function = TOOL["function"] | {"parameters": {"type": kind}}
+    for choice in ("required", None):
+        with pytest.raises(InvalidRequest, match=r"tools\[0\].function.parameters.type: must be 'object'"):
+            chat(tools=[TOOL | {"function": function}], tool_choice=choice)
+
+
 def test_a_forced_call_comes_before_a_form() -> None:
     job = chat(tools=[TOOL], tool_choice="required", response_format={"type": "json_object"})
     assert job.structure is not None
