@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.authentication import Reader as MayRead
 from app.api.jobs import JobId, id_of
 from app.api.openapi import problems
+from app.api.paging import given_of
 from app.api.runtime import runtime_of
 from app.errors import InvalidRequest
 from app.streams.reader import Reader
@@ -60,6 +61,7 @@ async def read_events(
     ] = None,
 ) -> Response:
     """What happens to a job and what it writes, from any event on."""
+    given_of(request.query_params, ("starting_after",))  # a misspelt offset must not be the beginning
     after = _after(starting_after, "starting_after")
     if last_event_id:
         after = _after(last_event_id, "Last-Event-ID")

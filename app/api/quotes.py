@@ -153,7 +153,7 @@ def _document(quoted: Quote, when: Forecast | None) -> dict[str, Any]:
                 "left": max(0, each.left),
                 "wanted": wanted,
                 "would_refuse": not each.holds(wanted),
-                "resets_at": None if each.ends_at is None else each.ends_at.isoformat(),
+                "resets_at": each.resets_at,
             }
         )
     return {

@@ -133,7 +133,8 @@ class BatchReader:
         if line["method"] != "POST":
             raise _Wrong("invalid_method", "method: must be POST", "method")
         if line["url"] != self.endpoint:
-            raise _Wrong("mismatched_endpoint", f"url: must be the batch's endpoint, {self.endpoint}", "url")
+            advice = "mend the line, or make the batch with its url as endpoint"
+            raise _Wrong("mismatched_endpoint", f"url: must be the batch's endpoint, {self.endpoint}: {advice}", "url")
         if not isinstance(body, dict):
             raise _Wrong("invalid_type", "body: must be an object", "body")
         return custom_id, body

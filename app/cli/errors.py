@@ -30,7 +30,7 @@ def fail_usage(error: Any) -> NoReturn:
     else:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "penstock"
-        message = error.format_message().rstrip(".").replace("\n", " ")
+        message = error.format_message().rstrip(".").replace("\n", " ").replace("Value error, ", "")
         print(f"{command}: {message[:1].lower() + message[1:]}; `{command} --help` shows how", file=sys.stderr)
     raise SystemExit(error.exit_code)
 

@@ -85,9 +85,14 @@ def explain(facts: Row[Any], figures: PoolFigures | None, when: Forecast | None)
             {"breaker": facts.breaker},
         )
     if facts.running_jobs is not None and facts.running_jobs >= facts.max_running_jobs:
+        detail = (
+            f"{facts.running_jobs} of your jobs run, as many as may run at once; it starts when one of them has ended"
+        )
+        if facts.max_running_jobs == 0:
+            detail = "none of your jobs may run now (max_running_jobs is 0); it starts when an operator raises that"
         return Why(
             "tenant_cap",
-            f"{facts.running_jobs} of your jobs run, as many as may run at once; it starts when one of them has ended",
+            detail,
             figures={"running_jobs": facts.running_jobs, "max_running_jobs": facts.max_running_jobs},
         )
     return _queued(facts, figures, when)

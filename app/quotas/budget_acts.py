@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text, update
+from sqlalchemy import or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -57,7 +57,7 @@ _VIEW = f"""
 """  # noqa: S608  constants only
 _ONE = text(f"{_VIEW} WHERE b.id = :id")
 _SAME = text(f"""
-    {_VIEW} WHERE b.tenant_id = :tenant AND k.prefix IS NOT DISTINCT FROM :key AND b.metric = :metric
+    {_VIEW} WHERE b.tenant_id = :tenant AND b.api_key_id IS NOT DISTINCT FROM :key AND b.metric = :metric
         AND b.period = :period AND b.retired_at IS NULL
 """)
 _PAGE = text(f"""
@@ -117,8 +117,13 @@ async def read_budget(conn: AsyncConnection, budget_id: UUID) -> BudgetView:
 
 
 async def find_budget(conn: AsyncConnection, tenant_id: str, wanted: BudgetWanted) -> BudgetView | None:
-    """The budget that applies now to the same tenant or key, metric and period."""
-    same = {"tenant": tenant_id, "key": wanted.key, "metric": wanted.metric, "period": wanted.period}
+    """The budget that applies now to the same tenant or key, metric and period.
+
+    Raises:
+        InvalidRequest: the tenant has no such key.
+    """
+    key = await _key_id(conn, tenant_id, wanted.key)
+    same = {"tenant": tenant_id, "key": key, "metric": wanted.metric, "period": wanted.period}
     row = (await conn.execute(_SAME, same)).one_or_none()
     return BudgetView(*row) if row else None
 
@@ -192,8 +197,12 @@ async def _key_id(conn: AsyncConnection, tenant_id: str, prefix: str | None) -> 
     if prefix is None:
         return None
     found: UUID | None = await conn.scalar(
-        select(api_keys.c.id).where(api_keys.c.tenant_id == tenant_id, api_keys.c.prefix == prefix)
+        select(api_keys.c.id).where(
+            api_keys.c.tenant_id == tenant_id, or_(api_keys.c.prefix == prefix, api_keys.c.old_prefix == prefix)
+        )
     )
     if found is None:
-        raise InvalidRequest(f"key: {tenant_id!r} has no key with the prefix {prefix!r}", param="key")
+        raise InvalidRequest(
+            f"key: {tenant_id!r} has no key with the prefix {prefix!r}: `penstock keys list` shows all", param="key"
+        )
     return found

@@ -103,13 +103,19 @@ class Window:
         """Whether so much can be reserved now. Nothing always can."""
         return amount <= self.left or amount == 0
 
+    @property
+    def resets_at(self) -> str | None:
+        """When the next window begins, as the API writes times; None where none will."""
+        return None if self.ends_at is None else self.ends_at.isoformat().replace("+00:00", "Z")
+
     def refusal(self, amount: int) -> BudgetExhausted:
         """The error that says so."""
         unit = "millionths of the currency" if self.metric == "cost" else self.metric.replace("_", " ")
         span = "" if self.ends_at is None else f" a {self.period}"
+        resets_at = self.resets_at
         advice = "ask for less (max_tokens)"
         if self.ends_at is not None and amount <= self.hard_limit:
-            advice += f", wait for the next window, which begins at {self.ends_at.isoformat()} (on_budget: wait does)"
+            advice += f", wait for the next window, which begins at {resets_at} (on_budget: wait does)"
         return BudgetExhausted(
             f"the budget of {self.hard_limit} {unit}{span} can't hold the {amount} that this request may use, "
             f"{max(0, self.left)} are left; {advice}, or have it raised",
@@ -118,7 +124,7 @@ class Window:
             limit=self.hard_limit,
             period=self.period,
             left=max(0, self.left),
-            resets_at=None if self.ends_at is None else self.ends_at.isoformat(),
+            resets_at=resets_at,
         )
 
 

@@ -140,6 +140,10 @@ async def test_why_names_what_binds(
         await conn.execute(text("UPDATE tenants SET max_running_jobs = 1"))
     found = await why(client, job)
     assert found["reason"] == "tenant_cap"
+    assert "when one of them has ended" in found["detail"]
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE tenants SET max_running_jobs = 0"))
+    assert "max_running_jobs is 0" in (await why(client, job))["detail"]
     assert found["figures"] == {"running_jobs": 1, "max_running_jobs": 1}
     await client.post(running["urls"]["cancel"])
     assert (await why(client, running))["reason"] == "cancelling"

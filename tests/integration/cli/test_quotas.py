@@ -159,6 +159,9 @@ def test_a_budget_is_set_set_again_listed_and_retired(penstock: Run, settings: S
         (7, [50, 90], None),
         (5, [80, 100], prefix),
     ]
+    good(penstock, "keys", "rotate", prefix)
+    by_old_prefix = good(penstock, "budgets", "set", "acme", "total_tokens", "day", 6, "--key", prefix)
+    assert (by_old_prefix.split()[0], by_old_prefix.split()[2]) == (found[1]["id"], "changed:")
     assert "is retired" in good(penstock, "budgets", "retire", found[0]["id"])
     assert [line.split("\t")[0] for line in good(penstock, "budgets", "list").splitlines()] == [found[1]["id"]]
     assert len(good(penstock, "budgets", "list", "--retired").splitlines()) == 2

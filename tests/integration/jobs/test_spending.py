@@ -148,7 +148,7 @@ async def test_a_new_window_is_a_new_row_and_the_old_one_settles_in_its_own(
     (old,) = await submit(engine, settings, **ONE)
     with pytest.raises(BudgetExhausted) as refused:
         await submit(engine, settings, **ONE)
-    assert refused.value.extra["resets_at"] == next_window.isoformat()
+    assert refused.value.extra["resets_at"] == next_window.isoformat().replace("+00:00", "Z")
     await clock.advance(next_window - NOON - timedelta(microseconds=1))
     with pytest.raises(BudgetExhausted):
         await submit(engine, settings, **ONE)

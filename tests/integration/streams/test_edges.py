@@ -70,6 +70,13 @@ async def test_the_header_goes_before_the_query(client: httpx.AsyncClient, worke
         assert (await anext(events))["text"] == "cd"
 
 
+async def test_a_misspelt_offset_is_not_the_beginning(client: httpx.AsyncClient) -> None:
+    job = await submitted(client)
+    answer = await client.get(f"/v1/jobs/{job['id']}/events", params={"after": 7})
+    problem = assert_problem(answer, 422, "invalid_request", "isn't a known parameter; there are starting_after")
+    assert problem["param"] == "after"
+
+
 async def test_silence_is_filled_with_comments(client: httpx.AsyncClient, served: Served) -> None:
     job, heard = await submitted(client), Heard()
     async with watching(client, job, heard) as events:

@@ -52,7 +52,7 @@ def test_the_help_loads_nothing_that_is_heavy() -> None:
     [
         (["no-such-command"], "penstock: no such command 'no-such-command'; `penstock --help` shows how"),
         (["submit"], "penstock submit: invalid value: give exactly one of PROMPT, --file and --jsonl"),
-        (["submit", "a", "--tier", "fast"], "penstock submit: invalid value for '--tier'"),
+        (["submit", "a", "--tier", "fast"], "penstock submit: invalid value for '--tier': 'fast' is not one of"),
         (["submit", "a", "--max-tokens", "0"], "penstock submit: invalid value for '--max-tokens'"),
         (["up", "--port", "70000"], "penstock up: invalid value for '--port'"),
         (["jobs", "show"], "penstock jobs show: missing argument 'ID'"),
