@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -30,9 +31,12 @@ from app.dashboard.guard import Guard
 from app.dashboard.history import History
 from app.dashboard.pages import is_htmx, refusal
 from app.dashboard.services import Services
+from app.db import is_outage
 from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
 from app.redis import RedisError
+from app.telemetry import emit
 
+log = logging.getLogger("penstock.dashboard")
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
 ROUTERS = (
     assets.router, login.router, account.router, people.router, overview.router, tenants.router, tenant.router,
@@ -105,7 +109,8 @@ async def _parameters(request: Request, error: Exception) -> Response:
 async def _servers(request: Request, error: Exception) -> Response:
     if isinstance(error, DataError):  # such as U+0000, which no text of Postgres holds
         return refusal(request, InvalidRequest("a field holds a character or number that can't be stored"))
-    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+    if isinstance(error, SQLAlchemyError) and not is_outage(error):
+        emit(log, logging.ERROR, "dashboard.failed", error=error)
         return await _unforeseen(request, error)
     name = "Redis" if isinstance(error, RedisError) else "Postgres"
     return refusal(request, Unavailable(f"{name} doesn't answer now; nothing was lost, try again"))

@@ -1,6 +1,7 @@
 """Does every page show what there is, to whom it may, and nothing that a tenant has slipped into it as markup?"""
 
 import pytest
+from sqlalchemy import text
 
 from app.batches.store import batch_name
 from app.ids import delivery_name, endpoint_name, job_name
@@ -79,3 +80,13 @@ async def test_a_malformed_filter_is_told_and_breaks_nothing(world: World, viewe
         answer = await viewer.get(f"/admin{query}")
         assert answer.status_code == 422, query
         assert 'role="alert"' in answer.text, query
+
+
+async def test_a_query_that_is_wrong_is_our_fault_and_logged_not_an_outage(
+    world: World, viewer: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world.engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE breakers RENAME TO broken"))
+    answer = await viewer.get("/admin/models")
+    assert answer.status_code == 500
+    assert "dashboard.failed" in caplog.text
