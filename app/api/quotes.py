@@ -12,15 +12,17 @@ from app.api.documents import Change, Described, ForecastObject, answer, forecas
 from app.api.openapi import JOB_BODY, problems, shows
 from app.api.outlook import outlook_of_quote
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, models_of, prepare_all, stand_in, told
+from app.api.submission import Submission, models_of, prepare_all, refusing_of, stand_in, told
 from app.errors import BudgetExhausted
 from app.jobs.admission import Applicant, Verdict
+from app.jobs.breakers import unavailable
 from app.jobs.forecast import Forecast
 from app.jobs.prepare import PreparedJob
 from app.jobs.quote import Quote, quote
 from app.jobs.request import JobRequest
 from app.jobs.states import OnBudget
 from app.jobs.submit import Caller
+from app.quotas.rights import check_rights
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -89,8 +91,15 @@ async def quote_job(request: Request, caller: Writer) -> Response:
 
 async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes: int) -> Quote:
     submission = Submission(caller, wanted, num_bytes)
+    check_rights(caller.rights, tier=wanted.tier)
     models = await models_of(runtime, wanted)
-    candidates = await prepare_all(runtime, submission, models)
+    refusing = await refusing_of(runtime, models)
+    prepared = await prepare_all(runtime, submission, models)
+    if len(refusing) == len(models):
+        why = unavailable(refusing, open_s=runtime.settings.breaker_open_s)
+        return replace(await _ask(runtime, caller, prepared[0]), refused=why)
+    broken = {each.model for each in refusing}
+    candidates = [each for each in prepared if each.model.name not in broken]
     verdicts = [_look(runtime, caller, each) for each in candidates]
     with_room = [each for each, verdict in zip(candidates, verdicts, strict=True) if verdict is None]
     if verdicts[0] is not None and not with_room:

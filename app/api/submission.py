@@ -135,7 +135,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
         return replay
     check_rights(submission.caller.rights, tier=request.tier)
     models = await models_of(runtime, request)
-    refusing = await _refusing(runtime, models)
+    refusing = await refusing_of(runtime, models)
     if len(refusing) == len(models):
         raise unavailable(refusing, open_s=runtime.settings.breaker_open_s)  # before the work of counting tokens
     applicant = submission.applicant
@@ -213,7 +213,8 @@ async def models_of(runtime: Runtime, request: JobRequest) -> list[Model]:
     return found
 
 
-async def _refusing(runtime: Runtime, models: list[Model]) -> list[Standing]:
+async def refusing_of(runtime: Runtime, models: list[Model]) -> list[Standing]:
+    """The breakers of these models that let nothing through now."""
     standings = [await runtime.breakers.standing(model.name) for model in models]
     return [each for each in standings if each is not None and each.is_refusing]
 
@@ -261,7 +262,7 @@ async def _operators_choice(runtime: Runtime, submission: Submission, models: li
         other = await runtime.catalog.find(name)
     except InvalidRequest:
         return None
-    is_refusing = await _refusing(runtime, [other])
+    is_refusing = await refusing_of(runtime, [other])
     return None if is_refusing or runtime.admission.look(submission.applicant, other) is not None else other
 
 
