@@ -308,7 +308,7 @@ async def test_jobs_that_fail_or_die_are_told_with_their_errors(
             return {
                 "status": "failed",
                 "choices": None,
-                "error": {"code": "bad_schema", "message": "no"},
+                "error": {"code": "grammar_invalid", "message": "no"},
                 "billed": False,
             }
         return {}
@@ -318,7 +318,7 @@ async def test_jobs_that_fail_or_die_are_told_with_their_errors(
     assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     (line,) = await read_lines(client, f"/v1/files/{done['error_file_id']}/content")
     assert line["response"]["status_code"] == 400
-    assert line["response"]["body"]["error"]["code"] == "bad_schema"
+    assert line["response"]["body"]["error"]["code"] == "grammar_invalid"
 
 
 @pytest.mark.parametrize(

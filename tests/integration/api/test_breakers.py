@@ -67,6 +67,17 @@ async def test_an_open_breaker_is_a_503_that_says_when_to_come_back(
     await submit()
 
 
+async def test_a_quote_says_that_nothing_gets_in_or_who_stands_in(
+    client: httpx.AsyncClient, spare: Model, set_breaker: Any
+) -> None:
+    await set_breaker("open", in_s=20)
+    quoted = (await client.post("/v1/jobs/quote", json=BODY | {"model": MODEL})).json()
+    assert (quoted["outcome"], quoted["code"], quoted["forecast"]) == ("rejected", "model_unavailable", None)
+    assert quoted["retry_after_s"] >= 15
+    quoted = (await client.post("/v1/jobs/quote", json=BODY | {"model": MODEL, "fallback_model": "spare"})).json()
+    assert (quoted["outcome"], quoted["model"], quoted["requested_model"]) == ("accepted", "spare", MODEL)
+
+
 async def test_the_state_is_shown(client: httpx.AsyncClient, set_breaker: Any) -> None:
     for state, is_ok in (("closed", True), ("open", False), ("half_open", False)):
         await set_breaker(state)
