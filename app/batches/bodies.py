@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.ids import job_name
 from app.openai.fields import REQUESTS_FAULT
 
 _encode = msgspec.json.Encoder().encode
@@ -30,7 +31,7 @@ class EndedJob:
 def answered_line(custom_id: str, endpoint: str, job: EndedJob) -> bytes:
     """The line of the output file for a job that succeeded."""
     return _line(
-        custom_id, job.id, {"status_code": 200, "request_id": job.id.hex, "body": _BODIES[endpoint](job)}, None
+        custom_id, job.id, {"status_code": 200, "request_id": job_name(job.id), "body": _BODIES[endpoint](job)}, None
     )
 
 
@@ -44,7 +45,7 @@ def refused_line(custom_id: str, job: EndedJob) -> bytes:
     status = 400 if job.status == "failed" and code in REQUESTS_FAULT else 500
     kind = "invalid_request_error" if status == 400 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": error.get("param"), "code": code}}
-    return _line(custom_id, job.id, {"status_code": status, "request_id": job.id.hex, "body": body}, None)
+    return _line(custom_id, job.id, {"status_code": status, "request_id": job_name(job.id), "body": body}, None)
 
 
 def unfit_line(custom_id: str, line_id: UUID, *, status: int, code: str, message: str, param: str | None) -> bytes:

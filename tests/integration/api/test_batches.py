@@ -13,7 +13,7 @@ from app.batches.collect import collect
 from app.batches.pump import Pump
 from app.batches.store import batch_id_of, get_batch
 from app.clock import SystemClock
-from app.ids import new_id
+from app.ids import new_id, parse_job_name
 from app.jobs.breakers import BreakerBoard
 from app.jobs.models import Model, ModelCatalog
 from app.jobs.submit import nominate
@@ -56,6 +56,7 @@ async def test_a_batch_runs_and_its_files_hold_each_line_once(
     line = lines[0]
     assert line["error"] is None
     assert line["response"]["status_code"] == 200
+    assert parse_job_name(line["response"]["request_id"]) is not None, "it can be looked up"
     body = line["response"]["body"]
     assert body["object"] == "chat.completion"
     assert body["choices"][0]["message"]["content"].startswith("answer to ")
