@@ -77,6 +77,10 @@ FILL_LETTERS = text("""
     INSERT INTO dead_letters (job_id, reservation, attempt, pool, tenant_id, reason, signature, fingerprint, evidence)
     SELECT id, 1, 1, pool, tenant_id, 'engine_crashes', '', 'x', '{}' FROM jobs LIMIT 30000
 """)
+FILL_CALLS = text("""
+    INSERT INTO face_calls (job_id, tenant_id, face, body)
+    SELECT id, tenant_id, 'responses', '{"background": true}' FROM jobs LIMIT 30000
+""")
 SMALL = {
     "workers",
     "models",
@@ -119,7 +123,7 @@ async def recorder(engine: AsyncEngine) -> Any:
     async with engine.begin() as conn:
         for statement in (
             FILL, FILL_RESULTS, FILL_INPUTS, FILL_USAGE, FILL_KEYS, FILL_DELIVERIES, FILL_WORKERS, FILL_ATTEMPTS,
-            AGE_WORKERS, FILL_LETTERS,
+            AGE_WORKERS, FILL_LETTERS, FILL_CALLS,
         ):  # fmt: skip
             await conn.execute(statement)
         await conn.execute(text("ANALYZE"))
