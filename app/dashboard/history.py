@@ -1,6 +1,7 @@
 """How did it go in the last half hour? A sample every two seconds, in the memory of each API process."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -38,10 +39,15 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=KEPT)
         self._told: dict[str, int] = {}
         self._is_blind = False
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Let `run` return after the sample that it is at: cancelled amid its log-in, a connection is left to Postgres for a minute."""
+        self._closing.set()
 
     async def run(self) -> None:
-        """Sample until cancelled; a server that is away leaves a gap."""
-        while True:
+        """Sample until closed; a server that is away leaves a gap."""
+        while not self._closing.is_set():
             try:
                 await at_most(_TIMEOUT_S, self.sample())
                 self._is_blind = False
@@ -49,7 +55,9 @@ class History:
                 if not self._is_blind:
                     emit(log, logging.WARNING, "dashboard.not_sampled", error=error)
                 self._is_blind = True
-            await asyncio.sleep(EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._closing.wait()
 
     async def sample(self) -> Sample:
         """Take one now.

@@ -37,6 +37,7 @@ from app.redis import RedisError
 from app.telemetry import emit
 
 log = logging.getLogger("penstock.dashboard")
+_CLOSE_S = 3.0
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
 ROUTERS = (
     assets.router, login.router, account.router, people.router, overview.router, tenants.router, tenant.router,
@@ -60,6 +61,8 @@ async def keep_history(app: FastAPI, services: Services) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        history.close()
+        await asyncio.wait({sampling}, timeout=_CLOSE_S)
         sampling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sampling
