@@ -12,6 +12,12 @@ from tests.support.jobs import POOL, seed
 
 
 @pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """Tests look into the event streams as readers do, and announce themselves to nobody."""
+    return environment | {"PENSTOCK_UNREAD_EVENT_INTERVAL_S": "0.05"}
+
+
+@pytest.fixture
 async def queue(engine: AsyncEngine, redis: Redis) -> AsyncIterator[JobQueue]:
     """The pool's queue on the test's own Redis, with the tenant `acme` and the model in the database; audited at the end."""
     await seed(engine)
