@@ -1,5 +1,6 @@
 """Who does the work? /admin/workers: live ones with their figures, the past; drain and undrain."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -56,27 +57,26 @@ async def worker(request: Request, name: WorkerId, _: Viewer) -> Response:
 @router.post("/{id}/drain")
 async def drain_worker(request: Request, name: WorkerId, session: Operator) -> Response:
     """Let it claim nothing more; what it has ends as it would."""
-    services, incarnation, form = services_of(request), uuid_of(name, "worker"), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
-            await drain(conn, incarnation, actor=session.actor, reason=reason)
-    except PenstockError as error:
-        return await _refused(request, incarnation, error)
-    return go(request, f"{_PAGE}/{incarnation.hex}", said="worker-drained")
+    return await _act(request, name, session, drain, said="worker-drained")
 
 
 @router.post("/{id}/undrain")
 async def undrain_worker(request: Request, name: WorkerId, session: Operator) -> Response:
     """Let it claim again."""
+    return await _act(request, name, session, undrain, said="worker-undrained")
+
+
+async def _act(
+    request: Request, name: str, session: Operator, act: Callable[..., Awaitable[bool]], *, said: str
+) -> Response:
     services, incarnation, form = services_of(request), uuid_of(name, "worker"), await read_form(request)
     try:
         reason = reason_of(text_of(form, "reason"))
         async with services.transaction() as conn:
-            await undrain(conn, incarnation, actor=session.actor, reason=reason)
+            await act(conn, incarnation, actor=session.actor, reason=reason)
     except PenstockError as error:
         return await _refused(request, incarnation, error)
-    return go(request, f"{_PAGE}/{incarnation.hex}", said="worker-undrained")
+    return go(request, f"{_PAGE}/{incarnation.hex}", said=said)
 
 
 async def _shown(request: Request, incarnation: UUID, problem: str = "", status: int = 200) -> Response:
