@@ -16,7 +16,6 @@ from app.jobs.request import JobRequest
 from app.quotas.bookings import HORIZON_S, IDLE_PART, Bookings
 from app.quotas.pressure import (
     POOL_PARTS,
-    SPREAD,
     Ask,
     Ceilings,
     Refusal,
@@ -201,8 +200,8 @@ class Admission:
         lengths = self._lengths.of(tenant, model.name)
         max_tokens = request.max_tokens or self._settings.default_max_tokens
         # Without evidence nobody is refused for what it might write.
-        whole_s = max_tokens * (figures.load.pace_of(request.tier) or 0.0)
-        service_s = whole_s * lengths.usual if lengths.is_known else 0.0
+        load = figures.load
+        service_s = max_tokens * (load.pace_of(request.tier) or 0.0) * lengths.usual if lengths.is_known else 0.0
         return Ask(
             request.tier,
             self._size(applicant, model),
@@ -210,7 +209,7 @@ class Admission:
             self._loads.weight_of(model.pool, request.tier, tenant),
             request.deadline_s,
             service_s,
-            whole_s * lengths.most * SPREAD,
+            max_tokens * (load.slow_pace_of(request.tier) or 0.0) * lengths.most,
         )
 
     def _judge(

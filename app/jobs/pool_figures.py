@@ -26,6 +26,7 @@ WORKERS = text("""
         coalesce(avg(served) FILTER (WHERE live), 0) * count(*) FILTER (WHERE live) AS served,
         coalesce(avg(pace) FILTER (WHERE live), avg(pace)) AS pace,
         coalesce(jsonb_agg(paces) FILTER (WHERE live AND paces IS NOT NULL), '[]') AS paces,
+        coalesce(jsonb_agg(slow_paces) FILTER (WHERE live AND slow_paces IS NOT NULL), '[]') AS slow_paces,
         coalesce(min(pace) FILTER (WHERE live), min(pace)) AS best_pace,
         coalesce(max(load_s) FILTER (WHERE live), max(load_s)) AS load_s,
         coalesce(sum(at_hand) FILTER (WHERE live), 0)::int AS running
@@ -34,7 +35,8 @@ WORKERS = text("""
         SELECT incarnation, state, ended_at IS NULL AND expires_at > statement_timestamp() AS live,
             CAST(stats->>'drain_tokens_per_s' AS float8) AS drain,
             CAST(stats->>'served_tokens_per_s' AS float8) / CAST(stats->>'token_yield' AS float8) AS served,
-            CAST(stats->>'seconds_per_token' AS float8) AS pace, stats->'paces' AS paces, CAST(stats->>'load_s' AS float8) AS load_s,
+            CAST(stats->>'seconds_per_token' AS float8) AS pace, stats->'paces' AS paces, stats->'slow_paces' AS slow_paces,
+            CAST(stats->>'load_s' AS float8) AS load_s,
             CAST(stats->>'jobs' AS float8) AS at_hand
         FROM workers
         WHERE workers.pool = m.pool
@@ -106,7 +108,7 @@ def figures_of(row: Any, tiers: Mapping[str, Backlog], source: Source, now: floa
     """From a row of `WORKERS` and what waits, by tier."""
     unmeasured = (row.ready - row.measured) * (row.mean_drain or 0.0)
     drain = row.drain + unmeasured
-    load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace, _paces(row.paces))
+    load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace, _paces(row.paces), _paces(row.slow_paces))
     return PoolFigures(
         load, source, now, row.served, row.mean_drain, row.best_pace, row.load_s, row.running
     )  # fmt: skip

@@ -49,6 +49,7 @@ class PoolLoad:
     paces: Mapping[str, float] = field(
         default_factory=dict
     )  # the same by tier, where it was measured: lower ones are preempted
+    slow_paces: Mapping[str, float] = field(default_factory=dict)  # what few of the tier's jobs are slower than
     busy: frozenset[str] = frozenset()  # tiers that had work lately, though they may have none just now
 
     @property
@@ -63,6 +64,11 @@ class PoolLoad:
     def pace_of(self, tier: str) -> float | None:
         """Seconds for each token of a running job of the tier; None: not measured yet."""
         return self.paces.get(tier, self.seconds_per_token)
+
+    def slow_pace_of(self, tier: str) -> float | None:
+        """Seconds for each token that few jobs of the tier take longer than; None: not measured yet."""
+        pace = self.pace_of(tier)
+        return None if pace is None else max(pace * SPREAD, self.slow_paces.get(tier, 0.0))
 
     def rate_of(self, tier: str) -> float | None:
         """Tokens a second that the tier gets while all tiers that have work, or had some lately, keep having some; None: unknown.

@@ -26,6 +26,7 @@ class Worker:
     drain: float | None = None  # as the pool has added it up
     pace: float | None = None
     paces: dict[str, float] = field(default_factory=dict)  # by tier
+    slow_paces: dict[str, float] = field(default_factory=dict)
     _brought: float = 0.0
 
     def advance(self, now: float) -> None:
@@ -52,7 +53,7 @@ class Worker:
         self.pool.drains.replace(self.drain, drain)
         self.pool.paces.replace(self.pace, pace)
         self.drain, self.pace = drain, pace
-        self._report_paces(self.throughput.paces)
+        self._report_paces(self.throughput.paces, self.throughput.slow_paces)
 
     def die(self) -> None:
         """Its figures die with it; who comes back in its place has none yet."""
@@ -60,14 +61,15 @@ class Worker:
         self.pool.drains.replace(self.drain, None)
         self.pool.paces.replace(self.pace, None)
         self.drain = self.pace = None
-        self._report_paces({})
+        self._report_paces({}, {})
         for listening in (*self.pool.listening.values(), *self.pool.listening_full.values()):
             listening.pop(self.name, None)
 
-    def _report_paces(self, now: dict[str, float]) -> None:
+    def _report_paces(self, now: dict[str, float], slow: dict[str, float]) -> None:
         for tier in TIERS:
             self.pool.tier_paces[tier].replace(self.paces.get(tier), now.get(tier))
-        self.paces = now
+            self.pool.slow_paces[tier].replace(self.slow_paces.get(tier), slow.get(tier))
+        self.paces, self.slow_paces = now, slow
 
     def start_again(self, now: float) -> None:
         """A new incarnation."""
@@ -100,6 +102,14 @@ class Sum:
             self.total = 0.0
 
 
+def _by_tier() -> dict[str, Sum]:
+    return {tier: Sum() for tier in TIERS}
+
+
+def _means(sums: dict[str, Sum]) -> dict[str, float]:
+    return {tier: each.mean for tier, each in sums.items() if each.mean is not None}
+
+
 @dataclass(slots=True)
 class Pool:
     """The workers of one model, and what is known of their queue."""
@@ -118,7 +128,8 @@ class Pool:
     num_alive: int = 0
     drains: Sum = field(default_factory=Sum)
     paces: Sum = field(default_factory=Sum)
-    tier_paces: dict[str, Sum] = field(default_factory=lambda: {tier: Sum() for tier in TIERS})
+    tier_paces: dict[str, Sum] = field(default_factory=_by_tier)
+    slow_paces: dict[str, Sum] = field(default_factory=_by_tier)
 
     @property
     def waiting(self) -> int:
@@ -164,6 +175,6 @@ class Pool:
         unmeasured = (self.num_alive - self.drains.count) * (self.drains.mean or 0.0)
         tiers = {tier: Backlog(self.jobs[tier], self.tokens[tier], *tenants[tier]) for tier in TIERS}
         busy = frozenset(tier for tier, at in self.busy_at.items() if at > now - busy_s)
-        paces = {tier: each.mean for tier, each in self.tier_paces.items() if each.mean is not None}
+        paces, slow = _means(self.tier_paces), _means(self.slow_paces)
         drain = self.drains.total + unmeasured or None
-        return PoolLoad(tiers, TIER_WEIGHTS, self.num_alive, drain, self.paces.mean, paces, busy)
+        return PoolLoad(tiers, TIER_WEIGHTS, self.num_alive, drain, self.paces.mean, paces, slow, busy)

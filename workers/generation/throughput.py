@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 _MIN_SATURATED_S = 1.0  # less says nothing about what a full engine serves
+# Few jobs are slower than their tier's mean pace by more: what a retransmission timer waits beyond the mean round trip (Jacobson,
+# "Congestion Avoidance and Control", SIGCOMM 1988).
+_DEVIATIONS = 4
 _YIELD_DECAY = 0.98  # a job's weight in the mean yield falls to a third after 50 more
 
 
@@ -50,6 +53,7 @@ class Throughput:
         self._reserved = 0.0
         self._residence_s: dict[str, float] = {}
         self._lengths: dict[str, float] = {}
+        self._deviation_s: dict[str, float] = {}
 
     def take(self, tier: str, tokens: int, now: float) -> None:
         """Tokens that the engine has brought just now."""
@@ -72,6 +76,8 @@ class Throughput:
         self._reserved = self._reserved * _YIELD_DECAY + reserved
         self._residence_s[tier] = self._residence_s.get(tier, 0.0) * _YIELD_DECAY + residence_s
         self._lengths[tier] = self._lengths.get(tier, 0.0) * _YIELD_DECAY + max(1, length)
+        deviation_s = abs(residence_s - self.paces[tier] * max(1, length))
+        self._deviation_s[tier] = self._deviation_s.get(tier, 0.0) * _YIELD_DECAY + deviation_s
 
     @property
     def capacity(self) -> float | None:
@@ -96,6 +102,14 @@ class Throughput:
         """The same by tier: where higher tiers preempt, lower ones take longer."""
         return {tier: self._residence_s[tier] / length for tier, length in self._lengths.items()}
 
+    @property
+    def slow_paces(self) -> dict[str, float]:
+        """By tier, what few jobs are slower than: the mean and four times the mean deviation from it."""
+        return {
+            tier: pace + _DEVIATIONS * self._deviation_s[tier] / self._lengths[tier]
+            for tier, pace in self.paces.items()
+        }
+
     def stats(self, now: float) -> dict[str, object]:
         """For the lease. `drain_tokens_per_s` is in what the queue counts in: prompt + n x max_tokens."""
         by_tier = self._served.per_s(now)
@@ -107,5 +121,6 @@ class Throughput:
             "drain_tokens_per_s": None if capacity is None else round(capacity / self.token_yield, 3),
             "token_yield": round(self.token_yield, 4),
             "paces": {tier: round(pace, 6) for tier, pace in sorted(self.paces.items())},
+            "slow_paces": {tier: round(pace, 6) for tier, pace in sorted(self.slow_paces.items())},
             "seconds_per_token": None if seconds_per_token is None else round(seconds_per_token, 6),
         }

@@ -127,7 +127,7 @@ async def test_of_more_tenants_than_are_looked_at_each_is_believed_to_have_an_eq
 async def test_tenants_weights_and_the_tiers_paces_are_known(
     engine: AsyncEngine, board: LoadBoard, queue: JobQueue, settings: Settings
 ) -> None:
-    await worker_says(engine, paces={"standard": 0.1, "batch": 0.5})
+    await worker_says(engine, paces={"standard": 0.1, "batch": 0.5}, slow_paces={"standard": 0.4, "batch": 0.6})
     await worker_says(engine, paces={"standard": 0.3})
     await queue.share({"acme": Terms(4)})
     await submit_and_nominate(engine, settings, queue, 3)
@@ -141,3 +141,5 @@ async def test_tenants_weights_and_the_tiers_paces_are_known(
     assert figures is not None
     assert figures.load.tier("standard").total_weight == 4.0
     assert figures.load.paces == {"standard": pytest.approx(0.2), "batch": 0.5}
+    assert figures.load.slow_pace_of("standard") == 0.4
+    assert figures.load.slow_pace_of("batch") == 0.75, "never less than half more than the mean"

@@ -1,5 +1,7 @@
 """Does a worker know how fast it is, by what it did while it was full, and does idleness take nothing from that?"""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,16 @@ def test_each_tier_has_a_pace_of_its_own() -> None:
     stats = meter.stats(1.0)
     assert stats["paces"] == {"interactive": pytest.approx(0.01), "batch": pytest.approx(0.09)}
     assert stats["seconds_per_token"] == pytest.approx(0.05)
+    assert stats["slow_paces"] == stats["paces"], "all are alike"
+
+
+def test_a_slow_pace_is_what_few_jobs_are_slower_than() -> None:
+    meter, random = Throughput(0.0), Random(1)
+    for _ in range(500):
+        meter.end("standard", reserved=100, real=100, residence_s=random.expovariate(0.2), length=100)
+    pace = meter.stats(1.0)["slow_paces"]["standard"]  # type: ignore[index]
+    slower = sum(random.expovariate(0.2) / 100 > pace for _ in range(2_000)) / 2_000
+    assert 0 < slower < 0.05
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**6), st.booleans()), max_size=50))
