@@ -25,6 +25,7 @@ import math
 import os
 import random
 import re
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -1008,7 +1009,9 @@ def _http_options(url: str, api_key: str, connections: int) -> dict[str, Any]:
         "base_url": url,
         "headers": {"Authorization": f"Bearer {api_key}"},
         "timeout": httpx.Timeout(_TIMEOUT_S, read=_TIMEOUT_S + MAX_WAIT_S),
-        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        # How many there are at once is for `_slots` to say. A full pool of httpcore's would lose each connection that it was about to
+        # give to a caller who has given up, for ever (httpcore issue 1093).
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=connections),
         "trust_env": not _is_local(url),  # no proxy between us and this machine
     }
 
@@ -1025,7 +1028,8 @@ class Penstock:
     """The API, for threads. Use it as a context manager, or `close` it; threads may share it.
 
     Without `url` and `api_key` it takes PENSTOCK_URL and PENSTOCK_API_KEY. `on_retry` is told of each wait before another try: why
-    (None: the connection was lost), and how many seconds.
+    (None: the connection was lost), and how many seconds. `connections` bounds the calls that are under way at once, others wait
+    for their turn; a stream has a connection beside them.
     """
 
     def __init__(
@@ -1044,6 +1048,7 @@ class Penstock:
         url, api_key = _target(url, api_key)
         self._calls = _Calls(url, retries, clock, draw, on_retry)
         self._sleep = sleep
+        self._slots = threading.BoundedSemaphore(connections)
         self._http = httpx.Client(**_http_options(url, api_key, connections), transport=transport)
 
     def __enter__(self) -> Self:
@@ -1213,7 +1218,8 @@ class Penstock:
                     step = flow.send(None)
                     continue
                 try:
-                    response = self._http.request(step.method, step.path, **step.options)
+                    with self._slots:
+                        response = self._http.request(step.method, step.path, **step.options)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
                 else:
@@ -1241,6 +1247,7 @@ class AsyncPenstock:
         url, api_key = _target(url, api_key)
         self._calls = _Calls(url, retries, clock, draw, on_retry)
         self._sleep = sleep
+        self._slots = asyncio.BoundedSemaphore(connections)
         self._http = httpx.AsyncClient(**_http_options(url, api_key, connections), transport=transport)
 
     async def __aenter__(self) -> Self:
@@ -1389,7 +1396,8 @@ class AsyncPenstock:
                     step = flow.send(None)
                     continue
                 try:
-                    response = await self._http.request(step.method, step.path, **step.options)
+                    async with self._slots:
+                        response = await self._http.request(step.method, step.path, **step.options)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
                 else:

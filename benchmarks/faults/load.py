@@ -14,6 +14,7 @@ TENANTS = ("acme", "globex", "initech")
 _TIERS = ("interactive", "standard", "batch")
 _TIMEOUT_S = 8.0
 _AGAIN_S = 0.4
+_MAX_POSTS = 64  # at once
 _NUM_KINDS = 40  # different jobs; those of a kind must have the same text
 
 
@@ -41,6 +42,7 @@ class Load:
         self.tally = Tally()
         self.is_over = False  # no new job; those under way insist on
         self._open: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(_MAX_POSTS)
 
     @property
     def num_open(self) -> int:
@@ -49,7 +51,8 @@ class Load:
 
     async def run(self) -> None:
         """Submit until `is_over`, then wait until every client has its answer."""
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
+        # A full pool would lose connections to those who give up while they wait for one, for ever (httpcore issue 1093).
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
         async with httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT_S, limits=limits) as client:
             number = 0
             while not self.is_over:
@@ -98,7 +101,8 @@ class Load:
         while True:
             self.tally.num_posts += 1
             with suppress(httpx.HTTPError):
-                answer = await client.post("/v1/jobs", json=body, headers=headers)
+                async with self._slots:
+                    answer = await client.post("/v1/jobs", json=body, headers=headers)
                 if answer.is_success:
                     return str(answer.json()["id"])
                 if answer.json().get("code") == "deadline_unreachable":

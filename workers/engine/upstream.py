@@ -290,7 +290,7 @@ def client_of(config: UpstreamConfig, max_streams: int) -> httpx.AsyncClient:
         base_url=config.base_url,
         headers={"Authorization": f"Bearer {config.api_key}"} if config.api_key else {},
         timeout=httpx.Timeout(config.timeout_s, connect=min(_CONNECT_S, config.timeout_s), pool=None),
-        limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=most),  # the engine bounds its streams
     )
 
 
