@@ -14,7 +14,8 @@ from app.errors import InvalidRequest, NotFound, PenstockError
 from app.ids import endpoint_name, new_id
 from app.webhooks.delivery import close_disabled
 from app.webhooks.events import PING_EVENT
-from app.webhooks.outbox import Event, delivery_row, encode, lane_of
+from app.webhooks.lanes import endpoint_lane
+from app.webhooks.outbox import Event, encode, endpoint_row
 from app.webhooks.tables import webhook_deliveries, webhook_endpoints
 from app.webhooks.wanted import MAX_ENDPOINTS, EndpointChange, EndpointWanted
 
@@ -184,7 +185,7 @@ async def ping(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID) -> UUID
     data = {"object": "webhook_endpoint", "id": endpoint_name(endpoint.id), "url": endpoint.url}
     event = Event(tenant_id, PING_EVENT, at, data)
     event_id = new_id()
-    row = delivery_row(event, event_id, encode(event, event_id), endpoint.url, endpoint.id)
+    row = endpoint_row(event, event_id, encode(event, event_id), endpoint.url, endpoint.id)
     await conn.execute(insert(webhook_deliveries).values(**row))
     found: UUID = row["id"]
     return found
@@ -208,7 +209,7 @@ async def _move(conn: AsyncConnection, tenant_id: str, endpoint: Endpoint) -> No
             UPDATE webhook_deliveries SET url = :url, lane = :lane
             WHERE id IN (SELECT id FROM webhook_deliveries WHERE endpoint_id = :id AND status = 'pending' ORDER BY id FOR UPDATE)
         """),
-        {"id": endpoint.id, "url": endpoint.url, "lane": lane_of(tenant_id, endpoint.url)},
+        {"id": endpoint.id, "url": endpoint.url, "lane": endpoint_lane(tenant_id, endpoint.url)},
     )
 
 

@@ -1,14 +1,26 @@
 """How many deliveries may a lane have under way, so that one slow endpoint delays nobody else?
 
-A lane is one tenant's deliveries to one server. Its room doubles with each quick answer and halves with each slow one; what the server
-answered doesn't matter here. Lanes that haven't shown to be quick are cautious: all together they get half of a worker's slots at most, and
-one tenant's three quarters of those.
+A lane is a tenant's deliveries to the server of one of its endpoints. The servers of jobs' own URLs share `ONE_OFF_LANES` of the tenant's
+among them, by hash, since nothing bounds how many there are. A lane's room doubles with each quick answer and halves with each slow one;
+what the server answered doesn't matter here. Lanes that haven't shown to be quick are cautious: all together they get half of a worker's
+slots at most, and one tenant's three quarters of those.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from uuid import UUID
+
+# Of one tenant, a divisor of 256. Together with those of its endpoints they are what a dispatch may have to look at because of it.
+ONE_OFF_LANES = 64
+_ORIGIN = re.compile(r"[^/]*//[^/?#]*")
+# `one_off_lane` of rows `d` of deliveries and `t` of tenants.
+ONE_OFF_LANE_SQL = rf"""
+    concat(d.tenant_id, ' #', get_byte(sha256(convert_to(
+        concat(t.webhook_secret, ' ', lower(coalesce(substring(d.url FROM '^{_ORIGIN.pattern}'), d.url))), 'UTF8')), 0) % {ONE_OFF_LANES})
+"""
 
 FIRST_ROOM = 4  # of a lane that isn't known
 QUICK_S = 2.0
@@ -48,6 +60,22 @@ class Candidate:
     def is_cautious(self) -> bool:
         """Whether its lane hasn't shown to be quick."""
         return self.room <= FIRST_ROOM
+
+
+def endpoint_lane(tenant_id: str, url: str) -> str:
+    """The lane of an endpoint with this URL: of the tenant's deliveries to its server."""
+    return f"{tenant_id} {_origin(url)}"
+
+
+def one_off_lane(tenant_id: str, url: str, *, key: str) -> str:
+    """The lane of a job's own URL. `key` is the tenant's secret: who doesn't know it can't choose whom a server shares its lane with."""
+    digest = sha256(f"{key} {_origin(url)}".encode()).digest()
+    return f"{tenant_id} #{digest[0] % ONE_OFF_LANES}"
+
+
+def _origin(url: str) -> str:
+    found = _ORIGIN.match(url)
+    return (found[0] if found else url).lower()
 
 
 def next_room(room: int, duration_s: float, *, most: int) -> int:

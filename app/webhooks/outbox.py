@@ -1,6 +1,5 @@
 """What has to be told, and to whom? Delivery rows, written in the transaction that made the event true."""
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import event_name, new_id
 from app.webhooks.events import RESPONSE_EVENTS, lets_through
+from app.webhooks.lanes import endpoint_lane, one_off_lane
 from app.webhooks.tables import webhook_deliveries
 
 _encode = msgspec.json.Encoder().encode
-_ORIGIN = re.compile(r"[^/]*//[^/?#]*")
-_ENABLED = text("""
-    SELECT id, tenant_id, url, events FROM webhook_endpoints
-    WHERE tenant_id = ANY(CAST(:tenants AS text[])) AND status = 'enabled' ORDER BY id
+_TARGETS = text("""
+    SELECT t.id AS tenant_id, t.webhook_secret, e.id, e.url, e.events
+    FROM tenants t LEFT JOIN webhook_endpoints e ON e.tenant_id = t.id AND e.status = 'enabled'
+    WHERE t.id = ANY(CAST(:tenants AS text[])) ORDER BY e.id
 """)
 
 
@@ -49,8 +49,10 @@ async def emit(conn: AsyncConnection, events: Sequence[Event]) -> int:
     """
     if not events:
         return 0
-    endpoints = (await conn.execute(_ENABLED, {"tenants": sorted({each.tenant_id for each in events})})).all()
-    rows = [row for each in events for row in _rows(each, endpoints)]
+    targets = (await conn.execute(_TARGETS, {"tenants": sorted({each.tenant_id for each in events})})).all()
+    secrets = {row.tenant_id: row.webhook_secret for row in targets}
+    endpoints = [row for row in targets if row.id is not None]
+    rows = [row for each in events for row in _rows(each, endpoints, key=secrets[each.tenant_id])]
     if rows:
         await conn.execute(insert(webhook_deliveries).on_conflict_do_nothing(), rows)
     return len(rows)
@@ -60,25 +62,13 @@ async def listeners(conn: AsyncConnection, tenants: Collection[str], event_type:
     """Of these tenants, those with an endpoint that wants such events."""
     if not tenants:
         return set()
-    rows = await conn.execute(_ENABLED, {"tenants": sorted(tenants)})
-    return {row.tenant_id for row in rows if lets_through(row.events, event_type)}
+    rows = await conn.execute(_TARGETS, {"tenants": sorted(tenants)})
+    return {row.tenant_id for row in rows if row.id is not None and lets_through(row.events, event_type)}
 
 
-def delivery_row(event: Event, event_id: UUID, body: bytes, url: str, endpoint_id: UUID | None) -> dict[str, Any]:
-    """The row of one event for one target."""
-    return {
-        "id": new_id(),
-        "event_id": event_id,
-        "tenant_id": event.tenant_id,
-        "job_id": event.job_id,
-        "event_type": event.type,
-        "url": url,
-        "endpoint_id": endpoint_id,
-        "lane": lane_of(event.tenant_id, url),
-        "body": body,
-        "reservation": event.reservation,
-        "traceparent": event.traceparent,
-    }
+def endpoint_row(event: Event, event_id: UUID, body: bytes, url: str, endpoint_id: UUID) -> dict[str, Any]:
+    """The row of one event for one endpoint."""
+    return _row(event, event_id, body, url, endpoint_id, endpoint_lane(event.tenant_id, url))
 
 
 def encode(event: Event, event_id: UUID) -> bytes:
@@ -95,21 +85,32 @@ def encode(event: Event, event_id: UUID) -> bytes:
     )
 
 
-def lane_of(tenant_id: str, url: str) -> str:
-    """What has a limit of its own: one tenant's deliveries to one server."""
-    origin = _ORIGIN.match(url)
-    return f"{tenant_id} {origin[0].lower() if origin else url}"
-
-
-def _rows(event: Event, endpoints: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    targets: list[tuple[str, UUID | None]] = [] if event.url is None else [(event.url, None)]
-    targets += [
-        (row.url, row.id)
-        for row in endpoints
-        if row.tenant_id == event.tenant_id and lets_through(row.events, event.type)
-    ]
-    if not targets:
+def _rows(event: Event, endpoints: Sequence[Row[Any]], *, key: str) -> list[dict[str, Any]]:
+    wanted = [each for each in endpoints if each.tenant_id == event.tenant_id and lets_through(each.events, event.type)]
+    if event.url is None and not wanted:
         return []
     event_id = new_id()
     body = encode(event, event_id)
-    return [delivery_row(event, event_id, body, url, endpoint_id) for url, endpoint_id in targets]
+    rows = [endpoint_row(event, event_id, body, each.url, each.id) for each in wanted]
+    if event.url is not None:
+        lane = one_off_lane(event.tenant_id, event.url, key=key)
+        rows.insert(0, _row(event, event_id, body, event.url, None, lane))
+    return rows
+
+
+def _row(
+    event: Event, event_id: UUID, body: bytes, url: str, endpoint_id: UUID | None, lane: str
+) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "event_id": event_id,
+        "tenant_id": event.tenant_id,
+        "job_id": event.job_id,
+        "event_type": event.type,
+        "url": url,
+        "endpoint_id": endpoint_id,
+        "lane": lane,
+        "body": body,
+        "reservation": event.reservation,
+        "traceparent": event.traceparent,
+    }

@@ -65,7 +65,7 @@ webhook_deliveries = Table(
     # The webhook-id of every try, and of the same event for other targets.
     Column("event_id", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     Column("endpoint_id", ForeignKey("webhook_endpoints.id")),  # NULL: a job's own URL
-    Column("lane", Text, nullable=False, server_default=""),  # tenant and origin of the URL: what has a limit of its own
+    Column("lane", Text, nullable=False, server_default=""),  # what has a limit of its own: app/webhooks/lanes.py
     Column("handed_until", Timestamp),  # since it was given to RQ; while it lasts it counts against its lane's room
     Column("sent_before", Integer, nullable=False, server_default="0"),  # tries before it was sent again by hand
     Column("error", Text),  # why it was given up
