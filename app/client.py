@@ -147,7 +147,10 @@ class JobError(TypedDict):
 
 
 class Job(TypedDict):
-    """A job; times are RFC 3339. `choices` is None before the end, and in lists."""
+    """A job; times are RFC 3339. `choices` is None before the end, and in lists.
+
+    `cost_micros` is what it was charged, in millionths of the currency: None before the end, and where its model has no price.
+    """
 
     id: str
     object: Literal["job"]
@@ -166,6 +169,7 @@ class Job(TypedDict):
     forecast: Forecast | None
     waiting_for: WaitingFor | None
     usage: Usage
+    cost_micros: int | None
     timing: dict[str, float] | None
     changes: dict[str, dict[str, Any]] | None
     choices: list[Choice] | None

@@ -46,6 +46,7 @@ def job_object(
             "completion_tokens": view.completion_tokens,
             "total_tokens": view.prompt_tokens + view.completion_tokens,
         },
+        "cost_micros": view.cost_micros,
         "timing": timing_object(view),
         "changes": view.changes,
         "choices": view.choices,
@@ -280,6 +281,7 @@ class JobObject(Described):
                     "forecast": None,
                     "waiting_for": None,
                     "usage": {"prompt_tokens": 4, "cached_tokens": 0, "completion_tokens": 9, "total_tokens": 13},
+                    "cost_micros": 6,
                     "timing": {
                         "held_s": 0.0,
                         "queued_s": 0.02,
@@ -326,6 +328,11 @@ class JobObject(Described):
         description="Of a waiting job; in lists and in the answer to its submission only where it is a budget."
     )
     usage: Usage
+    cost_micros: int | None = Field(
+        ge=0,
+        description="What it was charged, in millionths of the currency, as its tenant's budgets of costs count it: `usage` at the "
+        "prices of its reservation, rounded up; 0 where nothing was billed. Null before the end, and where its model had no price.",
+    )
     timing: TimingObject | None = Field(
         description="Of a job that has ended; null in lists, and where its last attempt wasn't measured: its worker was lost."
     )

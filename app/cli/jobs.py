@@ -167,6 +167,7 @@ def _print_job(console: Console, job: Job) -> None:
         "deadline": job.get("deadline_at"),
         "attempts": job.get("attempts"),
         "usage": ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in usage.items() if value),
+        "cost": _cost(job),
         "metadata": ", ".join(f"{name}={value}" for name, value in (job.get("metadata") or {}).items()),
     }
     for name, value in lines.items():
@@ -176,6 +177,11 @@ def _print_job(console: Console, job: Job) -> None:
     for number, text in enumerate(written, start=1):
         _say(console, f"\n--- choice {number}" if len(written) > 1 else "")
         _say(console, text)
+
+
+def _cost(job: Job) -> str | None:
+    micros = job.get("cost_micros")
+    return None if micros is None else f"{micros} millionths of the currency"
 
 
 def _cells(job: Job) -> list[str]:

@@ -201,7 +201,8 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         prices = Prices(row.input_price, row.output_price)
         spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
         settlements.append(Settlement(row.id, row.reservation, spent))
-        events.append(job_event(row, f"job.{row.status}", row.finished_at, used))
+        cost_micros = (spent.cost_micros if spent else 0) if prices.are_set else None
+        events.append(job_event(row, f"job.{row.status}", row.finished_at, used, cost_micros=cost_micros))
         if row.is_response:
             events.append(response_event(row, ending.choices if ending else None))
         if row.status == "dead":

@@ -22,8 +22,10 @@ class Used:
     completion_tokens: int = 0
 
 
-def job_event(row: Row[Any], event_type: str, at: datetime, used: Used | None = None) -> Event:
-    """That `event_type` came true for the job of this row at that time; `used` is what was billed. The usage is shaped as the API's."""
+def job_event(
+    row: Row[Any], event_type: str, at: datetime, used: Used | None = None, *, cost_micros: int | None = None
+) -> Event:
+    """That `event_type` came true for the job of this row at that time; `used` and `cost_micros` are what was billed. Shaped as the API's."""
     used = used or Used()
     data = {
         "id": job_name(row.id),
@@ -39,6 +41,7 @@ def job_event(row: Row[Any], event_type: str, at: datetime, used: Used | None = 
             "completion_tokens": used.completion_tokens,
             "total_tokens": used.prompt_tokens + used.completion_tokens,
         },
+        "cost_micros": cost_micros,
     }
     url = row.webhook["url"] if wants(row.webhook, event_type) else None
     return Event(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, bindparam, select
+from sqlalchemy import Row, Select, and_, bindparam, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
@@ -46,6 +46,7 @@ class JobView:
     budget_metric: str | None
     budget_period: str | None
     choices: list[dict[str, Any]] | None
+    cost_micros: int | None = None  # what it was charged, once it has ended; None too where its prices aren't set
     forgotten_at: datetime | None = None  # when its output was wiped: `choices` is None since
     forgotten_for: str | None = None  # `tenant`: by its tenant's word, else by the setting
     breakdown: Breakdown | None = None  # of one that has ended
@@ -63,11 +64,20 @@ class JobFilter:
     after: datetime | None = None
 
 
+# What settled its budgets: its bill, at the prices of its reservation; 0 where nothing was billed.
+_COST = case(
+    (
+        and_(t.jobs.c.finished_at.is_not(None), or_(t.jobs.c.input_price > 0, t.jobs.c.output_price > 0)),
+        func.coalesce(usage.c.cost_micros, 0),
+    )
+).label("cost_micros")
+
+
 def _select(*, with_choices: bool) -> Select[Any]:
     j, u = t.jobs.c, usage.c
     columns = [
         j.id, j.tenant_id, j.status, j.tier, j.model, j.requested_model, j.shared_from, j.pool, j.gen, j.attempt, j.n, j.prompt_tokens, j.max_tokens,
-        u.cached_tokens, u.completion_tokens, j.metadata, j.error, j.created_at, j.started_at, j.finished_at,
+        u.cached_tokens, u.completion_tokens, _COST, j.metadata, j.error, j.created_at, j.started_at, j.finished_at,
         j.deadline_at, j.cancel_requested_at, j.changes, j.held_by, j.not_before,
         budgets.c.metric.label("budget_metric"), budgets.c.period.label("budget_period"),
     ]  # fmt: skip

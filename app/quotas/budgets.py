@@ -22,6 +22,11 @@ class Prices:
     input_price: int = 0
     output_price: int = 0
 
+    @property
+    def are_set(self) -> bool:
+        """Whether an operator has set any; without, nothing is said of costs."""
+        return self.input_price > 0 or self.output_price > 0
+
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int:
         """Millionths of the currency for so many tokens together, rounded up once."""
         return -(-(input_tokens * self.input_price + output_tokens * self.output_price) // MICROS)

@@ -103,6 +103,18 @@ def test_a_key_opens_the_door_until_it_is_revoked(penstock: Run) -> None:
     assert "penstock keys list" in nobody.err
 
 
+def test_a_job_that_is_shown_says_what_it_cost(penstock: Run) -> None:
+    free = json.loads(penstock("submit", "Once", "--max-tokens", 4, "--json").out)
+    assert penstock("models", "price", free["model"], "--output", 500_000).status == 0
+    try:
+        paid = json.loads(penstock("submit", "Once", "--max-tokens", 4, "--json").out)
+    finally:
+        penstock("models", "price", free["model"], "--output", 0)
+    assert (free["cost_micros"], paid["cost_micros"]) == (None, 2)
+    assert "\ncost      2 millionths of the currency\n" in penstock("jobs", "show", paid["id"]).out
+    assert "\ncost " not in penstock("jobs", "show", free["id"]).out
+
+
 def test_a_tenants_webhook_secret_is_shown_to_the_operator(penstock: Run) -> None:
     assert penstock("keys", "create", "hooked").status == 0
     shown = penstock("keys", "webhook-secret", "hooked")
