@@ -383,7 +383,8 @@ class Settings(BaseSettings):
     )
     profile_steps: int = Field(20, ge=1, le=10_000, description="Steps that such a profile covers.")
     drift_every_s: Seconds = Field(
-        300.0, description="How often the budgets are compared with their ledger, all of which that reads."
+        300.0,
+        description="How often maintenance compares budgets with their ledger: each time those of the tenants that have waited longest, so that all have their turn twice a day.",
     )
 
     # Dashboard

@@ -23,7 +23,7 @@ from app.dashboard.assets import PREFIX
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.operators import passwords
-from app.operators.people import create_person, set_password
+from app.operators.people import create_person, find_person, set_password
 from app.redis import create_redis
 from app.schema import migrate
 from app.settings import Settings
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000, metavar="N", help="jobs (default 1,000,000)")
     parser.add_argument("--tenants", type=int, default=10_000, metavar="N", help="whose they are (default 10,000)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="of each page (default 20)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the database here; a full one is used again")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o711)
-        with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedRedis(folder / "redis") as redis:
+        data = args.keep or folder
+        data.mkdir(parents=True, exist_ok=True)
+        with EmbeddedPostgres(data / "postgres") as postgres, EmbeddedRedis(folder / "redis") as redis:
             config = Settings(database_url=postgres.url, redis_url=redis.url)
             migrate(config)
             asyncio.run(_measure(config, args, folder, result))
@@ -71,7 +74,7 @@ async def _measure(config: Settings, args: argparse.Namespace, folder: Path, res
         result.figures["filled in s"] = time.monotonic() - began
         paths = await pages(db)
         async with db.begin() as conn:
-            person = await create_person(conn, _NAME, "operator", actor="benchmark")
+            person = await find_person(conn, _NAME) or await create_person(conn, _NAME, "operator", actor="benchmark")
             await set_password(conn, person.id, await passwords.hashed(_PASSWORD), actor="benchmark")
     finally:
         await db.dispose()

@@ -1,6 +1,7 @@
 """How far are the batches? /admin/batches: progress and ETA; cancel, another tier, another deadline."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,18 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.batches import store
 from app.batches.store import ACTIVE, BatchChange, batch_id_of, batch_name
 from app.dashboard.access import Operator, Viewer
+from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import read_form, text_of, whole_of
-from app.dashboard.job import reason_of, tier_of
+from app.dashboard.forms import Form, text_of, tier_of, whole_of
 from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_cursor
-from app.dashboard.pages import go, page
+from app.dashboard.pages import page
 from app.dashboard.queries.batches import list_batches, read_batch
 from app.dashboard.queries.walk import MOST_LOOKED_AT
 from app.dashboard.services import services_of
-from app.errors import InvalidRequest, NotFound, PenstockError
+from app.errors import InvalidRequest, NotFound
 from app.jobs.states import TIERS
 from app.jobs.submit import Caller
-from app.quotas.acts import record_act
 from app.quotas.rights import RIGHT_COLUMNS, Rights, read_rights
 from app.quotas.tables import tenants
 
@@ -63,45 +63,52 @@ async def batch_live(request: Request, name: BatchId, _: Viewer) -> Response:
 @router.post("/{id}/cancel")
 async def cancel_batch(request: Request, name: BatchId, session: Operator) -> Response:
     """Ask for its end; lines that have a result keep it."""
-    services, batch_id, form = services_of(request), batch_id_of(name), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
+    batch_id = batch_id_of(name)
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
             before = await _of(conn, batch_id)
             await store.cancel_batch(conn, before.tenant_id, batch_id)
             if before.status not in {"cancelling", "cancelled"}:
-                detail = {"tenant": before.tenant_id, "reason": reason}
-                await record_act(conn, session.actor, "batch.cancel", batch_name(batch_id), detail)
-    except PenstockError as error:
-        return await _refused(request, batch_id, error)
-    return go(request, f"{_PAGE}/{batch_name(batch_id)}", said="batch-cancelling")
+                await wanted.record(conn, "batch.cancel", batch_name(batch_id), tenant=before.tenant_id)
+        return "batch-cancelling"
+
+    return await act(request, session, do, to=_path(batch_id), refused=partial(_shown, request, batch_id))
 
 
 @router.post("/{id}/change")
 async def change_batch(request: Request, name: BatchId, session: Operator) -> Response:
     """Another tier, or another deadline."""
-    services, batch_id, form = services_of(request), batch_id_of(name), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        tier = tier_of(text_of(form, "tier")) if text_of(form, "tier") else None
-        hours = whole_of(form, "deadline_h")
-        if hours is not None and hours < 1:
-            raise InvalidRequest("deadline_h: must be at least 1", param="deadline_h")
-        if tier is None and hours is None:
-            raise InvalidRequest("tier: choose another tier, or another deadline", param="tier")
-        change = BatchChange(tier=tier, deadline_s=None if hours is None else hours * 3600.0)
-        async with services.transaction() as conn:
+    batch_id = batch_id_of(name)
+
+    async def do(wanted: Act) -> str:
+        change = _change(wanted.form)
+        async with wanted.transaction() as conn:
             before = await _of(conn, batch_id)
             caller = Caller(before.tenant_id, None, rights=await _rights(conn, before.tenant_id))
-            after = await store.change_batch(
-                conn, caller, batch_id, change, most_s=services.settings.max_batch_window_s
-            )
-            detail = {"tenant": before.tenant_id, "reason": reason, "tier": [before.tier, after.tier]}
-            detail["expires_at"] = [before.expires_at.isoformat(), after.expires_at.isoformat()]
-            await record_act(conn, session.actor, "batch.change", batch_name(batch_id), detail)
-    except PenstockError as error:
-        return await _refused(request, batch_id, error)
-    return go(request, f"{_PAGE}/{batch_name(batch_id)}", said="batch-changed")
+            most_s = wanted.services.settings.max_batch_window_s
+            after = await store.change_batch(conn, caller, batch_id, change, most_s=most_s)
+            await wanted.record(
+                conn, "batch.change", batch_name(batch_id), tenant=before.tenant_id, tier=[before.tier, after.tier],
+                expires_at=[before.expires_at.isoformat(), after.expires_at.isoformat()],
+            )  # fmt: skip
+        return "batch-changed"
+
+    return await act(request, session, do, to=_path(batch_id), refused=partial(_shown, request, batch_id))
+
+
+def _change(form: Form) -> BatchChange:
+    tier = tier_of(form) if text_of(form, "tier") else None
+    hours = whole_of(form, "deadline_h")
+    if hours is not None and hours < 1:
+        raise InvalidRequest("deadline_h: must be at least 1", param="deadline_h")
+    if tier is None and hours is None:
+        raise InvalidRequest("tier: choose another tier, or another deadline", param="tier")
+    return BatchChange(tier=tier, deadline_s=None if hours is None else hours * 3600.0)
+
+
+def _path(batch_id: UUID) -> str:
+    return f"{_PAGE}/{batch_name(batch_id)}"
 
 
 async def _of(conn: AsyncConnection, batch_id: UUID) -> store.Batch:
@@ -130,7 +137,3 @@ async def _shown(request: Request, batch_id: UUID, problem: str = "", status: in
         request, "batch.html", section="batches", title=batch_name(batch_id), status=status, problem=problem,
         tiers=[("", "as it is"), *TIERS], **await _values(request, batch_id),
     )  # fmt: skip
-
-
-async def _refused(request: Request, batch_id: UUID, error: PenstockError) -> Response:
-    return await _shown(request, batch_id, error.detail, error.status)

@@ -1,13 +1,17 @@
 """What does a form say? Its fields as the types that operators' acts take; a refusal names the field."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import Request
 
 from app.errors import InvalidRequest
+from app.jobs.states import TIERS, Tier
 
 MAX_FIELD_CHARS = 1_000_000
+MAX_REASON_CHARS = 500
+
+Form = Mapping[str, list[str]]
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:
@@ -26,12 +30,12 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     return found
 
 
-def text_of(form: Mapping[str, list[str]], name: str, default: str = "") -> str:
+def text_of(form: Form, name: str, default: str = "") -> str:
     """The field's first value, without spaces around it."""
     return form.get(name, [default])[0].strip()
 
 
-def whole_of(form: Mapping[str, list[str]], name: str) -> int | None:
+def whole_of(form: Form, name: str) -> int | None:
     """The field as a whole number: 1,000 and 1 000 and 1_000 are read; empty is None.
 
     Raises:
@@ -46,14 +50,39 @@ def whole_of(form: Mapping[str, list[str]], name: str) -> int | None:
     return int(digits)
 
 
-def wholes_of(form: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, int | None]:
+def wholes_of(form: Form, names: Iterable[str]) -> dict[str, int | None]:
     """Those of these fields that the form has, as whole numbers."""
     return {name: whole_of(form, name) for name in names if name in form}
 
 
-def flag_of(form: Mapping[str, list[str]], name: str) -> bool:
+def flag_of(form: Form, name: str) -> bool:
     """Whether the box was ticked."""
     return text_of(form, name) in {"on", "true", "1", "yes"}
+
+
+def reason_of(form: Form) -> str:
+    """The field `reason`: why an operator does something, for the log of acts.
+
+    Raises:
+        InvalidRequest: nothing, or too much.
+    """
+    reason = text_of(form, "reason")
+    if not reason or len(reason) > MAX_REASON_CHARS or "\x00" in reason:
+        raise InvalidRequest(f"reason: say why, in at most {MAX_REASON_CHARS} characters", param="reason")
+    return reason
+
+
+def tier_of(form: Form) -> Tier:
+    """The field `tier`.
+
+    Raises:
+        InvalidRequest: there is none such.
+    """
+    known: tuple[Tier, ...] = get_args(Tier)
+    for tier in known:
+        if tier == text_of(form, "tier"):
+            return tier
+    raise InvalidRequest(f"tier: must be one of {', '.join(TIERS)}", param="tier")
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

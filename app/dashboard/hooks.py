@@ -1,20 +1,22 @@
 """Are tenants told of their events? /admin/webhooks: endpoints with their health, deliveries, and each delivery's tries."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.access import Operator, Viewer
+from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import read_form, text_of
-from app.dashboard.job import reason_of
+from app.dashboard.forms import text_of
 from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_cursor, uuid_of
-from app.dashboard.pages import go, is_htmx, page
+from app.dashboard.pages import is_htmx, page
 from app.dashboard.queries import hooks as queries
 from app.dashboard.queries.walk import MOST_LOOKED_AT
 from app.dashboard.services import services_of
-from app.errors import InvalidRequest, NotFound, PenstockError
+from app.errors import InvalidRequest, NotFound
 from app.ids import DELIVERY_PREFIX, ENDPOINT_PREFIX, delivery_name, endpoint_name, job_name, parse_name
 from app.quotas.acts import record_act
 from app.webhooks import endpoints, history
@@ -22,6 +24,7 @@ from app.webhooks.events import EVENTS
 from app.webhooks.wanted import EndpointChange
 
 SPANS = {"3600": "hour", "86400": "day", "604800": "7 days"}
+_SWITCHES = {"enable": "endpoint-enabled", "disable": "endpoint-disabled", "recover": "endpoint-recovered"}
 
 router = APIRouter(prefix="/webhooks")
 _PAGE = f"{PREFIX}/webhooks"
@@ -73,37 +76,33 @@ async def endpoint(request: Request, name: EndpointId, _: Viewer) -> Response:
     return await _endpoint(request, _id(ENDPOINT_PREFIX, name))
 
 
-@router.post("/endpoints/{id}/{status}")
-async def switch_endpoint(request: Request, name: EndpointId, status: str, session: Operator) -> Response:
+@router.post("/endpoints/{id}/{word}")
+async def switch_endpoint(request: Request, name: EndpointId, word: str, session: Operator) -> Response:
     """Enable, disable, or send again what failed."""
-    services, endpoint_id, form = services_of(request), _id(ENDPOINT_PREFIX, name), await read_form(request)
-    if status not in {"enable", "disable", "recover"}:
+    endpoint_id = _id(ENDPOINT_PREFIX, name)
+    if word not in _SWITCHES:
         raise NotFound("there is no such page")
-    try:
-        reason, detail = reason_of(text_of(form, "reason")), {}
-        async with services.transaction() as conn:
-            row = await queries.read_endpoint(conn, endpoint_id)
-            if row is None:
-                raise NotFound(f"there is no webhook endpoint {endpoint_name(endpoint_id)}")
-            if status == "recover":
-                since_s = text_of(form, "since_s")
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
+            row = await _endpoint_of(conn, endpoint_id)
+            detail = {}
+            if word == "recover":
+                since_s = text_of(wanted.form, "since_s")
                 if since_s not in SPANS:
                     raise InvalidRequest(f"since_s: must be one of {', '.join(SPANS)}", param="since_s")
                 count = await history.recover(conn, row.tenant_id, endpoint_id, since_s=float(since_s))
                 detail = {"since_s": int(since_s), "deliveries": count}
             else:
-                change = EndpointChange(status="enabled" if status == "enable" else "disabled")
-                await endpoints.change_endpoint(
-                    conn, row.tenant_id, endpoint_id, change, by=f"by an operator: {reason}"
-                )
-            await record_act(
-                conn, session.actor, f"webhook_endpoint.{status}", endpoint_name(endpoint_id),
-                {"tenant": row.tenant_id, "reason": reason, **detail},
-            )  # fmt: skip
-    except PenstockError as error:
-        return await _endpoint(request, endpoint_id, error.detail, error.status)
-    said = {"enable": "endpoint-enabled", "disable": "endpoint-disabled", "recover": "endpoint-recovered"}[status]
-    return go(request, f"{_PAGE}/endpoints/{endpoint_name(endpoint_id)}", said=said)
+                change = EndpointChange(status="enabled" if word == "enable" else "disabled")
+                by = f"by an operator: {wanted.reason}"
+                await endpoints.change_endpoint(conn, row.tenant_id, endpoint_id, change, by=by)
+            target = endpoint_name(endpoint_id)
+            await wanted.record(conn, f"webhook_endpoint.{word}", target, tenant=row.tenant_id, **detail)
+        return _SWITCHES[word]
+
+    to = f"{_PAGE}/endpoints/{endpoint_name(endpoint_id)}"
+    return await act(request, session, do, to=to, refused=partial(_endpoint, request, endpoint_id))
 
 
 @router.get("/deliveries/{id}")
@@ -121,18 +120,20 @@ async def delivery_live(request: Request, name: EndpointId, _: Viewer) -> Respon
 @router.post("/deliveries/{id}/resend")
 async def resend(request: Request, name: EndpointId, session: Operator) -> Response:
     """Send it again now, under the same webhook-id."""
-    services, delivery_id = services_of(request), _id(DELIVERY_PREFIX, name)
-    try:
-        async with services.transaction() as conn:
+    delivery_id = _id(DELIVERY_PREFIX, name)
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
             story = await queries.read_delivery(conn, delivery_id)
             if story is None:
                 raise _missing(delivery_id)
             await history.resend(conn, story.tenant_id, delivery_id)
-            detail = {"tenant": story.tenant_id, "event": story.delivery.event_type}
-            await record_act(conn, session.actor, "webhook_delivery.resend", delivery_name(delivery_id), detail)
-    except PenstockError as error:
-        return await _delivery(request, delivery_id, problem=error.detail, status=error.status)
-    return go(request, f"{_PAGE}/deliveries/{delivery_name(delivery_id)}", said="delivery-resent")
+            target, event = delivery_name(delivery_id), story.delivery.event_type
+            await wanted.record(conn, "webhook_delivery.resend", target, tenant=story.tenant_id, event=event)
+        return "delivery-resent"
+
+    to, refused = f"{_PAGE}/deliveries/{delivery_name(delivery_id)}", partial(_delivery, request, delivery_id)
+    return await act(request, session, do, to=to, refused=refused, wants_reason=False)
 
 
 @router.post("/deliveries/{id}/body")
@@ -153,9 +154,7 @@ async def show_body(request: Request, name: EndpointId, session: Operator) -> Re
 
 async def _endpoint(request: Request, endpoint_id: UUID, problem: str = "", status: int = 200) -> Response:
     async with services_of(request).transaction() as conn:
-        row = await queries.read_endpoint(conn, endpoint_id)
-        if row is None:
-            raise NotFound(f"there is no webhook endpoint {endpoint_name(endpoint_id)}")
+        row = await _endpoint_of(conn, endpoint_id)
         wanted = queries.DeliverySearch(endpoint_id=endpoint_id)
         found = await queries.find_deliveries(conn, wanted, limit=queries.MOST_RECENT)
     return page(
@@ -164,8 +163,15 @@ async def _endpoint(request: Request, endpoint_id: UUID, problem: str = "", stat
     )  # fmt: skip
 
 
+async def _endpoint_of(conn: AsyncConnection, endpoint_id: UUID) -> queries.EndpointRow:
+    row = await queries.read_endpoint(conn, endpoint_id)
+    if row is None:
+        raise NotFound(f"there is no webhook endpoint {endpoint_name(endpoint_id)}")
+    return row
+
+
 async def _delivery(
-    request: Request, delivery_id: UUID, *, problem: str = "", status: int = 200, body: str | None = None
+    request: Request, delivery_id: UUID, problem: str = "", status: int = 200, *, body: str | None = None
 ) -> Response:
     return page(
         request, "delivery.html", section="webhooks", title=delivery_name(delivery_id), status=status, problem=problem,

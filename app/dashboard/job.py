@@ -3,32 +3,33 @@
 import asyncio
 import contextlib
 import json
-from typing import Annotated, Any, get_args
+from functools import partial
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
 from app.batches.store import batch_name
 from app.dashboard.access import Operator, Viewer
+from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import read_form, text_of
-from app.dashboard.pages import go, is_htmx, page
+from app.dashboard.forms import tier_of
+from app.dashboard.pages import is_htmx, page
 from app.dashboard.queries.job import JobStory, JobTexts, batch_of, read_job, read_texts
 from app.dashboard.services import Services, services_of
 from app.dashboard.timeline import Begun, how_begun, timeline
-from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
+from app.errors import InvalidRequest, NotFound, Unavailable
 from app.ids import delivery_name, job_name, parse_job_name
 from app.jobs.cancel import cancel, spread_cancel
 from app.jobs.dead.outputs import texts_told
 from app.jobs.outlook import outlook_of
 from app.jobs.retier import change_tier
-from app.jobs.states import TIERS, Tier
+from app.jobs.states import TIERS
 from app.quotas.acts import record_act
 from app.redis import RedisError
 
 REDIS_TIMEOUT_S = 0.5  # a page isn't held up for what Redis alone knows
 MOST_EVENTS = 10_000
-MAX_REASON_CHARS = 500
 
 router = APIRouter(prefix="/jobs")
 JobId = Annotated[str, Path(alias="id")]
@@ -49,31 +50,32 @@ async def job_live(request: Request, name: JobId, _: Viewer) -> Response:
 @router.post("/{id}/cancel")
 async def cancel_job(request: Request, name: JobId, session: Operator) -> Response:
     """Stop it: at once where it waits, within a second where it runs."""
-    services, job_id, form = services_of(request), _id(name), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
+    job_id = _id(name)
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
             story = await read_job(conn, job_id)
             if story is None:
                 raise _missing(job_id)
             cancelled = await cancel(conn, story.tenant_id, job_id)
             if story.status in {"queued", "running"}:
-                await record_act(conn, session.actor, "job.cancel", job_name(job_id), {"reason": reason})
-    except (InvalidRequest, PenstockError) as error:
-        return await _refused(request, job_id, error)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(REDIS_TIMEOUT_S):
-            await spread_cancel(services.queue(cancelled.pool), cancelled)
-    return go(request, _path(job_id), said="job-cancelled" if cancelled.ended else "job-cancelling")
+                await wanted.record(conn, "job.cancel", job_name(job_id))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
+                await spread_cancel(wanted.services.queue(cancelled.pool), cancelled)
+        return "job-cancelled" if cancelled.ended else "job-cancelling"
+
+    return await act(request, session, do, to=_path(job_id), refused=partial(_shown, request, job_id))
 
 
 @router.post("/{id}/tier")
 async def retier_job(request: Request, name: JobId, session: Operator) -> Response:
     """Put it into another tier; a batch's lines change theirs with the batch."""
-    services, job_id, form = services_of(request), _id(name), await read_form(request)
-    try:
-        tier, reason = tier_of(text_of(form, "tier")), reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
+    job_id = _id(name)
+
+    async def do(wanted: Act) -> str:
+        tier, services = tier_of(wanted.form), wanted.services
+        async with wanted.transaction() as conn:
             batch = await batch_of(conn, job_id)
         if batch is not None:
             raise InvalidRequest(
@@ -83,13 +85,13 @@ async def retier_job(request: Request, name: JobId, session: Operator) -> Respon
         try:
             async with asyncio.timeout(services.settings.database_timeout_s):
                 done = await change_tier(
-                    services.transaction, services.queue, job_id, tier, actor=session.actor, reason=reason
+                    services.transaction, services.queue, job_id, tier, actor=wanted.actor, reason=wanted.reason
                 )
         except (RedisError, TimeoutError) as error:
             raise Unavailable("Redis doesn't answer, so that the tier can't be changed now; try again") from error
-    except PenstockError as error:
-        return await _refused(request, job_id, error)
-    return go(request, _path(job_id), said="job-retiered" if done.is_told else "job-retiered-later")
+        return "job-retiered" if done.is_told else "job-retiered-later"
+
+    return await act(request, session, do, to=_path(job_id), refused=partial(_shown, request, job_id))
 
 
 @router.post("/{id}/texts")
@@ -111,40 +113,12 @@ async def show_texts(request: Request, name: JobId, session: Operator) -> Respon
     return await _shown(request, job_id, **shown)
 
 
-def reason_of(text: str) -> str:
-    """Why an operator does something, for the log of acts.
-
-    Raises:
-        InvalidRequest: nothing, or too much.
-    """
-    if not text or len(text) > MAX_REASON_CHARS or "\x00" in text:
-        raise InvalidRequest(f"reason: say why, in at most {MAX_REASON_CHARS} characters", param="reason")
-    return text
-
-
-def tier_of(text: str) -> Tier:
-    """A tier by its name.
-
-    Raises:
-        InvalidRequest: there is none such.
-    """
-    known: tuple[Tier, ...] = get_args(Tier)
-    for tier in known:
-        if tier == text:
-            return tier
-    raise InvalidRequest(f"tier: must be one of {', '.join(TIERS)}", param="tier")
-
-
-async def _shown(request: Request, job_id: UUID, *, problem: str = "", status: int = 200, **texts: Any) -> Response:
+async def _shown(request: Request, job_id: UUID, problem: str = "", status: int = 200, **texts: Any) -> Response:
     values = {"texts": None, "prompt": [], "outputs": [], **texts}
     return page(
         request, "job.html", section="jobs", title=job_name(job_id), status=status, problem=problem,
         **await _values(request, job_id), **values,
     )  # fmt: skip
-
-
-async def _refused(request: Request, job_id: UUID, error: PenstockError) -> Response:
-    return await _shown(request, job_id, problem=error.detail, status=error.status)
 
 
 async def _values(request: Request, job_id: UUID) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
 from app.dashboard.access import Operator, Viewer
-from app.dashboard.forms import read_form, text_of
-from app.dashboard.job import reason_of
+from app.dashboard.acting import Act, act
+from app.dashboard.forms import Form, read_form, reason_of, text_of
 from app.dashboard.letter_edit import changes_of, shown_fields
 from app.dashboard.letters import PATH
 from app.dashboard.pages import go, page
@@ -41,13 +42,13 @@ async def edit_form(request: Request, name: JobId, _: Operator) -> Response:
 @router.post("/{id}/requeue")
 async def requeue_letter(request: Request, name: JobId, session: Operator) -> Response:
     """A new life as it was, with budgets reserved anew."""
-    job_id, form = _id(name), await read_form(request)
-    try:
-        order = order_of(form, session.actor)
-        await _requeue(request, job_id, order)
-    except PenstockError as error:
-        return await _refused(request, job_id, error)
-    return go(request, f"{PATH}/{job_name(job_id)}", said="letter-requeued")
+    job_id = _id(name)
+
+    async def do(wanted: Act) -> str:
+        await _requeue(request, job_id, order_of(wanted.form, wanted.actor))
+        return "letter-requeued"
+
+    return await act(request, session, do, to=_path(job_id), refused=partial(_shown, request, job_id))
 
 
 @router.post("/{id}/edit")
@@ -67,30 +68,30 @@ async def edit_letter(request: Request, name: JobId, session: Operator) -> Respo
         return await _form(
             request, job_id, error.detail, {each: values[0] for each, values in form.items()}, error.status
         )
-    return go(request, f"{PATH}/{job_name(job_id)}", said="letter-requeued")
+    return go(request, _path(job_id), said="letter-requeued")
 
 
 @router.post("/{id}/discard")
 async def discard_letter(request: Request, name: JobId, session: Operator) -> Response:
     """Close it for good: the job stays dead."""
-    services, job_id, form = services_of(request), _id(name), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        refusal = await discard_one(services.transaction, job_id, actor=session.actor, reason=reason)
+    job_id = _id(name)
+
+    async def do(wanted: Act) -> str:
+        refusal = await discard_one(wanted.transaction, job_id, actor=wanted.actor, reason=wanted.reason)
         if refusal is not None:
             raise refusal.error
-    except PenstockError as error:
-        return await _refused(request, job_id, error)
-    return go(request, f"{PATH}/{job_name(job_id)}", said="letter-discarded")
+        return "letter-discarded"
+
+    return await act(request, session, do, to=_path(job_id), refused=partial(_shown, request, job_id))
 
 
-def order_of(form: Mapping[str, list[str]], actor: str) -> Order:
+def order_of(form: Form, actor: str) -> Order:
     """What is wanted of a requeue: its reason, and which deadline.
 
     Raises:
         InvalidRequest: no reason, or a deadline that isn't one.
     """
-    reason, choice = reason_of(text_of(form, "reason")), text_of(form, "deadline", "renew")
+    reason, choice = reason_of(form), text_of(form, "deadline", "renew")
     if choice == "none":
         return Order(actor, reason, None)
     if choice != "in":
@@ -133,8 +134,8 @@ async def _form(
     )  # fmt: skip
 
 
-async def _refused(request: Request, job_id: UUID, error: PenstockError) -> Response:
-    return await _shown(request, job_id, error.detail, error.status)
+def _path(job_id: UUID) -> str:
+    return f"{PATH}/{job_name(job_id)}"
 
 
 def _whole(text: str, name: str) -> int:

@@ -11,8 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from app.dashboard.access import Operator
-from app.dashboard.forms import read_form, text_of
-from app.dashboard.job import reason_of
+from app.dashboard.forms import read_form, reason_of, text_of
 from app.dashboard.letter import order_of
 from app.dashboard.letters import PATH
 from app.dashboard.pages import is_htmx, page
@@ -74,7 +73,7 @@ def _run_of(act: Act, form: dict[str, list[str]]) -> Run:
         raise InvalidRequest("fingerprint: name the group", param="fingerprint")
     told = tuple(each[:300] for each in form.get("told", [])[:MOST_TOLD])
     return Run(
-        act, fingerprint, reason_of(text_of(form, "reason")), text_of(form, "deadline", "renew"),
+        act, fingerprint, reason_of(form), text_of(form, "deadline", "renew"),
         text_of(form, "deadline_in_s"), _rate(text_of(form, "per_s")), text_of(form, "cursor"),
         _count(text_of(form, "done", "0")), _count(text_of(form, "refused", "0")), told,
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Which models are served? /admin/models: price, fallback, and the breaker with its stop and its allow."""
 
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
 from app.dashboard.access import Operator, Viewer
+from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form, text_of
-from app.dashboard.job import reason_of
 from app.dashboard.pages import go, page
 from app.dashboard.queries.models import list_models
 from app.dashboard.services import services_of
@@ -65,18 +66,17 @@ async def price(request: Request, session: Operator) -> Response:
 @router.post("/breaker/{word}")
 async def breaker(request: Request, word: str, session: Operator) -> Response:
     """`stop`: no new jobs; `allow`: new jobs whatever happens; `auto`: as attempts go. Until the next word."""
-    services, form = services_of(request), await read_form(request)
     if word not in _MODES:
         raise NotFound("there is no such page")
-    name = text_of(form, "name")
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
-            await set_mode(conn, name, _MODES[word], actor=session.actor, reason=reason)
-        services.breakers.forget()
-    except PenstockError as error:
-        return await _form(request, name, error.detail, error.status)
-    return go(request, _PAGE, said="saved")
+    name = text_of(await read_form(request), "name")
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
+            await set_mode(conn, name, _MODES[word], actor=wanted.actor, reason=wanted.reason)
+        wanted.services.breakers.forget()
+        return "saved"
+
+    return await act(request, session, do, to=_PAGE, refused=partial(_form, request, name))
 
 
 def price_of(text: str, name: str) -> int:

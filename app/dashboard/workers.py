@@ -2,21 +2,21 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
 from app.dashboard.access import Operator, Viewer
+from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import read_form, text_of
-from app.dashboard.job import reason_of
 from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, uuid_of
-from app.dashboard.pages import go, page
+from app.dashboard.pages import page
 from app.dashboard.queries import workers as queries
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page
 from app.dashboard.services import services_of
-from app.errors import InvalidRequest, NotFound, PenstockError
+from app.errors import InvalidRequest, NotFound
 from app.ids import job_name
 from app.jobs.draining import drain, undrain
 
@@ -57,26 +57,27 @@ async def worker(request: Request, name: WorkerId, _: Viewer) -> Response:
 @router.post("/{id}/drain")
 async def drain_worker(request: Request, name: WorkerId, session: Operator) -> Response:
     """Let it claim nothing more; what it has ends as it would."""
-    return await _act(request, name, session, drain, said="worker-drained")
+    return await _switch(request, name, session, drain, "worker-drained")
 
 
 @router.post("/{id}/undrain")
 async def undrain_worker(request: Request, name: WorkerId, session: Operator) -> Response:
     """Let it claim again."""
-    return await _act(request, name, session, undrain, said="worker-undrained")
+    return await _switch(request, name, session, undrain, "worker-undrained")
 
 
-async def _act(
-    request: Request, name: str, session: Operator, act: Callable[..., Awaitable[bool]], *, said: str
+async def _switch(
+    request: Request, name: str, session: Operator, switch: Callable[..., Awaitable[bool]], said: str
 ) -> Response:
-    services, incarnation, form = services_of(request), uuid_of(name, "worker"), await read_form(request)
-    try:
-        reason = reason_of(text_of(form, "reason"))
-        async with services.transaction() as conn:
-            await act(conn, incarnation, actor=session.actor, reason=reason)
-    except PenstockError as error:
-        return await _refused(request, incarnation, error)
-    return go(request, f"{_PAGE}/{incarnation.hex}", said=said)
+    incarnation = uuid_of(name, "worker")
+
+    async def do(wanted: Act) -> str:
+        async with wanted.transaction() as conn:
+            await switch(conn, incarnation, actor=wanted.actor, reason=wanted.reason)
+        return said
+
+    refused = partial(_shown, request, incarnation)
+    return await act(request, session, do, to=f"{_PAGE}/{incarnation.hex}", refused=refused)
 
 
 async def _shown(request: Request, incarnation: UUID, problem: str = "", status: int = 200) -> Response:
@@ -90,10 +91,6 @@ async def _shown(request: Request, incarnation: UUID, problem: str = "", status:
         request, "worker.html", section="workers", title=f"Worker {incarnation.hex[:8]}", status=status, worker=found,
         jobs=jobs, outcomes=outcomes, job_name=job_name, problem=problem,
     )  # fmt: skip
-
-
-async def _refused(request: Request, incarnation: UUID, error: PenstockError) -> Response:
-    return await _shown(request, incarnation, error.detail, error.status)
 
 
 def _cursor(row: queries.WorkerRow) -> str:

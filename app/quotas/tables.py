@@ -167,6 +167,16 @@ ledger_rollups = Table(
     ),
 )
 
+# When a tenant's budgets were compared with their ledger, and by how many tokens they differed.
+budget_comparisons = Table(
+    "budget_comparisons",
+    metadata,
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    Column("begun_at", Timestamp, nullable=False),
+    Column("compared_at", Timestamp),  # NULL: none has ended yet
+    Column("drift", BigInteger, nullable=False, server_default="0"),
+)
+
 # What was really computed. At most one billed row a job; wasted attempts are rows too, never billed.
 usage = Table(
     "usage",

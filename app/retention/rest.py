@@ -1,4 +1,4 @@
-"""What else has had its time? Batches, files, deliveries that belong to no job, workers that ended, bills that are summed up."""
+"""What else has had its time? Batches, files, deliveries that belong to no job, workers that ended, log-ins, bills that are summed up."""
 
 from collections import Counter
 from typing import Any
@@ -6,6 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.operators.throttle import FORGET_S
 
 _DAYS = "coalesce(t.retention_days, CAST(:days AS integer))"
 _OLD = f"statement_timestamp() - make_interval(days => {_DAYS})"
@@ -58,6 +60,14 @@ _OLD_WORKERS = """
     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.incarnation = w.incarnation AND j.status = 'running')
 """
 _WORKERS = text(f"DELETE FROM workers WHERE incarnation IN ({_OLD_WORKERS} ORDER BY ended_at LIMIT :most)")  # noqa: S608
+
+# Log-ins that have ended, links that can't be used any more, failures that count no more.
+_OLD_SESSIONS = "SELECT token_hash FROM operator_sessions WHERE expires_at < statement_timestamp()"
+_OLD_LINKS = "SELECT token_hash FROM operator_links WHERE expires_at < statement_timestamp()"
+_OLD_FAILURES = f"SELECT subject FROM login_failures WHERE last_at < statement_timestamp() - interval '{FORGET_S} s'"  # noqa: S608
+_SESSIONS = text(f"DELETE FROM operator_sessions WHERE token_hash = ANY(ARRAY({_OLD_SESSIONS} LIMIT :most))")  # noqa: S608
+_LINKS = text(f"DELETE FROM operator_links WHERE token_hash = ANY(ARRAY({_OLD_LINKS} LIMIT :most))")  # noqa: S608
+_FAILURES = text(f"DELETE FROM login_failures WHERE subject = ANY(ARRAY({_OLD_FAILURES} LIMIT :most))")  # noqa: S608
 
 # The bill of a job that is gone, by day. While its job is there the audit compares them.
 _OLD_USAGE = """
@@ -114,6 +124,12 @@ async def delete_old_workers(conn: AsyncConnection, *, worker_days: int, most: i
     return Counter(workers=(await conn.execute(_WORKERS, {"worker_days": worker_days, "most": most})).rowcount)
 
 
+async def delete_old_logins(conn: AsyncConnection, *, most: int) -> Counter[str]:
+    """Delete up to `most` of each: sessions of operators and one-time links whose time is over, failed log-ins that count no more."""
+    tables = {"operator_sessions": _SESSIONS, "operator_links": _LINKS, "login_failures": _FAILURES}
+    return Counter({name: (await conn.execute(delete, {"most": most})).rowcount for name, delete in tables.items()})
+
+
 async def sum_up_usage(conn: AsyncConnection, *, usage_days: int, most: int) -> Counter[str]:
     """Turn up to `most` rows of `usage` of jobs that are gone into sums by day. Nothing is lost but whose job it was."""
     return Counter(usage=int(await conn.scalar(_SUM_UP, {"usage_days": usage_days, "most": most}) or 0))
@@ -128,6 +144,9 @@ async def count_rest(
         "files": _OLD_FILE,
         "webhook_deliveries": _OLD_DELIVERIES,
         "workers": _OLD_WORKERS,
+        "operator_sessions": _OLD_SESSIONS,
+        "operator_links": _OLD_LINKS,
+        "login_failures": _OLD_FAILURES,
     }
     if usage_days is not None:
         counted["usage"] = _OLD_USAGE

@@ -180,6 +180,10 @@ async def _delete_workers(work: _Work, step: str) -> None:
     await _repeat(work, step, lambda conn: rest.delete_old_workers(conn, worker_days=days, most=work.pace.size))
 
 
+async def _delete_logins(work: _Work, step: str) -> None:
+    await _repeat(work, step, lambda conn: rest.delete_old_logins(conn, most=work.pace.size))
+
+
 async def _sum_up_usage(work: _Work, step: str) -> None:
     days = work.settings.usage_retention_days
     if days is not None:
@@ -194,5 +198,6 @@ _STEPS: dict[str, Callable[[_Work, str], Awaitable[None]]] = {
     "files": _delete_files,
     "deliveries": _delete_deliveries,
     "workers": _delete_workers,
+    "log-ins": _delete_logins,
     "usage": _sum_up_usage,
 }

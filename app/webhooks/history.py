@@ -66,7 +66,8 @@ class Which:
 
 
 _d = webhook_deliveries.c
-_COLUMNS: list[ColumnElement[Any]] = [_d[name] for name in Delivery.__slots__]
+DELIVERY_COLUMNS: list[ColumnElement[Any]] = [_d[name] for name in Delivery.__slots__]  # for `delivery_of`
+TRY_COLUMNS: list[ColumnElement[Any]] = [webhook_tries.c[name] for name in MadeTry.__slots__]
 # Its tries so far don't count any more, they are only kept. What is under way stays so: whoever is at it says what came of it.
 _AGAIN = """
     UPDATE webhook_deliveries d
@@ -92,7 +93,7 @@ async def list_deliveries(
     conn: AsyncConnection, tenant_id: str, which: Which, *, limit: int, before: UUID | None = None
 ) -> list[Delivery]:
     """The tenant's deliveries that fit, newest first, those that come before `before`."""
-    query = select(*_COLUMNS).where(_d.tenant_id == tenant_id).order_by(_d.id.desc()).limit(limit)
+    query = select(*DELIVERY_COLUMNS).where(_d.tenant_id == tenant_id).order_by(_d.id.desc()).limit(limit)
     for column, value in (
         (_d.endpoint_id, which.endpoint_id),
         (_d.job_id, which.job_id),
@@ -103,7 +104,7 @@ async def list_deliveries(
             query = query.where(column == value)
     if before is not None:
         query = query.where(_d.id < before)
-    return [_shown(row) for row in await conn.execute(query)]
+    return [delivery_of(row) for row in await conn.execute(query)]
 
 
 async def read_delivery(conn: AsyncConnection, tenant_id: str, delivery_id: UUID) -> Story:
@@ -112,17 +113,13 @@ async def read_delivery(conn: AsyncConnection, tenant_id: str, delivery_id: UUID
     Raises:
         NotFound: it has none such.
     """
-    query = select(*_COLUMNS, _d.body).where(_d.id == delivery_id, _d.tenant_id == tenant_id)
+    query = select(*DELIVERY_COLUMNS, _d.body).where(_d.id == delivery_id, _d.tenant_id == tenant_id)
     row = (await conn.execute(query)).one_or_none()
     if row is None:
         raise NotFound(f"there is no webhook delivery {delivery_name(delivery_id)}")
     t = webhook_tries.c
-    made = await conn.execute(
-        select(t.number, t.at, t.http_status, t.error, t.duration_ms)
-        .where(t.delivery_id == delivery_id)
-        .order_by(t.number)
-    )
-    return Story(_shown(row[:-1]), [MadeTry(*each) for each in made], bytes(row.body))
+    made = await conn.execute(select(*TRY_COLUMNS).where(t.delivery_id == delivery_id).order_by(t.number))
+    return Story(delivery_of(row[:-1]), [MadeTry(*each) for each in made], bytes(row.body))
 
 
 async def resend(conn: AsyncConnection, tenant_id: str, delivery_id: UUID) -> Story:
@@ -154,7 +151,8 @@ async def recover(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, *, s
     return done.rowcount
 
 
-def _shown(row: Any) -> Delivery:
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """The delivery of a row of `DELIVERY_COLUMNS`."""
     delivery = Delivery(*row)
     if delivery.status == "pending":
         return delivery

@@ -160,7 +160,22 @@ _QUEUED = text(f"""
 
 
 async def fill(db: AsyncEngine, redis: Redis, size: Size, say: Callable[[str], None]) -> None:
-    """Make all of it; `say` is told how far it is."""
+    """Make all of it, but for the rows where they are there already; `say` is told how far it is.
+
+    Raises:
+        ValueError: there are jobs, but not as many.
+    """
+    async with db.begin() as conn:
+        await conn.execute(text("SET LOCAL statement_timeout = 0"))
+        found = await conn.scalar(text("SELECT count(*) FROM jobs"))
+    if found not in {0, size.jobs}:
+        raise ValueError(f"the database has {found:,} jobs, not {size.jobs:,}: give another folder, or delete this one")
+    if not found:
+        await _fill_database(db, size, say)
+    await _nominate(db, redis)
+
+
+async def _fill_database(db: AsyncEngine, size: Size, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     values = {"tenants": size.tenants, "pools": list(POOLS), "batches": max(1, size.jobs // 50)}
     for name, statements in (
@@ -180,7 +195,6 @@ async def fill(db: AsyncEngine, redis: Redis, size: Size, say: Callable[[str], N
         autocommit = await conn.execution_options(isolation_level="AUTOCOMMIT")
         await autocommit.execute(text("SET statement_timeout = 0"))
         await autocommit.execute(text("VACUUM ANALYZE"))
-    await _nominate(db, redis)
 
 
 async def _run(db: AsyncEngine, statements: str, values: dict[str, object]) -> None:

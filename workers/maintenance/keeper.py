@@ -81,7 +81,10 @@ class Keeper:
             "breakers": (settings.breaker_every_s, self.breakers),
             "audit": (settings.audit_every_s, self.audit),
             "forget": (settings.audit_every_s, self.forget),
-            "drift": (settings.drift_every_s, partial(self._meters.compare, self._db)),
+            "drift": (
+                settings.drift_every_s,
+                partial(self._meters.compare, self._db, self._clock, settings.drift_every_s),
+            ),
             "look": (LOOK_EVERY_S, partial(self._meters.look, self._db, self._redis, settings)),
             "roll_up": (settings.audit_every_s, self.roll_up),
             **(extra or {}),

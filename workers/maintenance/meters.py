@@ -1,5 +1,6 @@
 """What does maintenance count? Its rounds, and what it alone looks at: drift, dead letters, breakers, whether the servers answer."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -8,14 +9,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.clock import Clock
 from app.observe.ends import count_ends
 from app.observe.metrics import AtScrape, Family, counter, family, gauge, preset
-from app.quotas.drift import drift
+from app.quotas import drift
 from app.racing import at_most
 from app.redis import Redis, RedisError
 from app.settings import Settings
 
 LOOK_EVERY_S = 5.0
+_COMPARE_S = 1.0  # of each round, whatever it has to compare
+_MOST_AGAIN = 20
+_LONGEST_REST_S = 1.0  # after a comparison the others have their turn for as long as it took
 _STATES = ("closed", "half_open", "open")
 _REASONS = ("attempts_exhausted", "engine_crashes", "workers_lost")  # there from the start; others when they are met
 
@@ -71,10 +76,31 @@ class Meters:
             self._up.labels("postgres").set(0)
         return 0
 
-    async def compare(self, db: AsyncEngine) -> int:
-        """Compare the budgets with their ledger. Returns 0: nothing was repaired."""
+    async def compare(self, db: AsyncEngine, clock: Clock, every_s: float) -> int:
+        """Compare the budgets of as many tenants with their ledger as a round has to, and of more while time is left.
+
+        Returns 0: nothing was repaired.
+        """
         async with db.connect() as conn:
-            self._drift = await drift(conn)
+            tenants = await drift.waiting(conn)
+        # Whether what was found is still so is to be known soon.
+        known = [each for each in tenants if each.drift][:_MOST_AGAIN]
+        queue = known + [each for each in tenants if each not in known]
+        least, worked_s = len(known) + drift.a_round(len(tenants), every_s), 0.0
+        for number, each in enumerate(queue):
+            if number >= least and worked_s >= _COMPARE_S:
+                break
+            began = clock.monotonic()
+            async with db.begin() as conn:
+                is_ours = await drift.begin(conn, each)
+            if is_ours:
+                async with db.begin() as conn:
+                    await drift.compare(conn, each.tenant_id)
+            took_s = clock.monotonic() - began
+            worked_s += took_s
+            await asyncio.sleep(min(took_s, _LONGEST_REST_S))
+        async with db.connect() as conn:
+            self._drift = await drift.drift(conn)
         return 0
 
     def _shown(self) -> Iterator[Family]:

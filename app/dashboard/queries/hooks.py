@@ -7,10 +7,11 @@ from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page, equal, few, walk
-from app.webhooks.history import Delivery
+from app.webhooks.history import DELIVERY_COLUMNS, TRY_COLUMNS, Delivery, MadeTry, delivery_of
 from app.webhooks.tables import webhook_deliveries, webhook_endpoints, webhook_tries
 
 MOST_RECENT = 20  # deliveries that an endpoint's health is told by
@@ -52,21 +53,9 @@ class EndpointRow:
 class DeliveryRow:
     """A delivery in a list, with its newest try."""
 
-    id: UUID
     tenant_id: str
-    event_type: str
-    job_id: UUID | None
-    endpoint_id: UUID | None
-    url: str
-    status: str
-    tries: int
-    error: str | None
-    next_try_at: datetime | None
-    created_at: datetime
-    ended_at: datetime | None
-    http_status: int | None
-    try_error: str | None
-    duration_ms: int | None
+    delivery: Delivery
+    newest: MadeTry | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +70,10 @@ class DeliverySearch:
 
 
 @dataclass(frozen=True, slots=True)
-class TryRow:
-    """One try. Both `http_status` and `error` are None while it is under way, or if its worker was lost."""
+class ExcerptedTry(MadeTry):
+    """A try with the beginning of an answer that wasn't 2xx, for operators."""
 
-    number: int
-    at: datetime
-    http_status: int | None
-    error: str | None
-    duration_ms: int | None
-    excerpt: str | None  # the beginning of an answer that wasn't 2xx
+    excerpt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +82,7 @@ class DeliveryStory:
 
     tenant_id: str
     delivery: Delivery
-    tries: Sequence[TryRow]
+    tries: Sequence[ExcerptedTry]
     body_bytes: int
     endpoint_status: str | None
 
@@ -154,11 +138,7 @@ async def _endpoints(conn: AsyncConnection, state: str | None, *, limit: int, **
     return [EndpointRow(*row) for row in rows]
 
 
-_d, _e = webhook_deliveries.c, webhook_endpoints.c
-_SHOWN = [
-    _d.id, _d.tenant_id, _d.event_type, _d.job_id, _d.endpoint_id, _d.url, _d.status, _d.tries, _d.error, _d.next_try_at,
-    _d.created_at, _d.ended_at,
-]  # fmt: skip
+_d, _e, _t = webhook_deliveries.c, webhook_endpoints.c, webhook_tries.c
 
 
 async def find_deliveries(
@@ -170,10 +150,11 @@ async def find_deliveries(
     most: int = MOST_LOOKED_AT,
 ) -> Page[DeliveryRow]:
     """The newest deliveries that fit, from the one before `older_than` on."""
-    near = select(*_SHOWN)
+    near = select(_d.tenant_id, *DELIVERY_COLUMNS)
     if older_than is not None:
         near = near.where(_d.id < older_than)
     tenant, status = wanted.tenant, wanted.status
+    bound: int | None = most
     if wanted.job_id is not None:
         near = near.where(_d.job_id == wanted.job_id)
     elif wanted.endpoint_id is not None:
@@ -184,35 +165,31 @@ async def find_deliveries(
         near, status = near.where(_d.status == "failed"), None
     elif status == "pending":
         due = await few(conn, near.where(_d.status == "pending"), most=most)
-        near, status = (near, status) if due is None else (due, None)
+        if due is not None:
+            near, status, bound = due, None, None
     near = near.order_by(near.selected_columns.id.desc())
 
     def fits(columns: Any) -> list[ColumnElement[bool]]:
         return equal(columns, tenant_id=tenant, status=status, event_type=wanted.event_type)
 
-    page = await walk(conn, near, fits, key="id", limit=limit, most=most)
+    page = await walk(conn, near, fits, key="id", limit=limit, most=bound)
     newest = await _newest_tries(conn, [row.id for row in page.rows])
-    nothing: tuple[int | None, str | None, int | None] = (None, None, None)
-    return page.of(lambda row: DeliveryRow(*[*row, *newest.get(row.id, nothing)]))
+    return page.of(lambda row: DeliveryRow(row.tenant_id, delivery_of(row[1:]), newest.get(row.id)))
 
 
 async def read_delivery(conn: AsyncConnection, delivery_id: UUID) -> DeliveryStory | None:
     """One delivery, of whatever tenant; None where there is none such."""
-    columns = [_d[name] for name in Delivery.__slots__]
     row = (
         await conn.execute(
-            select(_d.tenant_id, text("octet_length(body)"), _e.status, *columns)
+            select(_d.tenant_id, text("octet_length(body)"), _e.status, *DELIVERY_COLUMNS)
             .select_from(webhook_deliveries.outerjoin(webhook_endpoints, _e.id == _d.endpoint_id))
             .where(_d.id == delivery_id)
         )
     ).one_or_none()
     if row is None:
         return None
-    t = webhook_tries.c
-    made = await conn.execute(
-        select(*[t[name] for name in TryRow.__slots__]).where(t.delivery_id == delivery_id).order_by(t.number)
-    )
-    return DeliveryStory(row[0], Delivery(*row[3:]), [TryRow(*each) for each in made], row[1], row[2])
+    made = await conn.execute(select(*TRY_COLUMNS, _t.excerpt).where(_t.delivery_id == delivery_id).order_by(_t.number))
+    return DeliveryStory(row[0], delivery_of(row[3:]), [ExcerptedTry(*each) for each in made], row[1], row[2])
 
 
 async def read_body(conn: AsyncConnection, delivery_id: UUID) -> str | None:
@@ -221,16 +198,13 @@ async def read_body(conn: AsyncConnection, delivery_id: UUID) -> str | None:
     return None if body is None else bytes(body).decode("utf-8", "replace")[:_MOST_BODY_CHARS]
 
 
-async def _newest_tries(
-    conn: AsyncConnection, delivery_ids: list[UUID]
-) -> dict[UUID, tuple[int | None, str | None, int | None]]:
+async def _newest_tries(conn: AsyncConnection, delivery_ids: list[UUID]) -> dict[UUID, MadeTry]:
     if not delivery_ids:
         return {}
-    rows = await conn.execute(
-        text("""
-            SELECT DISTINCT ON (delivery_id) delivery_id, http_status, error, duration_ms FROM webhook_tries
-            WHERE delivery_id = ANY(CAST(:ids AS uuid[])) ORDER BY delivery_id, number DESC
-        """),
-        {"ids": delivery_ids},
+    query = (
+        select(_t.delivery_id, *TRY_COLUMNS)
+        .ext(distinct_on(_t.delivery_id))
+        .where(_t.delivery_id.in_(delivery_ids))
+        .order_by(_t.delivery_id, _t.number.desc())
     )
-    return {row.delivery_id: (row.http_status, row.error, row.duration_ms) for row in rows}
+    return {row.delivery_id: MadeTry(*row[1:]) for row in await conn.execute(query)}

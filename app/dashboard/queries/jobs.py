@@ -79,11 +79,13 @@ async def find_jobs(
     if wanted.before is not None:
         near = near.where(_j.id < first_id_at(wanted.before + _CLOCKS_APART))
     status = wanted.status
+    bound: int | None = most
     if status in ENDED_BADLY:
         near, status = near.where(_j.status == status), None
     elif status in {"queued", "running"}:
         waiting = await few(conn, near.where(_j.status == status), most=most)
-        near, status = (near, status) if waiting is None else (waiting, None)
+        if waiting is not None:
+            near, status, bound = waiting, None, None
     near = near.order_by(near.selected_columns.id.desc())
 
     def fits(columns: Any) -> list[ColumnElement[bool]]:
@@ -96,7 +98,7 @@ async def find_jobs(
             found.append(columns.created_at < wanted.before)
         return found
 
-    page = await walk(conn, near, fits, key="id", limit=limit, most=most)
+    page = await walk(conn, near, fits, key="id", limit=limit, most=bound)
     made = await _completions(conn, [row.id for row in page.rows])
     return page.of(lambda row: JobRow(*[*row[: len(_SHOWN)], made.get(row.id)]))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 MOST_LOOKED_AT = 20_000  # rows for one page
@@ -33,9 +33,15 @@ class Page(Generic[Row]):
 
 
 async def walk(
-    conn: AsyncConnection, near: Select[Any], fits: Conditions, *, key: str, limit: int, most: int = MOST_LOOKED_AT
+    conn: AsyncConnection,
+    near: Select[Any],
+    fits: Conditions,
+    *,
+    key: str,
+    limit: int,
+    most: int | None = MOST_LOOKED_AT,
 ) -> Page[Any]:
-    """The first `limit` rows that fit of the first `most` that `near` gives.
+    """The first `limit` rows that fit of the first `most` that `near` gives; None: of all, since `few` has said that they are few.
 
     Args:
         near: rows in the order of their column `key`, falling; an index must serve both its conditions and its order.
@@ -46,6 +52,8 @@ async def walk(
     rows = (await conn.execute(query)).all()
     if len(rows) > limit:
         return Page(rows[:limit], getattr(rows[limit - 1], key))
+    if most is None:
+        return Page(rows)
     last = await conn.scalar(near.with_only_columns(near.selected_columns[key]).offset(most - 1).limit(1))
     return Page(rows, last, last is not None)
 
@@ -56,11 +64,16 @@ def equal(columns: Any, **wanted: Any) -> list[ColumnElement[bool]]:
 
 
 async def few(conn: AsyncConnection, rows: Select[Any], *, most: int = MOST_LOOKED_AT) -> Select[Any] | None:
-    """`rows`, which an index finds in no order, to be walked along; None where they are more than can be sorted for one page.
+    """`rows`, which an index finds in no order, to be walked along by their column `id`; None where they are more than `most`.
 
-    They may be older than all that a walk in order would look at, and Postgres may not choose that walk for them either.
+    They may be older than all that a walk in order would look at, and Postgres may not choose that walk for them either: their ids are
+    found and sorted first, and a row is read when the walk comes to it (OFFSET 0 keeps Postgres from joining the whole table instead).
     """
-    some = rows.with_only_columns(rows.selected_columns["id"]).limit(most + 1).subquery()
-    if (await conn.scalar(select(func.count()).select_from(some)) or 0) > most:
+    columns = rows.selected_columns
+    ids = rows.with_only_columns(columns["id"])
+    if (await conn.scalar(select(func.count()).select_from(ids.limit(most + 1).subquery())) or 0) > most:
         return None
-    return select(rows.cte("few").prefix_with("MATERIALIZED"))
+    found = select(ids.cte("few").prefix_with("MATERIALIZED")).order_by(text("id DESC")).subquery("in_order")
+    row = select(*columns).where(columns["id"] == found.c.id).offset(0).lateral("row")
+    rest = [each for name, each in row.c.items() if name != "id"]
+    return select(found.c.id, *rest).select_from(found.join(row, true()))

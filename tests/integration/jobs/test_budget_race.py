@@ -23,7 +23,7 @@ from app.jobs.prepare import PreparedJob
 from app.jobs.submit import Caller, accept
 from app.queue.streams import Nomination
 from app.quotas.budgets import look
-from app.quotas.drift import drift
+from app.quotas.drift import drift_of
 from app.quotas.keys import create_key
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
@@ -256,7 +256,7 @@ async def assert_settled(race: Race, engine: AsyncEngine) -> None:
         assert found == {"total_tokens": (real.tokens, 0), "requests": (real.requests, 0), "cost": (real.cost, 0)}
         for key in race.keys:
             assert all(each.reserved == 0 for each in await look(conn, race.tenant, key))
-        assert await drift(conn) == 0
+        assert await drift_of(conn, race.tenant) == 0
 
 
 async def race_rounds(

@@ -17,7 +17,7 @@ from app.jobs.notices import Used
 from app.jobs.submit import Accepted, Caller, accept
 from app.queue.streams import Nomination
 from app.quotas.budgets import Reservation, Spending, open_account
-from app.quotas.drift import drift
+from app.quotas.drift import drift_of
 from app.quotas.keys import create_key
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
@@ -468,9 +468,9 @@ async def test_drift_is_zero_and_counts_what_leaked(engine: AsyncEngine, setting
     done, _ = await submit(engine, settings, count=2, **ONE)
     await finished(engine, done, 3)
     async with engine.begin() as conn:
-        assert await drift(conn) == 0
+        assert await drift_of(conn, "acme") == 0
         # The job ended, and what it had reserved stayed.
         await conn.execute(text("UPDATE jobs SET status = 'cancelled', finished_at = now() WHERE status = 'queued'"))
-        assert await drift(conn) == 10
+        assert await drift_of(conn, "acme") == 10
         await conn.execute(text("UPDATE budget_windows SET used = used + 3 WHERE budget_id = :id"), {"id": budget})
-        assert await drift(conn) == 13
+        assert await drift_of(conn, "acme") == 13

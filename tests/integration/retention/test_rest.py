@@ -4,13 +4,20 @@ from datetime import date
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.files.store import append, close_file, open_file
 from app.ids import new_id
+from app.operators.links import make_link, whose_link
+from app.operators.people import create_person
+from app.operators.sessions import digest, open_session, read_session
+from app.operators.tables import operator_sessions
+from app.operators.throttle import count_try
 from app.quotas.usage import usage_by_tenant
 from app.redis import Redis
+from app.retention.overview import plan
+from app.retention.rest import delete_old_logins
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import open_lease, seed
@@ -125,6 +132,39 @@ async def test_lives_of_workers_are_forgotten_when_they_ended_long_ago(
                     {"days": days, "id": incarnation},
                 )  # fmt: skip
     assert (await retain(engine, redis, settings)).rows == {"workers": 1}
+
+
+async def test_log_ins_that_are_over_go_without_another_log_in(
+    engine: AsyncEngine, redis: Redis, settings: Settings
+) -> None:
+    async with engine.begin() as conn:
+        ann = await create_person(conn, "ann", "viewer", actor="test")
+        tokens = [await open_session(conn, ann, longest_s=3600, by="test") for _ in range(4)]
+        await conn.execute(
+            update(operator_sessions)
+            .where(operator_sessions.c.token_hash != digest(tokens[0]))
+            .values(expires_at=text("now() - interval '1 s'"))
+        )
+        for name in ("ann", "bob"):
+            await count_try(conn, name=name, address="::1")
+        link = await make_link(conn, ann, actor="test")
+        await conn.execute(
+            text("INSERT INTO operator_links (token_hash, operator_id, expires_at) VALUES ('old', :ann, now() - interval '1 s')"),
+            {"ann": ann.id},
+        )  # fmt: skip
+        await conn.execute(
+            text("UPDATE login_failures SET last_at = now() - interval '25 h' WHERE subject = 'account:ann'")
+        )
+        before = await plan(conn, settings)
+    gone = {"operator_sessions": 3, "operator_links": 1, "login_failures": 1}
+    assert {name: rows for name, rows in before.items() if rows} == gone
+    async with engine.connect() as conn:  # which isn't committed
+        assert (await delete_old_logins(conn, most=2))["operator_sessions"] == 2
+    assert (await retain(engine, redis, settings)).rows == gone
+    async with engine.connect() as conn:
+        assert await read_session(conn, tokens[0], idle_s=60, is_act=False) is not None
+        assert await whose_link(conn, link) is not None
+    assert await count(engine, "login_failures") == 2
 
 
 async def test_bills_of_deleted_jobs_are_summed_up_and_no_token_is_lost(
