@@ -25,6 +25,9 @@ from tests.support.leftovers import assert_nobody_in_redis
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
     del os.environ[_name]
 
+# Tests run side by side, and their models are tiny: a second thread of an engine would only wait for the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # `make test` tries the same examples each time: it says whether a change broke something. `make test-long` looks for new ones.
 hypothesis_settings.register_profile("repeat", derandomize=True, deadline=None)
 hypothesis_settings.register_profile("explore", derandomize=False, print_blob=True, deadline=None)
