@@ -6,6 +6,8 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/installed
 export PYTHONUNBUFFERED := 1
+# The tests start hundreds of processes of ours: each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up lint format test test-long mutations test-gpu coverage bench migration constraints clean
@@ -43,8 +45,8 @@ format: venv ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format .
 
 test: lint ## Lint, then all tests but the long matrix and the GPU's
-	@echo "==> pytest, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" --ignore tests/failure -n $(JOBS) --dist loadscope
-	@echo "==> pytest tests/failure, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" tests/failure -n $(JOBS)
+	@echo "==> pytest, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" --ignore tests/failure -n $(JOBS) --dist worksteal
+	@echo "==> pytest tests/failure, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" tests/failure -n $(JOBS) --dist worksteal
 
 test-long: venv ## The long matrix, and new random examples for the property tests
 	@$(BIN)/pytest -m "(long or hypothesis) and not gpu" --hypothesis-profile explore

@@ -18,11 +18,15 @@ from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.redis import Redis, create_redis
 from app.schema import migrate
 from app.settings import Settings
-from tests.support.databases import temporary_database, with_database
+from tests.support.databases import servers_folder, temporary_database, with_database
+from tests.support.leftovers import assert_nobody_in_redis
 
 # What the caller's shell has configured is none of the tests' business.
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
     del os.environ[_name]
+
+# Tests run side by side, and their models are tiny: a second thread of an engine would only wait for the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `make test` tries the same examples each time: it says whether a change broke something. `make test-long` looks for new ones.
 hypothesis_settings.register_profile("repeat", derandomize=True, deadline=None)
@@ -30,7 +34,7 @@ hypothesis_settings.register_profile("explore", derandomize=False, print_blob=Tr
 hypothesis_settings.load_profile("repeat")
 
 TEMPLATE = "penstock_template"
-_redis_databases = cycle(range(16))
+_redis_databases = cycle(range(15))  # of 16: the last is for what lives longer than a test
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +46,9 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def server_dir() -> Iterator[Path]:
     """A folder for servers' data. pytest's own temporary folders are closed to the account that Postgres runs under."""
-    with tempfile.TemporaryDirectory(prefix="penstock-tests-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="penstock-tests-", dir=servers_folder(), ignore_cleanup_errors=True
+    ) as folder:
         path = Path(folder)
         path.chmod(0o711)
         yield path
@@ -63,36 +69,47 @@ def redis_server(server_dir: Path) -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture(scope="session")
-def template_database(postgres_server: EmbeddedPostgres) -> str:
-    """The name of a database that is migrated to head and that nobody is connected to."""
+def postgres_admin(postgres_server: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
+    """A connection that makes and drops databases."""
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {TEMPLATE}")
+        yield admin
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: EmbeddedPostgres, postgres_admin: psycopg.Connection) -> str:
+    """The name of a database that is migrated to head and that nobody is connected to."""
+    postgres_admin.execute(f"CREATE DATABASE {TEMPLATE}")
     migrate(Settings(database_url=with_database(postgres_server.url, TEMPLATE)))
     return TEMPLATE
 
 
 @pytest.fixture
-def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+def empty_database_url(postgres_server: EmbeddedPostgres, postgres_admin: psycopg.Connection) -> Iterator[str]:
     """A database of the test's own with nothing in it."""
-    with temporary_database(postgres_server.url) as url:
+    with temporary_database(postgres_admin, postgres_server.url) as url:
         yield url
 
 
 @pytest.fixture
-def database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
-    with temporary_database(postgres_server.url, template_database) as url:
+def database_url(
+    postgres_server: EmbeddedPostgres, postgres_admin: psycopg.Connection, template_database: str
+) -> Iterator[str]:
+    """A migrated database of the test's own. Who is still connected after the test fails it."""
+    with temporary_database(postgres_admin, postgres_server.url, template_database) as url:
         yield url
 
 
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
-    """An empty Redis database of the test's own."""
+    """An empty Redis database of the test's own. Who is still connected after the test fails it."""
     url = redis_server.url.removesuffix("/0") + f"/{next(_redis_databases)}"
     with sync_redis.Redis.from_url(url) as client:
         client.flushdb()
         yield url
-        client.flushdb()
+        try:
+            assert_nobody_in_redis(client)
+        finally:
+            client.flushdb()
 
 
 @pytest.fixture
@@ -131,7 +148,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 @pytest.fixture
 def private_dir() -> Iterator[Path]:
     """A folder for the data of servers of the test's own."""
-    path = Path(tempfile.mkdtemp(prefix="penstock-tests-"))
+    path = Path(tempfile.mkdtemp(prefix="penstock-tests-", dir=servers_folder()))
     path.chmod(0o711)
     yield path
     shutil.rmtree(path, ignore_errors=True)

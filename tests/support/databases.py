@@ -1,16 +1,32 @@
 """How does each test get a database of its own, in milliseconds? As a copy of one that was migrated once."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from tests.support.leftovers import assert_nobody_in_postgres
+
 # Copying files, without the WAL of their pages, is the faster of the two ways where nothing is synced.
 CREATE = "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY"
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30  # bytes: two sessions' servers, and room to spare
 _numbers = count(1)
+
+
+def servers_folder() -> Path | None:
+    """Where servers' data is best kept: in memory, if there is much of it, for a disk has other users; None is the usual place."""
+    try:
+        fits = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM
+    except OSError:
+        fits = False
+    return MEMORY if fits else None
 
 
 def with_database(url: str, name: str) -> str:
@@ -19,12 +35,15 @@ def with_database(url: str, name: str) -> str:
 
 
 @contextmanager
-def temporary_database(server_url: str, template: str = "template0") -> Iterator[str]:
-    """The url of a new copy of `template`, dropped at the end whoever is still connected."""
+def temporary_database(admin: psycopg.Connection, url: str, template: str = "template0") -> Iterator[str]:
+    """`url` with a new copy of `template`, dropped at the end; who is still connected then fails the test.
+
+    `DROP DATABASE` looks for connections every 100 ms: it isn't begun before all have gone.
+    """
     name = f"test_{next(_numbers)}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(SQL(CREATE).format(Identifier(name), Identifier(template)))
-        try:
-            yield with_database(server_url, name)
-        finally:
-            admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+    admin.execute(SQL(CREATE).format(Identifier(name), Identifier(template)))
+    try:
+        yield with_database(url, name)
+        assert_nobody_in_postgres(admin, name)
+    finally:
+        admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

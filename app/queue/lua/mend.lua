@@ -45,7 +45,9 @@ for i = 2, #ARGV do
   if gen then
     local q = 'q:' .. prefix .. ':' .. place .. ':' .. tenant
     look_up(q)
-    local is_there = delivered[q] and #redis.call('XRANGE', q, entry, entry) > 0
+    -- A stream that was lost begins anew, also with its ids: another job's entry may have this one's.
+    local found = delivered[q] and redis.call('XRANGE', q, entry, entry)[1]
+    local is_there = found and found[2][2] == job
     if is_there and is_after(entry, delivered[q]) then
       if bring_back(place, tenant) then mended = mended + 1 end
     elseif is_there and #redis.call('XPENDING', q, 'workers', entry, entry, 1) > 0 then

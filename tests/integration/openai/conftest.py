@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 import openai
+import psycopg
 import pytest
 import redis as sync_redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,10 +23,11 @@ from app.settings import Settings
 from tests.support.api import Tenant, make_tenant
 from tests.support.api_process import running_process
 from tests.support.databases import temporary_database
+from tests.support.leftovers import assert_nobody_in_redis
 from tests.support.stack import WORKER, running, wait_for
 
 BROOK, FAKE = "brook", "fake"
-REDIS_DATABASE = 15
+REDIS_DATABASE = 15  # no test has it for itself (tests/conftest.py)
 T = TypeVar("T")
 
 
@@ -68,16 +70,18 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(
     postgres_server: EmbeddedPostgres,
+    postgres_admin: psycopg.Connection,
     redis_server: EmbeddedRedis,
     template_database: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("openai")
     redis_url = redis_server.url.removesuffix("/0") + f"/{REDIS_DATABASE}"
-    with sync_redis.Redis.from_url(redis_url) as client:
-        client.flushdb()
     with ExitStack() as held:
-        database_url = held.enter_context(temporary_database(postgres_server.url, template_database))
+        looking = held.enter_context(sync_redis.Redis.from_url(redis_url))
+        looking.flushdb()
+        held.callback(assert_nobody_in_redis, looking)
+        database_url = held.enter_context(temporary_database(postgres_admin, postgres_server.url, template_database))
         settings = Settings(database_url=database_url, redis_url=redis_url, data_dir=folder)
         environment = os.environ | {
             "DATABASE_URL": database_url,

@@ -107,6 +107,22 @@ async def test_a_lost_depth_is_counted_anew(queue: JobQueue, redis: Redis) -> No
     assert await queue.depth() == {"interactive": Depth(1, 10), "standard": Depth(0, 0), "batch": Depth(2, 12)}
 
 
+async def test_a_new_entry_that_has_the_id_of_a_lost_one_is_not_taken_for_it(queue: JobQueue, redis: Redis) -> None:
+    jobs = [nominate() for _ in range(2)]
+    await queue.enqueue(jobs)
+    first, second = [str(job.job_id.hex) for job in jobs]
+    stream, known = queue.keys.stream("standard", "acme"), await redis.hmget(queue.keys.idx, [first, second])
+    (_, _), (last, _) = await redis.xrange(stream)
+    await redis.delete(stream)
+    # What a mending within the same millisecond, or after a step back of the clock, writes for the first.
+    await redis.xgroup_create(stream, "workers", "0", mkstream=True)
+    await redis.xadd(stream, {"j": first, "g": "1", "c": "100"}, id=last)
+    await redis.hset(queue.keys.idx, first, known[1])
+    assert await mend(queue, jobs) == 1
+    assert await mend(queue, jobs) == 0
+    assert await claim_all(queue) == jobs
+
+
 async def test_a_depth_that_was_lost_under_way_is_counted_anew(queue: JobQueue, redis: Redis) -> None:
     jobs = [nominate() for _ in range(3)]
     await queue.enqueue(jobs)

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from redis import Redis as SyncRedis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -148,8 +147,8 @@ async def test_the_figures_are_those_of_all_runs(
     await age(engine, 31)
     await retain(engine, redis, settings, retention_days=30)
     registry = CollectorRegistry()
-    rq: SyncRedis = connect_rq(settings)
-    await RetentionKeeper(settings, SystemClock(), engine, redis, rq, registry).round()
+    with connect_rq(settings) as rq:
+        await RetentionKeeper(settings, SystemClock(), engine, redis, rq, registry).round()
     shown = generate_latest(registry).decode()
     assert 'penstock_retention_rows_total{table="jobs"} 1.0' in shown
     assert 'penstock_retention_outcome{outcome="done"} 1.0' in shown

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis as SyncRedis
@@ -32,8 +33,9 @@ async def world(engine: AsyncEngine, settings: Settings) -> None:
 
 
 @pytest.fixture
-def rq(settings: Settings) -> SyncRedis:
-    return connect_rq(settings)
+def rq(settings: Settings) -> Iterator[SyncRedis]:
+    with connect_rq(settings) as client:
+        yield client
 
 
 async def test_of_many_that_begin_at_once_one_runs(engine: AsyncEngine, redis: Redis, settings: Settings) -> None:

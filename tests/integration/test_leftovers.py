@@ -1,0 +1,34 @@
+"""Is a test told of whom it leaves behind? Whoever goes on speaking to its servers is named."""
+
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import redis as sync_redis
+
+from tests.support import leftovers
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "GRACE_S", 0.1)
+
+
+def test_who_stays_in_redis_is_named_and_hung_up_on(redis_url: str) -> None:
+    with (
+        sync_redis.Redis.from_url(redis_url) as looking,
+        sync_redis.Redis.from_url(redis_url, client_name="forgotten") as left,
+    ):
+        left.ping()
+        with pytest.raises(pytest.fail.Exception, match="name='forgotten'"):
+            leftovers.assert_nobody_in_redis(looking)
+        leftovers.assert_nobody_in_redis(looking)
+
+
+def test_who_stays_in_postgres_is_named(database_url: str, postgres_admin: psycopg.Connection) -> None:
+    name = urlsplit(database_url).path.strip("/")
+    with psycopg.connect(database_url, application_name="forgotten") as left:
+        left.execute("SELECT 42")
+        with pytest.raises(pytest.fail.Exception, match="'forgotten', idle in transaction: SELECT 42"):
+            leftovers.assert_nobody_in_postgres(postgres_admin, name)
+    leftovers.assert_nobody_in_postgres(postgres_admin, name)
