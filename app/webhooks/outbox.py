@@ -98,9 +98,7 @@ def _rows(event: Event, endpoints: Sequence[Row[Any]], *, key: str) -> list[dict
     return rows
 
 
-def _row(
-    event: Event, event_id: UUID, body: bytes, url: str, endpoint_id: UUID | None, lane: str
-) -> dict[str, Any]:
+def _row(event: Event, event_id: UUID, body: bytes, url: str, endpoint_id: UUID | None, lane: str) -> dict[str, Any]:
     return {
         "id": new_id(),
         "event_id": event_id,

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.ids import event_name, new_id
 from app.quotas.keys import ensure_tenant
-from app.webhooks.nominate import Nomination
 from app.webhooks.lanes import one_off_lane
+from app.webhooks.nominate import Nomination
 from app.webhooks.outbox import Event, emit
 from app.webhooks.tables import webhook_deliveries, webhook_lanes, webhook_tries
 
