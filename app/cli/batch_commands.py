@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 FindTarget = Callable[[str | None, str | None, Path | None], "Target"]
 TierName = Literal["interactive", "standard", "batch"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 
 Url = Annotated[
     str | None,
@@ -35,9 +36,9 @@ def batch_commands(target: FindTarget) -> typer.Typer:
     def submit(
         file: Annotated[Path, typer.Argument(help="JSON Lines, as OpenAI's batches have them.")],
         endpoint: Annotated[
-            Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"],
-            typer.Option("--endpoint", help="The url of its lines."),
-        ] = "/v1/chat/completions",
+            Endpoint | None,
+            typer.Option("--endpoint", help="What its lines call; as their url says if left out. They may not differ."),
+        ] = None,
         tier: Annotated[TierName, typer.Option("--tier")] = "batch",
         window: Annotated[str, typer.Option("--window", help="How long it may take, as 90m, 24h or 3d.")] = "24h",
         wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end, or print its id.")] = True,

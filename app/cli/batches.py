@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from app.cli.batch_lines import endpoint_of
 from app.cli.errors import CommandFailed
 from app.cli.http import Api, Target
 from app.client import BATCH_ENDED, Batch, refusal_of
@@ -64,7 +65,12 @@ class BatchApi(Api):
 
 
 def submit(target: Target, file: Path, options: dict[str, Any], *, wait: bool, as_json: bool) -> bool:
-    """Upload a file and make a batch of it; whether it went well, as far as was waited for."""
+    """Upload a file and make a batch of it; whether it went well, as far as was waited for.
+
+    Raises:
+        CommandFailed: the lines' url and `endpoint` of the options, if that isn't None, aren't one endpoint; nothing was uploaded.
+    """
+    options = options | {"endpoint": endpoint_of(file, options["endpoint"])}
 
     async def act(api: BatchApi) -> Batch:
         batch = await api.create_batch(await api.upload_file(file), **options)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from app.queue.events import ChoiceDelta, EventLog, StoredEvent, TokenLogprob
+from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication, StoredEvent, TokenLogprob
 from app.queue.traces import Step
 
 _PAGE = 1000  # entries a round trip
@@ -46,6 +46,21 @@ async def read_checkpoint(log: EventLog, job_id: UUID, n: int) -> Checkpoint | N
         entries += page
         after = page[-1].place.entry_id
     return assemble(entries, n)
+
+
+async def take_over(log: EventLog, job_id: UUID, known: Checkpoint, start: JobEvent) -> Checkpoint | None:
+    """Begin an attempt that goes on from a checkpoint. From here on earlier ones, whose workers may not know that they are over, write
+    nothing more.
+
+    Returns:
+        The checkpoint as it stands now, with what they wrote since it was read; None where it can't be gone on from any more.
+
+    Raises:
+        RedisError: Redis doesn't answer.
+    """
+    await log.publish([Publication(job_id, known.num_tokens, start, known.run)])
+    found = await read_checkpoint(log, job_id, len(known.choices))
+    return found if found is not None and found.run == known.run else None
 
 
 def assemble(entries: list[StoredEvent], n: int) -> Checkpoint | None:

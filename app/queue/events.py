@@ -49,6 +49,9 @@ class EventPlace(NamedTuple):
 
     `run` is the attempt that began with no token; those that resumed from its tokens belong to it. `seq` counts the run's
     tokens, of all choices, that the event and those before it bring.
+
+    Of one run, whatever a later attempt writes is greater than all that earlier ones may write: once it has begun, they are
+    refused, however far ahead they are.
     """
 
     run: int
@@ -59,7 +62,10 @@ class EventPlace(NamedTuple):
     @property
     def entry_id(self) -> str:
         """The entry's id."""
-        return f"{self.run << _SEQ_BITS | self.seq}-{self.attempt * _ORDERS + self.order}"
+        assert max(self.seq, self.attempt) < _RESUMED
+        if self.attempt == self.run:
+            return f"{self.run << _SEQ_BITS | self.seq}-{self.attempt * _ORDERS + self.order}"
+        return f"{self.run << _SEQ_BITS | _RESUMED | self.attempt}-{self.seq * _ORDERS + self.order}"
 
     @classmethod
     def of(cls, entry_id: bytes) -> "EventPlace":
@@ -70,7 +76,10 @@ class EventPlace(NamedTuple):
     @classmethod
     def at(cls, first: int, second: int) -> "EventPlace":
         """The place that the two numbers of an entry's id tell."""
-        return cls(first >> _SEQ_BITS, first & ((1 << _SEQ_BITS) - 1), second // _ORDERS, second % _ORDERS)
+        run, low = first >> _SEQ_BITS, first & ((1 << _SEQ_BITS) - 1)
+        if low & _RESUMED:
+            return cls(run, second // _ORDERS, low - _RESUMED, second % _ORDERS)
+        return cls(run, low, second // _ORDERS, second % _ORDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,9 @@ class Publication:
 
 
 _SEQ_BITS = 32
+_RESUMED = (
+    1 << 31
+)  # set in ids of attempts that go on from an earlier one's tokens: no run has so many tokens, and no job attempts
 _ORDERS = 4  # places that one attempt has at one seq
 _END_ORDER = 3
 _KEEP_PART = 1 / 100  # of the time that a stream stays: after so much of it the time is set anew
@@ -143,11 +155,8 @@ class EventLog:
             if self._must_keep(each):
                 pipe.expire(key, self._ttl_s)
         replies = await pipe.execute(raise_on_error=False)
-        for each, reply in zip(publications, [replies[place] for place in appends], strict=True):
-            if isinstance(reply, ResponseError) and "equal or smaller" in str(reply):
-                if each.place.order == _END_ORDER:
-                    await self._append_end(each)
-            elif isinstance(reply, Exception):
+        for reply in [replies[place] for place in appends]:
+            if isinstance(reply, Exception) and not _is_refused(reply):
                 raise reply
 
     def _must_keep(self, publication: Publication) -> bool:
@@ -163,14 +172,6 @@ class EventLog:
             self._kept_at.clear()  # of jobs that were given back: the others are set once more
         self._kept_at[publication.job_id] = now
         return True
-
-    async def _append_end(self, end: Publication) -> None:
-        """Put an end behind the tokens of an earlier, longer attempt: readers must learn that there is no more."""
-        last = await self.last(end.job_id)
-        # Behind a later attempt's entries it would end what goes on.
-        if last is not None and last.place.order < _END_ORDER and last.place.attempt <= end.event.attempt:
-            place = last.place._replace(order=_END_ORDER)
-            await self.redis.xadd(events_key(end.job_id), {"d": _encoder.encode(end.event)}, id=place.entry_id)
 
     async def forget(self, job_ids: list[UUID]) -> None:
         """Delete the streams of these jobs: what stands there isn't to be trusted. The next attempt begins a new run."""
@@ -190,6 +191,10 @@ class EventLog:
     @staticmethod
     def _stored(entry_id: bytes, fields: dict[bytes, bytes]) -> StoredEvent:
         return StoredEvent(EventPlace.of(entry_id), _decoder.decode(fields[b"d"]))
+
+
+def _is_refused(reply: Exception) -> bool:
+    return isinstance(reply, ResponseError) and "equal or smaller" in str(reply)
 
 
 async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:

@@ -16,7 +16,7 @@ from app.jobs.caps import within_caps
 from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
-from app.queue.checkpoints import read_checkpoint
+from app.queue.checkpoints import read_checkpoint, take_over
 from app.queue.events import JobEvent, Publication, read_now
 from app.queue.fairness import COMMON_LEVEL, LEVELS, credit_of, lead_of, priority_of
 from app.queue.streams import Ring, Room
@@ -341,21 +341,30 @@ async def resume(worker: WorkerContext, jobs: Sequence[RunningJob]) -> None:
     for job in jobs:
         try:
             async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
-                checkpoint = await read_checkpoint(worker.events, job.started.job_id, job.started.n)
+                await _resume_one(worker, job)
         except (RedisError, TimeoutError, ValueError) as error:  # ValueError: what isn't an event stands there
             emit(log, logging.WARNING, "checkpoint_not_read", error=error, job=job.started.job_id.hex)
-            continue
-        if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
-            continue
-        if checkpoint.run <= job.started.died_at:  # an operator sent it back, perhaps changed: its tokens begin anew
-            job.num_discarded = checkpoint.num_tokens
-            continue
-        if job.started.sampling.get("grammar") and worker.settings.engine not in _RESUMING_GRAMMARS:
-            job.num_discarded = checkpoint.num_tokens
-            continue
-        if checkpoint.made_by != worker.made_by:
-            job.num_discarded = checkpoint.num_tokens
-            emit(log, logging.INFO, "checkpoint_of_another_model", job=job.started.job_id.hex)
-            continue
-        job.resume(checkpoint)
-        emit(log, logging.INFO, "job_resumed", job=job.started.job_id.hex, tokens=job.num_resumed)
+
+
+async def _resume_one(worker: WorkerContext, job: RunningJob) -> None:
+    started = job.started
+    checkpoint = await read_checkpoint(worker.events, started.job_id, started.n)
+    if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
+        return
+    # Where an operator sent it back, perhaps changed, its tokens begin anew.
+    if checkpoint.run <= started.died_at or (
+        started.sampling.get("grammar") and worker.settings.engine not in _RESUMING_GRAMMARS
+    ):
+        job.num_discarded = checkpoint.num_tokens
+        return
+    if checkpoint.made_by != worker.made_by:
+        job.num_discarded = checkpoint.num_tokens
+        emit(log, logging.INFO, "checkpoint_of_another_model", job=started.job_id.hex)
+        return
+    start = JobEvent(kind="started", attempt=started.attempt, made_by=worker.made_by)
+    current = await take_over(worker.events, started.job_id, checkpoint, start)
+    if current is None or job.is_ending:
+        job.num_discarded = checkpoint.num_tokens
+        return
+    job.resume(current)
+    emit(log, logging.INFO, "job_resumed", job=started.job_id.hex, tokens=job.num_resumed)

@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.ids import new_id
+from app.queue.checkpoints import read_checkpoint, take_over
 from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
 from app.queue.streams import Depth, JobQueue, Nomination, Ring
 from app.redis import Redis
@@ -256,6 +257,30 @@ async def test_late_events_of_a_fenced_attempt_are_refused_by_their_place(redis:
     assert (last := await log.last(job_id)) is not None
     assert last.event.kind == "succeeded"
     assert msgspec.to_builtins(stored[2].event)["attempt"] == 2
+
+
+async def test_who_takes_a_stream_over_has_what_was_written_meanwhile_and_nothing_comes_after(redis: Redis) -> None:
+    log, job_id = EventLog(redis, ttl_s=60, max_entries=1000), new_id()
+
+    def tokens(seq: int, attempt: int, choice: int = 0) -> Publication:
+        delta = ChoiceDelta(choice=choice, offset=seq - 1, token_ids=[seq], text="x", text_offset=seq - 1)
+        return Publication(job_id, seq, JobEvent(kind="tokens", attempt=attempt, deltas=[delta]))
+
+    await log.publish([Publication(job_id, 0, JobEvent(kind="started", attempt=1, made_by="us")), tokens(1, 1)])
+    known = await read_checkpoint(log, job_id, 1)
+    assert known is not None
+    await log.publish([tokens(2, 1)])  # its worker was stopped and goes on
+    start = JobEvent(kind="started", attempt=2, made_by="us")
+    current = await take_over(log, job_id, known, start)
+    assert current is not None
+    assert current.choices[0].token_ids == [1, 2]
+    await log.publish([tokens(each, 1) for each in range(3, 100)])
+    await log.publish([tokens(3, 2)])
+    assert [(each.place.attempt, each.seq) for each in await log.read(job_id)] == [
+        (1, 0), (1, 1), (1, 2), (2, 1), (2, 3),
+    ]  # fmt: skip
+    await log.publish([tokens(5, 2)])
+    assert await take_over(log, job_id, known, start) is None, "a gap"
 
 
 async def test_a_stream_stays_for_its_time_after_its_start_and_after_its_end(redis: Redis) -> None:

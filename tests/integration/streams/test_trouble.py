@@ -254,3 +254,37 @@ async def test_a_slow_reader_falls_behind_and_catches_up_without_a_gap(
                     texts[reader] += item.event.text
             reader.close()
         assert texts == {slow: writer.texts[0], quick: writer.texts[0]}
+
+
+async def test_a_fenced_attempt_that_is_ahead_in_one_choice_hides_nothing_of_its_successor(
+    client: httpx.AsyncClient, worker: HandWorker, log: EventLog, engine: AsyncEngine
+) -> None:
+    """A worker that was stopped for longer than its lease, and then went on. Its entries were ahead by their number of tokens, so Redis
+    refused the successor's until it had as many: what those told of the other choice was seen at the job's end only.
+    """
+    job, heard = await submitted(client, n=2), Heard()
+    texts = ["Once upon a time there was", "Twice below a moon"]
+    old = Writer(log, job_id_of(job), n=2)
+    await worker.start(job)
+    await old.start()
+    await old.write(texts[0][:4], texts[1][:2])
+    new = Writer(log, job_id_of(job), n=2, attempt=2)
+    new.deltas(texts[0][:4], texts[1][:2])
+    async with watching(client, job, heard) as events, asyncio.timeout(20):
+        while heard.text(1) != texts[1][:2]:
+            await anext(events)
+        await new.start()
+        await old.write(texts[0][4:])
+        for at in range(2, 18, 2):
+            await new.write(texts[0][at + 2 : at + 4], texts[1][at : at + 2])
+            while (heard.text(0), heard.text(1)) != (texts[0][: at + 4], texts[1][: at + 2]):
+                await anext(events)
+        new.deltas(texts[0][20:], "", reasons={0: "stop", 1: "stop"})
+        await finished(engine, new)
+        async for _ in events:
+            pass
+    assert (heard.text(0), heard.text(1)) == tuple(texts)
+    for place in range(len(heard.events)):
+        again = Heard(heard.events[:place])
+        await read_to_end(client, job, again)
+        assert again.events == heard.events

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
 from app.settings import Settings
-from app.webhooks.lanes import FIRST_ROOM
+from app.webhooks.lanes import FIRST_ROOM, one_off_lane
 from app.webhooks.nominate import Nomination, Rooms, nominate
 from tests.support.receiver import receiver
 from tests.support.webhooks import notify, pass_time, state, trust
@@ -30,6 +30,9 @@ async def room_of(engine: AsyncEngine) -> int | None:
 
 
 async def test_a_long_line_of_older_deliveries_delays_nobody_else(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await conn.execute(text("INSERT INTO tenants (id, webhook_secret) VALUES ('acme', 'whsec_a')"))
+    assert one_off_lane("acme", LONG, key="whsec_a") != one_off_lane("acme", SHORT, key="whsec_a")
     await notify(engine, *[LONG] * 700)
     (one,) = await notify(engine, SHORT)
     found = await handed(engine)
@@ -115,3 +118,18 @@ async def test_tenants_take_turns_where_not_all_find_room(engine: AsyncEngine) -
     few = await notify(engine, LONG, SHORT, tenant="zebra")
     await trust(engine, LONG, SHORT, tenant="zebra")
     assert set(few) < {each.delivery_id for each in await handed(engine, limit=4)}
+
+
+async def test_a_hosts_long_line_delays_at_most_those_in_its_lane(engine: AsyncEngine) -> None:
+    """Hosts of one tenant's jobs: those that share its lane wait, all others go."""
+    async with engine.begin() as conn:
+        await conn.execute(text("INSERT INTO tenants (id, webhook_secret) VALUES ('acme', 'whsec_a')"))
+    hung = one_off_lane("acme", LONG, key="whsec_a")
+    await notify(engine, *[LONG] * 50)
+    assert len(await handed(engine)) == FIRST_ROOM
+    urls = [f"https://{n}.example.com/" for n in range(300)]
+    ids = dict(zip(await notify(engine, *urls), urls, strict=True))
+    kept = {each for each, url in ids.items() if one_off_lane("acme", url, key="whsec_a") == hung}
+    await trust(engine, *[ids[each] for each in ids.keys() - kept])
+    assert {each.delivery_id for each in await handed(engine)} == ids.keys() - kept
+    assert 0 < len(kept) < 30

@@ -62,9 +62,15 @@ def test_only_the_newest_run_counts() -> None:
 
 def test_places_order_as_attempts_follow_each_other() -> None:
     in_order = [
-        EventPlace(1, 0, 1, 1), EventPlace(1, 5, 1, 2), EventPlace(1, 5, 2, 1), EventPlace(1, 6, 2, 2),
-        EventPlace(1, 6, 2, 3), EventPlace(3, 0, 3, 1), EventPlace(3, 2**31, 3, 2),
+        EventPlace(1, 0, 1, 1), EventPlace(1, 5, 1, 2), EventPlace(1, 9, 1, 2), EventPlace(1, 5, 2, 1),
+        EventPlace(1, 6, 2, 2), EventPlace(1, 6, 2, 3), EventPlace(3, 0, 3, 1), EventPlace(3, 2**31 - 1, 3, 2),
+        EventPlace(3, 0, 4, 1), EventPlace(4, 0, 4, 1),
     ]  # fmt: skip
     ids = [tuple(map(int, place.entry_id.split("-"))) for place in in_order]
     assert ids == sorted(ids)
     assert [EventPlace.of(place.entry_id.encode()) for place in in_order] == in_order
+
+
+def test_a_resumed_attempts_places_of_an_earlier_layout_are_understood() -> None:
+    """Those were ordered by their tokens, as the first attempt's are: streams outlive an upgrade."""
+    assert EventPlace.of(b"%d-%d" % (3 << 32 | 70, 4 * 4 + 2)) == EventPlace(3, 70, 4, 2)
