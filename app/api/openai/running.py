@@ -13,13 +13,14 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.api.asked import Submission, Submitted
 from app.api.body import parse_body, read_body
 from app.api.errands import is_passing
 from app.api.headers import idempotency_key
 from app.api.openai.errors import end_of
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, Submitted, submit
+from app.api.submission import submit
 from app.errors import NotCancellable, NotFound, PenstockError, StreamsFull, Unavailable
 from app.ids import job_name
 from app.jobs import cancel as cancelling
