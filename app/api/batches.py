@@ -20,7 +20,7 @@ from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.files import LINES, page_of, page_query, streamed
 from app.api.headers import idempotency_key
-from app.api.openai_errors import OpenAIRoute
+from app.api.openai.errors import BothRoute
 from app.api.openapi import BATCH_KEY_HEADER, REPLAYED, body_of, problems, shows
 from app.api.runtime import runtime_of
 from app.batches import store
@@ -32,7 +32,7 @@ MAX_PAGE = 100
 MAX_BODY_BYTES = 64 * 2**10
 _QUERY = ("limit", "after")
 
-router = APIRouter(prefix="/v1", tags=["batches"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1", tags=["batches"], route_class=BothRoute)
 
 BatchId = Annotated[str, Path(alias="id", description="`batch_` and 32 hex digits.")]
 

@@ -4,21 +4,22 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from app.api.bulk_body import Bulk, Errors, told_of
+from app.api.promising import promising
 from app.api.runtime import Runtime
-from app.api.submission import refusals_counted, tell_workers
+from app.api.submission import refusals_counted
 from app.api.traced import submitting
 from app.errors import InvalidRequest, ModelUnavailable, PenstockError
 from app.jobs.admission import Applicant, digest_of
-from app.jobs.breakers import take_probe, unavailable
+from app.jobs.breakers import Standing, unavailable
 from app.jobs.models import Model
 from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
-from app.jobs.submit import Accepted, Caller, accept, find_replay
+from app.jobs.submit import Accepted, Caller, find_replay
 from app.jobs.tokenizing import PromptEncoder
-from app.killpoints import kill_point
 from app.quotas.rights import Rights, check_rights, check_size
 from app.settings import Settings
 from app.webhooks.address import check_url
@@ -77,7 +78,7 @@ async def _promise(runtime: Runtime, submission: BulkSubmission) -> SubmittedBul
         prepared = await runtime.lanes.run(
             len(submission.body), _prepare_all, bulk.requests, models, encoders, caller.rights, runtime.settings
         )
-        submitted = await _rated(runtime, submission, prepared)
+        submitted = await _write(runtime, submission, prepared)
         if not submitted.replayed:
             costs: Counter[tuple[str, str]] = Counter()
             for each in prepared:
@@ -163,42 +164,17 @@ def _prepare_all(
     return prepared
 
 
-async def _rated(runtime: Runtime, submission: BulkSubmission, prepared: Sequence[PreparedJob]) -> SubmittedBulk:
-    caller = submission.caller
-    async with runtime.rates.charged(
-        caller.tenant_id,
-        caller.api_key_id,
-        caller.limits,
-        tokens=sum(each.cost for each in prepared),
-        requests=len(prepared),
-    ) as charge:
-        accepted = await _write(runtime, submission, prepared)
-        replayed = accepted[0].replayed
-        if replayed:
-            charge.void()
-    return SubmittedBulk([each.job_id for each in accepted], replayed, charge.headers)
+async def _write(runtime: Runtime, submission: BulkSubmission, prepared: Sequence[PreparedJob]) -> SubmittedBulk:
+    refuse = partial(_not_so_many, open_s=runtime.settings.breaker_open_s)
+    async with promising(runtime, submission.caller, prepared, submission.bulk.key, refuse=refuse) as new:
+        ids = [each.job_id for each in new.accepted]
+    return SubmittedBulk(ids, new.accepted[0].replayed, new.charge.headers)
 
 
-async def _write(runtime: Runtime, submission: BulkSubmission, prepared: Sequence[PreparedJob]) -> list[Accepted]:
-    standings = await runtime.breakers.all()
-    async with runtime.transaction() as conn:
-        accepted = await accept(conn, submission.caller, prepared, key=submission.bulk.key)
-        if standings and not accepted[0].replayed:
-            for job, each in zip(prepared, accepted, strict=True):
-                if job.model.name not in standings or each.nomination is None:
-                    continue
-                refused = await take_probe(conn, job.model.name)
-                if refused is not None:
-                    raise _not_so_many(refused.model, unavailable([refused], open_s=runtime.settings.breaker_open_s))
-        kill_point("api.before_commit")
-    kill_point("api.after_commit")
-    await tell_workers(runtime, accepted)
-    return accepted
-
-
-def _not_so_many(model: str, error: ModelUnavailable) -> ModelUnavailable:
+def _not_so_many(refusing: Standing, *, open_s: float) -> ModelUnavailable:
+    error = unavailable([refusing], open_s=open_s)
     return ModelUnavailable(
-        f"model: {model!r} is being tried again and takes only a few jobs now, fewer than these. "
+        f"model: {refusing.model!r} is being tried again and takes only a few jobs now, fewer than these. "
         f"Come back in {error.extra['retry_after_s']} s, or send a few by themselves",
         **error.extra,
     )

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from app.api.authentication import Reader, Writer
 from app.api.batch_documents import FileDeleted, FileObject, FilePage, file_object, list_object
 from app.api.documents import answer
-from app.api.openai_errors import OpenAIRoute
+from app.api.openai.errors import BothRoute
 from app.api.openapi import problems, shows
 from app.api.paging import given_of, limit_of, wrong
 from app.api.runtime import Runtime, runtime_of
@@ -24,7 +24,7 @@ PURPOSES = ("batch", "user_data", "evals")
 MAX_PAGE = 10_000
 _SHORTEST_S, _LONGEST_S = 3600, 2_592_000  # that OpenAI lets a file say
 
-router = APIRouter(prefix="/v1", tags=["files"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1", tags=["files"], route_class=BothRoute)
 
 FileId = Annotated[str, Path(alias="id", description="`file-` and 32 hex digits.")]
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
+from app.api.asked import Submission
 from app.api.authentication import Reader, Writer
 from app.api.body import parse_job, read_body
 from app.api.documents import JobObject, JobPage, answer, has_ended, job_object
@@ -16,7 +17,7 @@ from app.api.outlook import outlook, outlook_at_submission
 from app.api.paging import QUERY, cursor_after, parse_page
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, submit
+from app.api.submission import submit
 from app.errors import NotFound
 from app.ids import job_name, parse_job_name
 from app.jobs import cancel as cancelling

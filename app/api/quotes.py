@@ -6,13 +6,23 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from app.api.asked import Submission
 from app.api.authentication import Writer
 from app.api.body import parse_job, read_body
+from app.api.candidates import (
+    NoFallback,
+    models_of,
+    named_one_fails,
+    prepare_all,
+    refusing_of,
+    set_one_fails,
+    stand_in,
+    told,
+)
 from app.api.documents import Change, Described, ForecastObject, answer, forecast_object
 from app.api.openapi import JOB_BODY, problems, shows
 from app.api.outlook import outlook_of_quote
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, models_of, prepare_all, refusing_of, stand_in, told
 from app.errors import BudgetExhausted, PenstockError
 from app.jobs.admission import Applicant, Verdict
 from app.jobs.breakers import unavailable
@@ -110,11 +120,24 @@ async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes
     first = await _ask(runtime, caller, candidates[0])
     if first.refused is None or wanted.on_budget != "fallback":
         return first
-    other = candidates[1] if len(candidates) > 1 else await stand_in(runtime, submission, models)
-    if other is None or not isinstance(first.refused, BudgetExhausted):
+    exhausted = first.refused
+    if not isinstance(exhausted, BudgetExhausted):
         return first
-    second = await _ask(runtime, caller, told(other, first.refused))
-    return first if second.refused else second
+    if len(models) > 1:
+        other: PreparedJob | NoFallback = (
+            candidates[1] if len(candidates) > 1 else named_one_fails(models, [candidates[0].model])
+        )
+    else:
+        other = await stand_in(runtime, submission, models[0])
+    if isinstance(other, NoFallback):
+        return replace(first, refused=other.beside(exhausted))
+    second = await _ask(runtime, caller, told(other, exhausted))
+    if second.refused is None:
+        return second
+    if not isinstance(second.refused, BudgetExhausted):
+        return first
+    fails = named_one_fails(models, models) if len(models) > 1 else set_one_fails(other.model.name)
+    return replace(first, refused=fails.beside(exhausted))
 
 
 def _look(runtime: Runtime, caller: Caller, prepared: PreparedJob) -> Verdict | None:

@@ -44,15 +44,17 @@ def to_request(endpoint: str, body: Body) -> JobRequest:
     for name, why in NOT_IN_A_LINE.items():
         if body.get(name) not in _ASKS_NOTHING:
             raise InvalidRequest(f"{name}: {why}", param=name)
+    refuse_wide_objects(body)
     try:
-        try:
-            refuse_wide_objects(body)
-            return _job(model.model_validate(body))
-        except ValidationError as error:
-            raise refusal(error) from None
-    except InvalidRequest as error:
-        message, param = in_callers_words(error.detail, error.extra.get("param"), model.renamed)
-        raise type(error)(message, **(error.extra | {"param": param})) from None
+        asked = model.model_validate(body)
+    except ValidationError as error:
+        raise refusal(error) from None
+    try:
+        return _job(asked)
+    except (ValidationError, InvalidRequest) as error:
+        refused = refusal(error) if isinstance(error, ValidationError) else error
+        message, param = in_callers_words(refused.detail, refused.extra.get("param"), asked.renamed())
+        raise type(refused)(message, **(refused.extra | {"param": param})) from None
 
 
 def _job(asked: Call) -> JobRequest:

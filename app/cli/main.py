@@ -2,21 +2,19 @@
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from app.cli import dlq_commands, job_commands, key_commands, model_commands
 from app.cli.batch_commands import batch_commands
+from app.cli.configured import become, configure, settings_of, target_of
 from app.cli.dashboard_commands import dashboard_commands
+from app.cli.options import AsJson, DataDir, Key, TierName, Url
 from app.cli.quota_commands import commands_of
 from app.cli.retention_commands import commands_of as retention_commands_of
 from app.cli.webhook_commands import commands_of as webhook_commands_of
-
-if TYPE_CHECKING:
-    from app.cli.http import Target
-    from app.settings import Settings
 
 app = typer.Typer(
     name="penstock",
@@ -26,30 +24,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-jobs_app = typer.Typer(help="List, show, cancel and watch jobs, over HTTP.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make, list, rotate and revoke API keys, directly on the database.", no_args_is_help=True)
-dlq_app = typer.Typer(
-    help="List, show, requeue and discard jobs that were given up, directly on the database.", no_args_is_help=True
-)
-app.add_typer(jobs_app, name="jobs")
-app.add_typer(keys_app, name="keys")
-models_app = typer.Typer(
-    help="See and set models' circuit breakers and prices, directly on the database.", no_args_is_help=True
-)
-app.add_typer(models_app, name="models")
-app.add_typer(dlq_app, name="dlq")
-
-TierName = Literal["interactive", "standard", "batch"]
-StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired", "dead"]
-
-
-class Scope(StrEnum):
-    """What a key may be used for."""
-
-    READ = "jobs:read"
-    WRITE = "jobs:write"
-    ADMIN = "admin"
-
+app.add_typer(job_commands.commands, name="jobs")
+app.add_typer(key_commands.commands, name="keys")
+app.add_typer(model_commands.commands, name="models")
+app.add_typer(dlq_commands.commands, name="dlq")
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Hugging Face id or folder of the model; the bundled one if left out.")
@@ -63,28 +41,6 @@ Port = Annotated[
     int | None,
     typer.Option("--port", min=0, max=65535, help="Port that the API binds to; 0 takes a free one.  [default: 8000]"),
 ]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")
-]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out."),
-]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out."),
-]
-Pool = Annotated[str | None, typer.Option("--pool", help="Only this pool's: it bears the name of its model.")]
-ExpiresDays = Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")]
-OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
-OfReason = Annotated[
-    str | None, typer.Option("--of-reason", help="Only those that died of this, such as engine_crashes.")
-]
-Fingerprint = Annotated[
-    str | None, typer.Option("--fingerprint", help="Only those of one kind, as `dlq list` shows it.")
-]
-LetterIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Jobs.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print job objects as JSON.")]
 
 
 @app.command()
@@ -100,7 +56,7 @@ def up(
 
     DATABASE_URL and REDIS_URL replace the embedded servers. Data survives in the data folder.
     """
-    _configure(model=model, model_name=model_name, api_host=host, api_port=port, data_dir=data_dir)
+    configure(model=model, model_name=model_name, api_host=host, api_port=port, data_dir=data_dir)
     from app.cli.up import up as run
     from app.settings import Settings
 
@@ -110,7 +66,7 @@ def up(
 @app.command()
 def demo(model: Model = None, model_name: ModelName = None) -> None:
     """Start everything in a temporary folder, run some 20 real prompts through it, show what happened."""
-    _configure(model=model, model_name=model_name)
+    configure(model=model, model_name=model_name)
     from app.cli.demo import demo as run
     from app.settings import Settings
 
@@ -120,7 +76,7 @@ def demo(model: Model = None, model_name: ModelName = None) -> None:
 @app.command()
 def api(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
     """Run the API in the foreground."""
-    _become("app.api.main", api_host=host, api_port=port, data_dir=data_dir)
+    become("app.api.main", api_host=host, api_port=port, data_dir=data_dir)
 
 
 @app.command()
@@ -155,7 +111,7 @@ def worker(
     data_dir: DataDir = None,
 ) -> None:
     """Run one generation worker in the foreground."""
-    _become(
+    become(
         "workers.generation.main", model=model, model_name=model_name, device=device, dtype=dtype,
         quantization=quantization, max_num_seqs=max_num_seqs, kv_cache_mib=kv_cache_mib, profile_dir=profile, profile_steps=profile_steps, data_dir=data_dir,
     )  # fmt: skip
@@ -164,7 +120,7 @@ def worker(
 @app.command()
 def maintenance(data_dir: DataDir = None) -> None:
     """Run the repairer and timekeeper in the foreground."""
-    _become("workers.maintenance.main", data_dir=data_dir)
+    become("workers.maintenance.main", data_dir=data_dir)
 
 
 @app.command()
@@ -173,7 +129,7 @@ def migrate(data_dir: DataDir = None) -> None:
     from app.schema import current_revision
     from app.schema import migrate as upgrade
 
-    config = _settings(data_dir)
+    config = settings_of(data_dir)
     before = current_revision(config)
     after = upgrade(config)
     print(f"schema: at {after} already" if before == after else f"schema: from {before or 'empty'} to {after}")
@@ -188,10 +144,10 @@ def doctor(
     data_dir: DataDir = None,
 ) -> None:
     """Check servers, schema, model, device, workers and disk, and say what to do. Exit status 1 if something fails."""
-    _configure(model=model)
+    configure(model=model)
     from app.cli.doctor import doctor as run
 
-    if not run(_settings(data_dir), deep=deep):
+    if not run(settings_of(data_dir), deep=deep):
         raise typer.Exit(1)
 
 
@@ -204,7 +160,7 @@ def top(
     """Watch workers, tiers and tenants live, directly on the database and Redis. q or Ctrl-C ends it."""
     from app.cli.top import top as run
 
-    raise typer.Exit(run(_settings(data_dir), once=once, as_json=as_json))
+    raise typer.Exit(run(settings_of(data_dir), once=once, as_json=as_json))
 
 
 @app.command()
@@ -224,7 +180,7 @@ def audit(
     """
     from app.cli.audit import audit as run
 
-    raise typer.Exit(run(_settings(data_dir), json_file=json_file, within_s=within))
+    raise typer.Exit(run(settings_of(data_dir), json_file=json_file, within_s=within))
 
 
 @app.command()
@@ -286,325 +242,8 @@ def submit(
     else:
         assert jsonl is not None
         submissions = submitting.from_jsonl(jsonl, options)
-    if not submitting.submit(_target(url, key, data_dir), submissions, wait=wait, as_json=as_json):
+    if not submitting.submit(target_of(url, key, data_dir), submissions, wait=wait, as_json=as_json):
         raise typer.Exit(1)
-
-
-@jobs_app.command("list")
-def list_jobs(
-    status: Annotated[StatusName | None, typer.Option("--status", help="Only these.")] = None,
-    tier: Annotated[TierName | None, typer.Option("--tier", help="Only these.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only those of this model.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Most jobs.")] = 20,
-    as_json: AsJson = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-) -> None:
-    """List the newest jobs."""
-    from app.cli import jobs
-
-    filters = {"status": status, "tier": tier, "model": model}
-    jobs.list_jobs(_target(url, key, data_dir), filters, limit=limit, as_json=as_json)
-
-
-@jobs_app.command("show")
-def show_job(
-    job_id: Annotated[str, typer.Argument(metavar="ID")],
-    as_json: AsJson = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show all that is known of a job, with its result."""
-    from app.cli import jobs
-
-    jobs.show_job(_target(url, key, data_dir), job_id, as_json=as_json)
-
-
-@jobs_app.command("cancel")
-def cancel_jobs(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Cancel jobs: at once where they wait, within a second where they run."""
-    from app.cli import jobs
-
-    jobs.cancel_jobs(_target(url, key, data_dir), job_ids)
-
-
-@jobs_app.command("watch")
-def watch_jobs(
-    job_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The newest jobs if left out.", show_default=False)
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most jobs, without an ID.")] = 20,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Watch a job until it ends, or the newest jobs until none of them waits or runs."""
-    from app.cli import jobs
-
-    target = _target(url, key, data_dir)
-    if job_id is None:
-        jobs.watch_jobs(target, limit=limit)
-    elif not jobs.watch_job(target, job_id):
-        raise typer.Exit(1)
-
-
-@keys_app.command("create")
-def create_key(
-    tenant: Annotated[str, typer.Argument(help="It is made if it doesn't exist.")],
-    name: Annotated[str, typer.Option("--name", help="For your own memory.")] = "",
-    scope: Annotated[
-        list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")
-    ] = None,
-    expires_days: ExpiresDays = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")] = None,
-    request_burst: Annotated[str | None, typer.Option("--request-burst", help="So many at once.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")] = None,
-    token_burst: Annotated[str | None, typer.Option("--token-burst", help="So many at once.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key and print it, the only time."""
-    from app.cli import keys
-
-    options = {
-        "name": name, "scopes": [each.value for each in scope or [Scope.READ, Scope.WRITE]],
-        "requests_per_minute": requests_per_minute, "request_burst": request_burst,
-        "tokens_per_minute": tokens_per_minute, "token_burst": token_burst,
-    }  # fmt: skip
-    keys.create(_settings(data_dir), tenant, options, expires_days=expires_days)
-
-
-@keys_app.command("list")
-def list_keys(
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this one's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List keys, without their secrets."""
-    from app.cli import keys
-
-    keys.show(_settings(data_dir), tenant, as_json=as_json)
-
-
-@keys_app.command("rotate")
-def rotate_key(
-    prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")],
-    overlap_hours: Annotated[
-        float | None,
-        typer.Option("--overlap-hours", min=0, help="How long the secret before stays valid.  [default: 24]"),
-    ] = None,
-    expires_days: Annotated[
-        float | None, typer.Option("--expires-days", min=0, help="From now on; as before, if left out.")
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Give a key a new secret and print it, the only time; budgets, rates and scopes stay."""
-    from app.cli import keys
-
-    keys.rotate(_settings(data_dir), prefix, overlap_hours=overlap_hours, expires_days=expires_days)
-
-
-@keys_app.command("webhook-secret")
-def show_webhook_secret(
-    tenant: Annotated[str, typer.Argument(help="Whose webhooks the secret verifies.")], data_dir: DataDir = None
-) -> None:
-    """Show the secret that a tenant's webhooks are signed with (Standard Webhooks); the look is audited."""
-    from app.cli import keys
-
-    keys.webhook_secret(_settings(data_dir), tenant)
-
-
-@keys_app.command("rotate-webhook-secret")
-def rotate_webhook_secret(
-    tenant: Annotated[str, typer.Argument(help="Whose webhooks it signs.")],
-    overlap_hours: Annotated[
-        float, typer.Option("--overlap-hours", min=0, max=720, help="So long both secrets sign.")
-    ] = 24.0,
-    data_dir: DataDir = None,
-) -> None:
-    """Give a tenant a new secret for webhooks to jobs' own URLs, and print it; audited."""
-    from app.cli import keys
-
-    keys.rotate_webhook_secret(_settings(data_dir), tenant, overlap_s=overlap_hours * 3600)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")], data_dir: DataDir = None
-) -> None:
-    """Make a key invalid: an API that has just seen it believes it for 5 more seconds."""
-    from app.cli import keys
-
-    keys.revoke(_settings(data_dir), prefix)
-
-
-class BreakerMode(StrEnum):
-    """Who decides on a model's breaker."""
-
-    OPEN = "open"
-    CLOSE = "close"
-    AUTO = "auto"
-
-
-@models_app.command("breaker")
-def breaker(
-    model: Annotated[
-        str | None, typer.Argument(help="The model's name. Left out: show all models' breakers.", show_default=False)
-    ] = None,
-    mode: Annotated[
-        BreakerMode | None,
-        typer.Argument(help="open: take no new jobs; close: take all; auto: by its error rate. Left out: show it."),
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show circuit breakers, or set a model's until told otherwise; accepted jobs run on in any case."""
-    from app.cli import models
-
-    models.breaker(_settings(data_dir), model, mode.value if mode else None)
-
-
-@models_app.command("price")
-def price(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    input_price: Annotated[
-        int | None, typer.Option("--input", min=0, help="Millionths of the currency for a million tokens of prompt.")
-    ] = None,
-    output_price: Annotated[int | None, typer.Option("--output", min=0, help="The same, of output.")] = None,
-    fallback: Annotated[
-        str | None, typer.Option("--fallback", metavar="NAME|none", help="Stands in for jobs that name no fallback.")
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show a model's prices and fallback, or change them; a job pays the price of its submission."""
-    from app.cli import models
-
-    options = {"input_price": input_price, "output_price": output_price, "fallback": fallback}
-    models.price(_settings(data_dir), model, {name: each for name, each in options.items() if each is not None})
-
-
-@dlq_app.command("list")
-def list_dead(
-    pool: Pool = None,
-    tenant: OfTenant = None,
-    reason: OfReason = None,
-    fingerprint: Fingerprint = None,
-    older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="Only those that died before that, such as 2h.")
-    ] = None,
-    newer_than: Annotated[
-        str | None, typer.Option("--newer-than", metavar="AGE", help="Only those that died since then, such as 15m.")
-    ] = None,
-    state: Annotated[
-        Literal["open", "requeued", "discarded", "any"], typer.Option("--state", help="What became of them.")
-    ] = "open",
-    groups: Annotated[bool, typer.Option("--groups", help="Group them by fingerprint, the largest first.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Most lines.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List jobs that were given up, newest first."""
-    from app.cli import dlq
-    from app.jobs.dead.read import LetterFilter
-
-    wanted = LetterFilter(state, pool, tenant, reason, fingerprint)
-    dlq.list_dead(
-        _settings(data_dir), wanted, older_than=older_than, newer_than=newer_than, limit=limit, groups=groups,
-        as_json=as_json,
-    )  # fmt: skip
-
-
-@dlq_app.command("show")
-def show_dead(
-    job_id: Annotated[str, typer.Argument(metavar="ID")],
-    prompts: Annotated[
-        bool, typer.Option("--prompts", help="Also the prompt and what was written; the look is audited.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show the evidence: error, attempts with what each left behind, earlier lives."""
-    from app.cli import dlq
-
-    dlq.show_dead(_settings(data_dir), job_id, prompts=prompts, as_json=as_json)
-
-
-@dlq_app.command("requeue")
-def requeue_dead(
-    job_ids: LetterIds = None,
-    pool: Pool = None,
-    tenant: OfTenant = None,
-    of_reason: OfReason = None,
-    fingerprint: Fingerprint = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the log of acts.")] = "requeued by hand",
-    rate: Annotated[
-        float | None, typer.Option("--rate", min=0.01, max=10_000, help="At most so many a second.")
-    ] = None,
-    edit: Annotated[bool, typer.Option("--edit", help="Change one job's parameters in $EDITOR first.")] = False,
-    deadline_s: Annotated[
-        float | None,
-        typer.Option("--deadline-s", min=0.001, max=31_536_000, help="A new deadline, from the requeue on."),
-    ] = None,
-    clear_deadline: Annotated[
-        bool, typer.Option("--clear-deadline", help="No deadline any more; else the first one's span begins anew.")
-    ] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Send jobs back into the queue, by ids or by group; budgets are reserved anew.
-
-    Ctrl-C stops between two jobs; the same command goes on with the rest. Exit status 1 if any was refused.
-    """
-    if clear_deadline and deadline_s is not None:
-        raise typer.BadParameter("give only one of --deadline-s and --clear-deadline")
-    from app.cli import dlq
-
-    meant = dlq.selection(job_ids or [], pool=pool, tenant=tenant, reason=of_reason, fingerprint=fingerprint)
-    status = dlq.requeue_dead(
-        _settings(data_dir), meant, reason=_said(reason), rate=rate, edit=edit, deadline_s=deadline_s,
-        clear_deadline=clear_deadline,
-    )  # fmt: skip
-    raise typer.Exit(status)
-
-
-@dlq_app.command("discard")
-def discard_dead(
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the log of acts.", show_default=False)],
-    job_ids: LetterIds = None,
-    pool: Pool = None,
-    tenant: OfTenant = None,
-    of_reason: OfReason = None,
-    fingerprint: Fingerprint = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Close dead letters for good: their jobs stay dead, the letters stay readable."""
-    from app.cli import dlq
-
-    meant = dlq.selection(job_ids or [], pool=pool, tenant=tenant, reason=of_reason, fingerprint=fingerprint)
-    raise typer.Exit(dlq.discard_dead(_settings(data_dir), meant, reason=_said(reason), is_sure=yes))
-
-
-@dlq_app.command("watch")
-def watch_dead(
-    pool: Pool = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Print the latest deaths and each new one as it is announced, until Ctrl-C."""
-    from app.cli import dlq
-
-    dlq.watch_dead(_settings(data_dir), pool, as_json=as_json)
-
-
-def _said(reason: str) -> str:
-    if not 1 <= len(reason.strip()) <= 500:
-        raise typer.BadParameter("must have 1 to 500 characters", param_hint="--reason")
-    return reason
 
 
 @app.command()
@@ -633,46 +272,13 @@ def main() -> None:
     raise SystemExit(status)
 
 
-def _configure(**options: object) -> None:
-    """Options are settings: from here on they count as if the environment had them."""
-    for name, value in options.items():
-        if value is not None:
-            os.environ[f"PENSTOCK_{name.upper()}"] = str(value)
-
-
-def _settings(data_dir: Path | None) -> "Settings":
-    """What is configured, and what the data folder of a running `up` adds."""
-    _configure(data_dir=data_dir)
-    from app.cli.folder import completed
-    from app.settings import Settings
-
-    return completed(Settings())
-
-
-def _target(url: str | None, key: str | None, data_dir: Path | None) -> "Target":
-    from app.cli.http import find_target
-
-    return find_target(_settings(data_dir), url, key)
-
-
-def _become(module: str, **options: object) -> None:
-    """Replace this process by `python -m module`, so that signals and exit status are its own."""
-    _configure(**options)
-    from app.cli.folder import process_environment
-
-    config = _settings(None)
-    _ = config.sqlalchemy_url, config.required_redis_url  # said here in one line, rather than in a log
-    environment = process_environment(config)
-    os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606
-
-
-for _name, _commands in zip(("tenants", "budgets"), commands_of(_settings), strict=True):
+for _name, _commands in zip(("tenants", "budgets"), commands_of(settings_of), strict=True):
     app.add_typer(_commands, name=_name)
-app.add_typer(batch_commands(_target), name="batches")
-app.add_typer(retention_commands_of(_settings), name="retention")
-app.add_typer(dashboard_commands(_settings), name="dashboard")
+app.add_typer(batch_commands(target_of), name="batches")
+app.add_typer(retention_commands_of(settings_of), name="retention")
+app.add_typer(dashboard_commands(settings_of), name="dashboard")
 app.add_typer(
-    webhook_commands_of(_target, lambda data_dir: _become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
+    webhook_commands_of(target_of, lambda data_dir: become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
 )
 
 

@@ -61,8 +61,9 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
         raise InvalidRequest(f"{field}: {message}", param=field)
     _refuse_hopeless(request, model)
     ids = _encode(request, encoder)
+    said_in = "messages" if request.messages is not None else "prompt"
     if not ids:
-        raise InvalidRequest("prompt: holds no token", param="prompt")
+        raise InvalidRequest(f"{said_in}: holds no token", param=said_in)
     for field, tokens in (("prompt", ids), ("logit_bias", list(request.logit_biases))):
         if tokens and max(tokens) >= model.vocab_size:
             raise InvalidRequest(
@@ -71,8 +72,8 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
     room = model.max_model_len - len(ids)
     if room < 1:
         raise PromptTooLong(
-            f"prompt: {len(ids)} tokens leave no room for output: the model's context is {model.max_model_len} tokens",
-            param="messages" if request.messages else "prompt",
+            f"{said_in}: {len(ids)} tokens leave no room for output: the model's context is {model.max_model_len} tokens",
+            param=said_in,
             limit=model.max_model_len,
         )
     if request.max_tokens is not None and request.max_tokens > room:
@@ -86,7 +87,8 @@ def prepare(request: JobRequest, model: Model, encoder: PromptEncoder, settings:
         raise InvalidRequest(f"min_tokens: must not be more than max_tokens ({max_tokens})", param="min_tokens")
     if request.logprobs is not None and request.n * max_tokens * (request.logprobs + 1) > settings.max_logprobs:
         raise InvalidRequest(
-            f"logprobs: n x max_tokens x (logprobs + 1) must be at most {settings.max_logprobs}: ask for fewer of one of them",
+            f"logprobs: {'n x ' if request.n > 1 else ''}max_tokens x (logprobs + 1) must be at most {settings.max_logprobs}: "
+            "ask for fewer of one of them",
             param="logprobs",
             limit=settings.max_logprobs,
         )

@@ -12,7 +12,8 @@ from app.errors import InvalidRequest
 MAX_ERRORS = 20  # that one problem document lists
 MAX_MEMBERS = 1024  # of any object in a request
 MAX_NAME_CHARS = 64  # of a caller's own name, where it is repeated in a message
-_UNIONS = {"prompt", "stop", "input", "content", "output"}  # either a text or a list
+_UNIONS = {"prompt", "stop", "input", "content", "output", "tool_choice"}  # either a text or something else
+_TAGS = {"message", "function_call", "function_call_output"}  # of the items of a response's input: kinds, no fields
 _WRONG_TYPES = {"string_type", "list_type"}
 _LIMITS = ("le", "lt", "ge", "gt", "max_length", "min_length", "pattern", "expected")
 
@@ -74,7 +75,7 @@ def _told(each: ErrorDetails) -> dict[str, Any]:
     field, message = _path(each["loc"]), each["msg"]
     if each["type"] == "value_error":
         message = str(context.get("error", message))
-        own = re.fullmatch(r"([a-z_]+(?:\[\d+\])?): (.*)", message, re.DOTALL)
+        own = re.fullmatch(r"([a-z_]+(?:\[\d+\])*): (.*)", message, re.DOTALL)
         if own:
             field, message = f"{field}.{own[1]}" if field else own[1], own[2]
     elif each["type"] == "extra_forbidden":
@@ -93,7 +94,7 @@ def _path(parts: Sequence[int | str]) -> str:
     for before, part in zip(("", *parts), parts, strict=False):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif before in _UNIONS:
+        elif before in _UNIONS or (part in _TAGS and isinstance(before, int)):
             continue  # pydantic's name for the reading
         elif part != "[key]":
             name = part if len(part) <= MAX_NAME_CHARS else part[:MAX_NAME_CHARS] + "…"
@@ -102,4 +103,5 @@ def _path(parts: Sequence[int | str]) -> str:
 
 
 def _in_house_words(message: str) -> str:
+    message = re.sub(r" valid dictionary(?: or instance of \w+)?", "n object", message)
     return re.sub(r"^(?:Input|String|List|Dictionary|Value) should ", "must ", message)

@@ -35,12 +35,15 @@ class Structure:
     field: str
 
 
+SchemaName = Annotated[StrictStr, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{_MAX_NAME_CHARS}}}$", description="Yours.")]
+
+
 class NamedSchema(BaseModel):
     """OpenAI's `json_schema` object."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[StrictStr, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{_MAX_NAME_CHARS}}}$", description="Yours.")]
+    name: SchemaName
     description: Words | None = None
     schema_: Schema = Field(alias="schema")
     strict: StrictBool | None = Field(None, description="Accepted; the schema is kept to either way.")

@@ -77,7 +77,6 @@ class ChatRequest(Sampled):
         "verbosity": Unsupported("say in the prompt how long the answer shall be"),
         "web_search_options": Unsupported("nothing is searched here"),
     }
-    renamed: ClassVar[Mapping[str, str]] = {"logprobs": "top_logprobs", "max_tokens": "max_completion_tokens"}
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
     max_tokens: MaxTokens | None = None
@@ -97,6 +96,17 @@ class ChatRequest(Sampled):
         if None not in {self.max_tokens, self.max_completion_tokens} and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens: give only one of max_tokens and max_completion_tokens")
         return self
+
+    def renamed(self) -> dict[str, str]:
+        """As `Generation`. A call that is forced is a grammar of ours, which its caller has said by the tools."""
+        found = super().renamed()
+        if self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool):
+            found["structured_outputs.grammar"] = "tools"
+        if self.max_tokens is None:
+            found["max_tokens"] = "max_completion_tokens"
+        if self.top_logprobs is not None:
+            found["logprobs"] = "top_logprobs"
+        return found
 
     def calling(self) -> Calling:
         """How the tools are to be used. Raises InvalidRequest."""

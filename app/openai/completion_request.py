@@ -35,7 +35,10 @@ class CompletionRequest(Sampled):
     def _prompts_by_themselves(cls, data: Any) -> Any:
         """What is wrong with one of several is told of that one, not of every way to read them all."""
         prompt = data.get("prompt") if isinstance(data, dict) else None
-        if not isinstance(prompt, list) or _are_ids(prompt):
+        if not isinstance(prompt, list):
+            return data
+        if _are_ids(prompt):
+            _check_ids("prompt", prompt)
             return data
         if len(prompt) > MAX_PROMPTS:
             raise ValueError(f"prompt: at most {MAX_PROMPTS} prompts go into a request: send more as a batch")
@@ -44,6 +47,8 @@ class CompletionRequest(Sampled):
                 raise ValueError(f"prompt[{place}]: must be a text or a list of token ids")
             if not each:
                 raise ValueError(f"prompt[{place}]: must not be empty")
+            if isinstance(each, list):
+                _check_ids(f"prompt[{place}]", each)
         return data
 
     @model_validator(mode="after")
@@ -75,6 +80,12 @@ class CompletionRequest(Sampled):
         if self.response_format is not None:
             fields["response_format"] = self.response_format.model_dump(by_alias=True, exclude_none=True)
         return JobRequest.model_validate(fields)
+
+
+def _check_ids(path: str, ids: list[int]) -> None:
+    if ids and not 0 <= min(ids) <= max(ids) <= MAX_TOKEN_ID:
+        place = next(place for place, each in enumerate(ids) if not 0 <= each <= MAX_TOKEN_ID)
+        raise ValueError(f"{path}[{place}]: must be a token id, 0 to {MAX_TOKEN_ID}")
 
 
 def _are_ids(prompt: list[Any]) -> bool:

@@ -1,5 +1,6 @@
 """What do the face's requests have in common? Names, types and limits are OpenAI's; beyond them stand ours, with our names."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -49,8 +50,6 @@ class Generation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     unsupported: ClassVar[Mapping[str, Unsupported]] = {}
-    # Fields that go to the job under another name; refusals speak of the one that the caller used.
-    renamed: ClassVar[Mapping[str, str]] = {}
     same: ClassVar[tuple[str, ...]] = (
         "model", "temperature", "top_p", "metadata", "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos",
         "stop_repeating", "speculate", "structured_outputs", "deadline_s", "on_budget", "fallback_model", "webhook",
@@ -97,6 +96,10 @@ class Generation(BaseModel):
             raise ValueError("stream_options: goes with stream: true")
         return self
 
+    def renamed(self) -> dict[str, str]:
+        """Fields of the job underneath that this caller knows by another name: its refusals speak of that one."""
+        return {"tier": "service_tier"}
+
     def common(self) -> dict[str, Any]:
         """The job's fields that follow from these, as its caller said them."""
         found = {name: _plain(getattr(self, name)) for name in self.same if getattr(self, name) is not None}
@@ -120,11 +123,27 @@ class Sampled(Generation):
     logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
 
 
+# Fields of the job that are plain words, too: in a message they are meant as fields only where it begins with them.
+_PLAIN_WORDS = frozenset({"messages", "tier", "jobs"})
+
+
 def in_callers_words(message: str, param: str | None, renamed: Mapping[str, str]) -> tuple[str, str | None]:
-    """A refusal of the job underneath, speaking of the field as its caller has called it: the message, and its param."""
-    if param is None or param not in renamed:
-        return message, param
-    return message.replace(f"{param}:", f"{renamed[param]}:", 1), renamed[param]
+    """A refusal of the job underneath, speaking of its fields as their caller has called them: the message, and its param."""
+    for ours in sorted(renamed, key=len, reverse=True):
+        # What lies below the job's field lies elsewhere in the caller's body: the field itself is as near as can be told.
+        path = rf"{re.escape(ours)}(?:\[\d+\]|\.\w+)*"
+        place, end = (r"(?:(?<=^)|(?<=; ))", "(?=:)") if ours in _PLAIN_WORDS else (r"(?<![\w.])", r"(?!\w)")
+        message = re.sub(f"{place}{path}{end}", renamed[ours], message)
+        if param is not None and re.fullmatch(path, param):
+            return _tiers_too(message, ours), renamed[ours]
+    return message, param
+
+
+def _tiers_too(message: str, ours: str) -> str:
+    """A message on the tier names tiers, and the caller knows them as service tiers. What stands in quotes is a model's name."""
+    if ours != "tier":
+        return message
+    return re.sub(r"(?<!')\b(interactive|standard|batch)\b(?!')", lambda found: SERVICE_TIER_OF[found[0]], message)
 
 
 def _plain(value: Any) -> Any:

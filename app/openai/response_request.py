@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
 from app.jobs.request import FunctionDefinition, Integer, JobRequest
-from app.jobs.structure import ResponseFormat, Schema, Words
+from app.jobs.structure import ResponseFormat, Schema, SchemaName, Words
 from app.openai.chat_request import shape_of
 from app.openai.fields import Generation, MaxTokens, Unsupported
 from app.openai.response_items import InputItem, turns_of
@@ -23,13 +23,23 @@ class TextFormat(_Part):
     """`text.format`: chat's response_format, but flat."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: StrictStr | None = None
+    name: SchemaName | None = None
     description: Words | None = None
     schema_: Schema | None = Field(None, alias="schema")
     strict: StrictBool | None = None
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = {"name": self.name, "schema": self.schema_, "description": self.description, "strict": self.strict}
+        for name, value in given.items():
+            if self.type != "json_schema" and value is not None:
+                raise ValueError(f"{name}: goes with the type json_schema only")
+            if self.type == "json_schema" and value is None and name in {"name", "schema"}:
+                raise ValueError(f"{name}: is required of the type json_schema")
+        return self
+
     def response_format(self) -> ResponseFormat:
-        """The same as the job has it. Raises pydantic's ValidationError."""
+        """The same as the job has it."""
         said = self.model_dump(by_alias=True, exclude_none=True)
         kind = said.pop("type")
         return ResponseFormat.model_validate({"type": kind} | ({"json_schema": said} if said else {}))
@@ -78,9 +88,6 @@ class ResponseRequest(Generation):
         "reasoning": Unsupported("say in the input how long to think", ({}, {"effort": "none"})),
         "truncation": Unsupported("nothing is cut off behind your back", ("disabled",)),
     }
-    renamed: ClassVar[Mapping[str, str]] = {
-        "logprobs": "top_logprobs", "max_tokens": "max_output_tokens", "messages": "input",
-    }  # fmt: skip
 
     input: Annotated[Words, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1, max_length=1024)]
     instructions: Words | None = None
@@ -118,13 +125,30 @@ class ResponseRequest(Generation):
             return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": self.input}]}]
         return [item.model_dump(exclude_none=True) for item in self.input]
 
+    def renamed(self) -> dict[str, str]:
+        """As `ChatRequest`."""
+        found = super().renamed() | {
+            "logprobs": "include" if self.top_logprobs is None else "top_logprobs",
+            "max_tokens": "max_output_tokens",
+            "messages": "input",
+            "response_format.json_schema.schema": "text.format.schema",
+            "response_format": "text.format",
+        }
+        if self.tool_choice == "required" or isinstance(self.tool_choice, NamedFunction):
+            found["structured_outputs.grammar"] = "tools"
+        return found
+
     def calling(self) -> Calling:
         """How the tools are to be used. Raises InvalidRequest."""
         choice = self.tool_choice
         named = choice.name if isinstance(choice, NamedFunction) else None
         functions = [FunctionDefinition(**tool.model_dump(exclude={"type"})) for tool in self.tools or []]
         return calling(
-            functions, choice if isinstance(choice, str) else None, named, is_parallel=self.parallel_tool_calls
+            functions,
+            choice if isinstance(choice, str) else None,
+            named,
+            is_parallel=self.parallel_tool_calls,
+            path="tools[{}]",
         )
 
     def turns(self) -> list[dict[str, Any]]:

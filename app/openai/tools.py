@@ -49,6 +49,7 @@ class Calling(BaseModel):
     choice: Literal["none", "auto", "required", "named"] = "none"
     forced: list[str] = []
     is_parallel: bool = True
+    path: str = "tools[{}].function"  # where the caller has written the function of this number
 
     @property
     def names(self) -> frozenset[str]:
@@ -78,16 +79,21 @@ class Calling(BaseModel):
     def check(self, settings: Settings) -> None:
         """Raises InvalidRequest for a schema that is larger or deeper than any may be."""
         for i, function in enumerate(self.tools):
-            field = f"tools[{i}].function.parameters"
+            field = f"{self.path.format(i)}.parameters"
             structure = Structure("json_schema", json.dumps(function.parameters or {}), field)
             for name, message in broken_limits(structure, settings):
                 raise InvalidRequest(f"{name}: {message}", param=name)
 
 
 def calling(
-    tools: Sequence[FunctionDefinition] | None, choice: str | None, named: str | None, *, is_parallel: bool | None
+    tools: Sequence[FunctionDefinition] | None,
+    choice: str | None,
+    named: str | None,
+    *,
+    is_parallel: bool | None,
+    path: str = "tools[{}].function",
 ) -> Calling:
-    """How the tools are to be used; `choice` is OpenAI's word, `named` a function that must be called.
+    """How the tools are to be used; `choice` is OpenAI's word, `named` a function that must be called, `path` where each is written.
 
     Raises:
         InvalidRequest: a choice without tools, of a function that isn't among them, two of one name, or arguments that are no object.
@@ -99,7 +105,7 @@ def calling(
         raise InvalidRequest(f"tools: two functions have the name {twice!r}", param="tools")
     for i, tool in enumerate(known):
         if (tool.parameters or {}).get("type", "object") != "object":
-            field = f"tools[{i}].function.parameters.type"
+            field = f"{path.format(i)}.parameters.type"
             raise InvalidRequest(f"{field}: must be 'object': arguments have names", param=field)
     if named is not None and named not in names:
         raise InvalidRequest(f"tool_choice: there is no function {named!r} among the tools", param="tool_choice")
@@ -109,10 +115,10 @@ def calling(
     if not known:
         return _NO_TOOLS[parallel]
     if named is not None:
-        return Calling(tools=known, choice="named", forced=[named], is_parallel=parallel)
+        return Calling(tools=known, choice="named", forced=[named], is_parallel=parallel, path=path)
     if choice == "required":
-        return Calling(tools=known, choice="required", forced=names, is_parallel=parallel)
-    return Calling(tools=known, choice="none" if choice == "none" else "auto", is_parallel=parallel)
+        return Calling(tools=known, choice="required", forced=names, is_parallel=parallel, path=path)
+    return Calling(tools=known, choice="none" if choice == "none" else "auto", is_parallel=parallel, path=path)
 
 
 # As most calls are, made once: to make one costs as much as to read a whole request.

@@ -46,7 +46,7 @@ def check_rights(rights: Rights, *, tier: str) -> None:
     if tier not in rights.tiers:
         allowed = ", ".join(rights.tiers) or "none"
         raise TierNotAllowed(
-            f"tier: this tenant may not use {tier!r}; it may use {allowed}", param="tier", allowed=list(rights.tiers)
+            f"tier: this tenant may not use {tier}; it may use {allowed}", param="tier", allowed=list(rights.tiers)
         )
 
 
@@ -66,7 +66,8 @@ def check_size(rights: Rights, *, prompt_tokens: int, n: int, max_tokens: int, p
     most = rights.max_output_tokens
     if most is not None and n * max_tokens > most:
         raise OverTenantLimit(
-            f"max_tokens: n x max_tokens is {n} x {max_tokens}, and this tenant's requests must keep to {most}: ask for less",
+            f"max_tokens: {f'n x max_tokens is {n} x {max_tokens}' if n > 1 else f'is {max_tokens}'}, and this tenant's requests must "
+            f"keep to {most}: ask for less",
             param="max_tokens",
             limit=most,
         )

@@ -220,9 +220,9 @@ GUARDS = (
         "Redis hears of a job only when it exists",
         (
             Patch(
-                "app/api/submission.py",
-                '        kill_point("api.before_commit")\n',
-                '        await tell_workers(runtime, [accepted])\n        kill_point("api.before_commit")\n',
+                "app/api/promising.py",
+                '            kill_point("api.before_commit")\n',
+                '            await _tell_workers(runtime, accepted)\n            kill_point("api.before_commit")\n',
             ),
         ),
         (

@@ -15,7 +15,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.api.problems import problem, standing_headers
 from app.errors import (
     BudgetExhausted,
-    Forbidden,
     PenstockError,
     PromptTooLong,
     Unauthenticated,
@@ -24,7 +23,7 @@ from app.errors import (
 )
 from app.jobs.read import JobView
 from app.jobs.refusals import refusal
-from app.openai.fields import REQUESTS_FAULT, in_callers_words
+from app.openai.fields import REQUESTS_FAULT, Generation, in_callers_words
 from app.quotas.rates import RateLimited
 from app.redis import RedisError
 from app.telemetry import emit
@@ -86,8 +85,6 @@ def told(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceErr
         if isinstance(error, cls):
             kind, code = names
     message, param = in_callers_words(error.detail, error.extra.get("param"), renamed or {})
-    if isinstance(error, Forbidden) and error.code == "tier_not_allowed":
-        param = "service_tier"
     if isinstance(error, JobEndedWithout):
         code = error.extra["job_code"]
         status = error.extra["status"]
@@ -117,6 +114,12 @@ def broken() -> FaceError:
     return told(PenstockError("something broke on our side; it was logged"))
 
 
+def _renamed(request: Request) -> dict[str, str]:
+    """The names that the caller of a body which was read has given to the job's fields; what is wrong with the body itself has them already."""
+    asked = getattr(request.state, "asked", None)
+    return asked.renamed() if isinstance(asked, Generation) else {}
+
+
 class FaceRoute(APIRoute):
     """A route whose refusals are in OpenAI's words, whoever raised them: the key's check, the body's, the job's."""
 
@@ -128,9 +131,9 @@ class FaceRoute(APIRoute):
             try:
                 return await handle(request)
             except PenstockError as error:
-                return told(error, getattr(request.state, "renamed", None)).answer()
+                return told(error, _renamed(request)).answer()
             except ValidationError as error:
-                return told(refusal(error), getattr(request.state, "renamed", None)).answer()
+                return told(refusal(error), _renamed(request)).answer()
             except AWAY:
                 return away().answer()
             except HTTPException:

@@ -104,4 +104,6 @@ def _of_prompts(error: PenstockError) -> PenstockError:
 
 
 def _named(text: str) -> str:
-    return re.sub(r"jobs\[\d+\]\.", "", re.sub(r"jobs\[(\d+)\]\.prompt", r"prompt[\1]", text))
+    """`jobs` itself is the list of prompts."""
+    text = re.sub(r"jobs\[(\d+)\]\.prompt", r"prompt[\1]", text)
+    return re.sub(r"^jobs(?=:|$)", "prompt", re.sub(r"jobs\[\d+\]\.", "", text))

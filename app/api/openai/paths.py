@@ -7,7 +7,6 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from app.api.openai.errors import BothRoute, FaceRoute, type_of
-from app.api.openai_errors import OpenAIRoute
 from app.api.openapi import PROBLEM
 
 _PREFIX = "/v1/"
@@ -24,7 +23,7 @@ def install(app: FastAPI) -> None:
     for route in app.state.all_routes:
         if isinstance(route, FaceRoute):
             faces.add(_room_of(route.path))
-        elif not isinstance(route, BothRoute | OpenAIRoute):
+        elif not isinstance(route, BothRoute):
             own.add(_room_of(route.path))
     for kind, handle in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _faced(handle, own, faces))

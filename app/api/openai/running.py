@@ -9,17 +9,17 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Request
-from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.api.asked import Submission, Submitted
 from app.api.body import parse_body, read_body
 from app.api.errands import is_passing
 from app.api.headers import idempotency_key
 from app.api.openai.errors import end_of
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
-from app.api.submission import Submission, Submitted, submit
+from app.api.submission import submit
 from app.errors import NotCancellable, NotFound, PenstockError, StreamsFull, Unavailable
 from app.ids import job_name
 from app.jobs import cancel as cancelling
@@ -27,11 +27,12 @@ from app.jobs.read import JobView, get_job
 from app.jobs.request import JobRequest
 from app.jobs.states import END_STATUSES
 from app.jobs.submit import Caller
+from app.openai.fields import Generation
 
 SPREAD_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 30.0  # while a caller waits: an end is heard of at once, this is for its leaving unheard
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Generation)
 T = TypeVar("T")
 Form = Literal["whole", "stream", "background"]
 WithJob = Callable[[AsyncConnection, UUID], Awaitable[None]]
@@ -49,11 +50,12 @@ class Call:
 
 
 async def read_request(request: Request, model: type[M]) -> tuple[M, bytes]:
-    """What the body says, and the body. Refusals raised from here on speak of fields by the names that this face gives them."""
+    """What the body says, and the body. Refusals raised after it speak of the job's fields by the names that this caller gave them."""
     runtime = runtime_of(request)
-    request.state.renamed = dict(getattr(model, "renamed", {}))
     body = await read_body(request, most=runtime.settings.max_body_bytes)
-    return await in_lane(runtime, body, parse_body, body, model), body
+    asked = await in_lane(runtime, body, parse_body, body, model)
+    request.state.asked = asked
+    return asked, body
 
 
 async def in_lane(runtime: Runtime, body: bytes, work: Callable[..., T], *args: object) -> T:

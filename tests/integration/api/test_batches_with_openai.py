@@ -63,7 +63,7 @@ async def test_errors_and_cancel_are_theirs(
     theirs = openai.AsyncOpenAI(base_url="http://test/v1", api_key=tenant.token, http_client=http, max_retries=0)
     with pytest.raises(openai.NotFoundError) as absent:
         await theirs.files.retrieve("file-nowhere")
-    assert (absent.value.code, absent.value.type) == ("not_found", "not_found_error")
+    assert (absent.value.code, absent.value.type) == ("not_found", "invalid_request_error")
     with pytest.raises(openai.UnprocessableEntityError) as wrong:
         await theirs.files.create(file=b"x", purpose="fun")  # type: ignore[arg-type]
     assert wrong.value.param == "purpose"

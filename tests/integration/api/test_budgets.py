@@ -6,6 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.runtime import Runtime
+from app.jobs.breaker import Mode
+from app.jobs.breakers import set_mode
 from app.jobs.models import Model
 from tests.support.api import MODEL, Submit, assert_problem, job_id_of, register_bytes
 from tests.support.audit import assert_audit_clean
@@ -96,12 +98,72 @@ async def test_a_fallback_that_cannot_run_the_job_is_none(
 ) -> None:
     await add_budget(engine, 10, "cost")
     body = {**BODY, "model": MODEL, "on_budget": "fallback"}
-    assert_problem(await client.post("/v1/jobs", json=body), 429, "budget_exhausted")
-    for name in ("tiny", "gone", MODEL):
-        await register_bytes(engine, name="tiny", max_model_len=5)
+    await register_bytes(engine, name="tiny", max_model_len=5)
+    await register_bytes(engine, name="dear")
+    await set_price(engine, "dear", 0, 5_000_000)
+    await register_bytes(engine, name="stopped")
+    async with engine.begin() as conn:
+        await set_mode(conn, "stopped", "open", actor="test")
+    for name, reason, said, advice in (
+        (None, "none", "names no fallback_model, and no operator has set one for 'bytes'", "Name one that costs less"),
+        (
+            "tiny",
+            "invalid",
+            "'tiny', the fallback that an operator has set, can't run it: max_tokens: must be",
+            "Change",
+        ),
+        ("gone", "unknown", "'gone', the fallback that an operator has set, is no other model", "have another set"),
+        (MODEL, "unknown", "'bytes', the fallback that an operator has set, is no other model", "name one"),
+        ("dear", "budget", "can't hold it on 'dear', the fallback that an operator has set,", "ask for less"),
+        ("stopped", "unavailable", "'stopped', the fallback that an operator has set, takes no new jobs now", "later"),
+    ):
         async with engine.begin() as conn:
             await conn.execute(text("UPDATE models SET fallback = :to WHERE name = :name"), {"to": name, "name": MODEL})
-        assert_problem(await client.post("/v1/jobs", json=body), 429, "budget_exhausted")
+        answer = await client.post("/v1/jobs", json=body)
+        # The budget is the first model's, and what happened to the second is said beside it.
+        problem = assert_problem(answer, 429, "budget_exhausted", "budget of 10", "the 60 that", said, advice)
+        assert problem["fallback"] == {"model": name, "reason": reason}
+        assert (problem["left"], answer.headers["x-should-retry"]) == (10, "false")
+        quoted = await quote_of(client, model=MODEL, on_budget="fallback")
+        assert (quoted["code"], quoted["detail"]) == ("budget_exhausted", problem["detail"])
+    # Nobody who asked for something else hears of fallbacks.
+    for on_budget in ("reject", "wait", "truncate"):
+        answer = await client.post("/v1/jobs", json=body | {"on_budget": on_budget, "max_tokens": 60, "min_tokens": 60})
+        assert "fallback" not in assert_problem(answer, 429, "budget_exhausted")
+
+
+async def test_a_named_fallback_that_does_not_help_is_named_in_the_refusal(
+    client: httpx.AsyncClient, engine: AsyncEngine, runtime: Runtime, cheap: Model
+) -> None:
+    await add_budget(engine, 5, "cost")
+    body = {**BODY, "model": MODEL, "fallback_model": "cheap", "on_budget": "fallback"}
+
+    async def refused(*said: str) -> dict:
+        problem = assert_problem(await client.post("/v1/jobs", json=body), 429, "budget_exhausted", *said)
+        quoted = (await client.post("/v1/jobs/quote", json=body)).json()
+        assert (quoted["code"], quoted["detail"]) == ("budget_exhausted", problem["detail"])
+        return problem["fallback"]
+
+    async def stop(**modes: Mode) -> None:
+        async with engine.begin() as conn:
+            for name, mode in modes.items():
+                await set_mode(conn, name, mode, actor="test")
+        runtime.breakers.forget()
+
+    # An operator's choice doesn't count where the request has its own.
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE models SET fallback = 'bytes'"))
+    assert await refused("the 60 that", "can't hold it on the fallback_model 'cheap' either") == {
+        "model": "cheap", "reason": "budget",
+    }  # fmt: skip
+    await stop(cheap="open")
+    assert await refused("the 60 that", "the fallback_model 'cheap' takes no new jobs now") == {
+        "model": "cheap", "reason": "unavailable",
+    }  # fmt: skip
+    await stop(cheap="auto", **{MODEL: "open"})
+    assert await refused("the 6 that", "only the fallback_model 'cheap' could run it now, since 'bytes' takes") == {
+        "model": "cheap", "reason": "budget",
+    }  # fmt: skip
 
 
 # --- quotes ----------------------------------------------------------------------------------------------------------

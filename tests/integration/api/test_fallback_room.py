@@ -63,13 +63,13 @@ async def test_while_the_fallback_takes_it_the_job_is_held_there_and_not_with_th
     client: httpx.AsyncClient, engine: AsyncEngine, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, dict[str, int]]] = []
-    promise = submission._promise
+    write = submission._write
 
     async def watched(runtime: Runtime, asked: Any, prepared: Any) -> Any:
         seen.append((prepared.model.name, dict(counted(loads))))
-        return await promise(runtime, asked, prepared)
+        return await write(runtime, asked, prepared)
 
-    monkeypatch.setattr(submission, "_promise", watched)
+    monkeypatch.setattr(submission, "_write", watched)
     await add_budget(engine, 10, "cost")
     await client.post("/v1/jobs", json=BODY | {"fallback_model": "spare", "on_budget": "fallback"})
     assert seen == [(MODEL, {MODEL: 100}), ("spare", {"spare": 100})]
@@ -78,14 +78,14 @@ async def test_while_the_fallback_takes_it_the_job_is_held_there_and_not_with_th
 async def test_a_job_that_lost_the_last_probe_counts_in_the_fallbacks_pool(
     client: httpx.AsyncClient, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promise = submission._promise
+    write = submission._write
 
     async def no_probe(runtime: Runtime, asked: Any, prepared: Any) -> Any:
         if prepared.model.name == MODEL:
-            raise submission._NoProbeLeft(Standing(MODEL, "half_open", "auto", 0.0, 0, 0, 0))
-        return await promise(runtime, asked, prepared)
+            raise submission.NoProbeLeft(Standing(MODEL, "half_open", "auto", 0.0, 0, 0, 0))
+        return await write(runtime, asked, prepared)
 
-    monkeypatch.setattr(submission, "_promise", no_probe)
+    monkeypatch.setattr(submission, "_write", no_probe)
     answer = await client.post("/v1/jobs", json=BODY | {"fallback_model": "spare"})
     assert (answer.status_code, answer.json()["model"]) == (202, "spare")
     assert counted(loads) == {"spare": 100}

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import submission
+from app.api import candidates
 from app.api.main import create_app
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres
@@ -124,7 +124,7 @@ async def test_counting_a_book_holds_up_nobody(
 ) -> None:
     """The book stays in its thread until the others were answered: if it held the loop, this would never end."""
     began, may_end = threading.Event(), threading.Event()
-    prepare: Callable[..., object] = submission.prepare
+    prepare: Callable[..., object] = candidates.prepare
 
     def held(request: object, *rest: object) -> object:
         if len(str(getattr(request, "prompt", ""))) > 10_000:
@@ -132,7 +132,7 @@ async def test_counting_a_book_holds_up_nobody(
             assert may_end.wait(60)
         return prepare(request, *rest)
 
-    monkeypatch.setattr(submission, "prepare", held)
+    monkeypatch.setattr(candidates, "prepare", held)
     books = [asyncio.create_task(client.post("/v1/jobs", json={"prompt": "book " * 20_000})) for _ in range(4)]
     assert await asyncio.to_thread(began.wait, 60)
     assert (await client.get("/healthz")).status_code == 200

@@ -53,7 +53,7 @@ def test_instructions_come_first() -> None:
         (CHAT, HELLO | {"top_logprobs": 3}, "top_logprobs"),
         (CHAT, HELLO | {"model": 3}, "model"),
         (CHAT, {"messages": ["x"]}, "messages[0]"),
-        (CHAT, HELLO | {"max_completion_tokens": 5, "max_tokens": 9}, "max_completion_tokens"),
+        (CHAT, HELLO | {"max_completion_tokens": 5, "max_tokens": 9}, "max_tokens"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         (CHAT, {"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         (TEXT, {"prompt": ["a", "b"]}, "prompt"),
