@@ -66,6 +66,24 @@ def moment(at: datetime | None, never: str = NOTHING) -> Markup | str:
     )
 
 
+def figure(value: object, name: str) -> str:
+    """A figure that a worker or a queue tells, in the unit that its name ends with; `figure_name` is the rest of the name."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if name.endswith("_tokens_per_s"):
+        return f"{short(value)} tokens/s"
+    if name.endswith("_usage"):
+        return percent(value)
+    if name.endswith("_s"):
+        return span(value)
+    return grouped(value, 0 if value == int(value) else 3)
+
+
+def figure_name(name: str) -> str:
+    """kv_usage as kv usage, served_tokens_per_s as served: the unit stands with the value."""
+    return name.removesuffix("_tokens_per_s").removesuffix("_s").replace("_", " ")
+
+
 _COUNTED = {
     "jobs": "job",
     "tokens": "token",
@@ -89,6 +107,8 @@ FILTERS = {
     "money": money,
     "percent": percent,
     "moment": moment,
+    "figure": figure,
+    "figure_name": figure_name,
 }
 
 

@@ -88,7 +88,7 @@ async def _shown(request: Request, incarnation: UUID, problem: str = "", status:
         jobs = await queries.jobs_of(conn, incarnation)
         outcomes = await queries.outcomes_of(conn, incarnation)
     return page(
-        request, "worker.html", section="workers", title=f"Worker {incarnation.hex[:8]}", status=status, worker=found,
+        request, "worker.html", section="workers", title=f"Worker …{incarnation.hex[-8:]}", status=status, worker=found,
         jobs=jobs, outcomes=outcomes, job_name=job_name, problem=problem,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from app.jobs import tables as t
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """An open lease, and how long ago it was renewed, in seconds by Postgres' clock."""
+    """An open lease, and how long ago it was renewed and opened, in seconds by Postgres' clock."""
 
     model: str
     host: str
@@ -26,6 +26,7 @@ class LiveWorker:
     is_expired: bool
     incarnation: UUID
     pool: str
+    up_s: float
 
 
 async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
@@ -35,6 +36,7 @@ async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
         select(
             w.model, w.host, w.pid, w.device, w.state, w.stats, w.started_at,
             cast(func.extract("epoch", now - w.renewed_at), Float), w.expires_at < now, w.incarnation, w.pool,
+            cast(func.extract("epoch", now - w.started_at), Float),
         ).where(w.ended_at.is_(None)).order_by(w.started_at)
     )  # fmt: skip
     return [LiveWorker(*row) for row in rows]

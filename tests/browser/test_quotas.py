@@ -64,7 +64,7 @@ async def test_from_the_link_to_a_budget_that_is_raised(
             await limit.fill("1,000")
             await page.get_by_text("1,000 tokens would be left to reserve").wait_for()
             await page.get_by_role("button", name="Save").click()
-            await page.get_by_text("Saved.").wait_for()
+            await limit.wait_for(state="detached")  # the sentence that it is saved is there from before
             assert "1,000 tokens" in await page.locator("#budgets").inner_text()
             assert (await caller.post("/v1/jobs", json=job)).status_code == 202
 

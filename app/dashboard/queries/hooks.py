@@ -188,7 +188,8 @@ async def read_delivery(conn: AsyncConnection, delivery_id: UUID) -> DeliverySto
     ).one_or_none()
     if row is None:
         return None
-    made = await conn.execute(select(*TRY_COLUMNS, _t.excerpt).where(_t.delivery_id == delivery_id).order_by(_t.number))
+    query = select(*TRY_COLUMNS, _t.excerpt).where(_t.delivery_id == delivery_id).order_by(_t.number)
+    made: list[Any] = list(await conn.execute(query))
     return DeliveryStory(row[0], delivery_of(row[3:]), [ExcerptedTry(*each) for each in made], row[1], row[2])
 
 

@@ -17,7 +17,7 @@ MOST_JOBS = 200  # running under one worker
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One life of a worker. `renewed_s` is how long ago it last said that it lives, by Postgres' clock; `figures` as it said then."""
+    """One life of a worker. `renewed_s` is how long ago it last said that it lives, `up_s` how long ago it began, by Postgres' clock; `figures` as it said then."""
 
     incarnation: UUID
     pool: str
@@ -32,6 +32,7 @@ class WorkerRow:
     ended_at: datetime | None
     drain_requested_at: datetime | None
     renewed_s: float
+    up_s: float
     is_expired: bool
 
     @property
@@ -69,7 +70,7 @@ _w = t.workers.c
 _SHOWN = select(
     _w.incarnation, _w.pool, _w.model, _w.host, _w.pid, _w.device, _w.state, _w.stats, _w.started_at, _w.renewed_at, _w.ended_at,
     _w.drain_requested_at, func.extract("epoch", func.statement_timestamp() - _w.renewed_at),
-    _w.expires_at < func.statement_timestamp(),
+    func.extract("epoch", func.statement_timestamp() - _w.started_at), _w.expires_at < func.statement_timestamp(),
 )  # fmt: skip
 
 
@@ -126,5 +127,5 @@ async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[WorkerRow]:
 
 def _row(row: Row[Any]) -> WorkerRow:
     values: list[Any] = list(row)
-    values[-2] = float(values[-2])
+    values[-3:-1] = map(float, values[-3:-1])
     return WorkerRow(*values)

@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const KEPT_S = 1800;
+  const LEAST_S = 300; // that a chart of the past spans
   const WHOLE = Array.from({ length: 16 }, (_, i) => [1, 2, 5].map((each) => each * 10 ** i)).flat();
   const GAP_S = 12; // longer than this without a sample: ask for all of them again
   const charts = new Map();
@@ -59,8 +60,8 @@
     const plot = new uPlot({
       width: Math.max(200, node.clientWidth), height: 220, legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: !bars } },
-      scales: { ...(bars && { x: { time: true, range: (_, low, high) => { const half = (data[0][1] - data[0][0] || 3600) / 2; return [low - half, high + half]; } } }), y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, space: 80, values: (_, ticks, __, ___, step) => ticks.map((at) => when(at, step)) }, { ...axis, size: 58, incrs: WHOLE, values: (_, ticks) => ticks.map(short) }],
+      scales: { ...(bars && { x: { time: true, range: (_, low, high) => { const half = (data[0][1] - data[0][0] || 3600) / 2; return [low - half, high + half]; } } }), ...(!bars && { x: { time: true, range: (_, low, high) => [Math.min(low, high - LEAST_S), high] } }), y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+      axes: [{ ...axis, size: 34, space: 80, values: (_, ticks, __, ___, step) => ticks.map((at) => when(at, step)) }, { ...axis, size: 58, incrs: WHOLE, values: (_, ticks) => ticks.map(short) }],
       series: [{}, ...names.map((name, i) => ({
         label: name || unit, stroke: colours[tones[i] % 6], width: bars ? 0 : 1.75, points: { show: false },
         fill: bars ? colours[tones[i] % 6] : fill && names.length === 1 ? token("fill") : undefined,

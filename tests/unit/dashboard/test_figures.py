@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 
 from app.dashboard.access import safe_next
 from app.dashboard.budget_figures import outlook
-from app.dashboard.figures import moment, money, short, span, unit_of
+from app.dashboard.figures import figure, figure_name, moment, money, short, span, unit_of
 from app.dashboard.guard import is_ours
 from app.dashboard.usage import MOST_SERIES, OTHERS, Usage, UsageRow, safe_cells, series, span_of
 from app.errors import InvalidRequest
@@ -34,6 +34,18 @@ def test_a_number_is_shortened_to_three_digits(value: float | None, shown: str) 
 )  # fmt: skip
 def test_a_span_is_told_in_its_two_largest_units(seconds: float | None, shown: str) -> None:
     assert span(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("served_tokens_per_s", 812.5, "served: 812 tokens/s"), ("kv_usage", 0.25, "kv usage: 25\u202f%"), ("wait_s", 70, "wait: 1\u202fmin 10\u202fs"),
+        ("preemptions", 1200, "preemptions: 1,200"), ("seconds_per_token", 0.02, "seconds per token: 0.020"), ("worker_state", "ready", "worker state: ready"),
+        ("is_full", True, "is full: True"),
+    ],
+)  # fmt: skip
+def test_a_workers_figure_is_told_in_the_unit_that_its_name_ends_with(name: str, value: object, shown: str) -> None:
+    assert f"{figure_name(name)}: {figure(value, name)}" == shown
 
 
 def test_money_keeps_what_counts() -> None:
