@@ -22,7 +22,7 @@ _clients: list[sync_redis.Redis] = []
 
 
 @pytest.fixture(autouse=True)
-def no_client_is_left() -> Iterator[None]:
+def no_client_is_left(redis_url: str) -> Iterator[None]:
     yield
     while _clients:
         _clients.pop().close()
