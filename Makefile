@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# Failure tests wait for leases to run out, most of the time.
+FAILURE_JOBS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/installed
 export PYTHONUNBUFFERED := 1
@@ -46,7 +48,7 @@ format: venv ## Format the code and mend what ruff can mend
 
 test: lint ## Lint, then all tests but the long matrix and the GPU's
 	@echo "==> pytest, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" --ignore tests/failure -n $(JOBS) --dist worksteal
-	@echo "==> pytest tests/failure, $(JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" tests/failure -n $(JOBS) --dist worksteal
+	@echo "==> pytest tests/failure, $(FAILURE_JOBS) at a time"; $(BIN)/pytest -m "not long and not gpu" tests/failure -n $(FAILURE_JOBS) --dist worksteal
 
 test-long: venv ## The long matrix, and new random examples for the property tests
 	@$(BIN)/pytest -m "(long or hypothesis) and not gpu" --hypothesis-profile explore

@@ -22,10 +22,12 @@ _clients: list[sync_redis.Redis] = []
 
 
 @pytest.fixture(autouse=True)
-def no_client_is_left() -> Iterator[None]:
+def no_client_is_left(redis_url: str) -> Iterator[None]:
     yield
     while _clients:
-        _clients.pop().close()
+        left = _clients.pop()
+        left.close()  # gives its connection back to a pool
+        left.connection_pool.disconnect()
 
 
 def to(url: str, timeout_s: float = 5.0) -> sync_redis.Redis:

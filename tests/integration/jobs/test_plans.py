@@ -213,7 +213,6 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     await breakers.standings(recorder)
     assert [table for table in recorder.scanned if table not in SMALL] == []
 
-
-async def test_the_check_can_fail(recorder: Any) -> None:
+    recorder.scanned.clear()  # the check can fail
     await recorder.execute(text("SELECT count(*) FROM jobs WHERE metadata = '{}'"))
     assert recorder.scanned == ["jobs"]
