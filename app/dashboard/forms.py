@@ -3,12 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 
-from app.errors import InvalidRequest
+from app.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMedia
 
+Form = Mapping[str, list[str]]
+MAX_BODY_BYTES = 2 * 2**20
 MAX_FIELD_CHARS = 1_000_000
+MAX_FIELDS = 500
+_KIND = "application/x-www-form-urlencoded"
 MICROS = 1_000_000
 # Digits, or groups of thousands by one separator. Whatever else stands there is refused: `0,15` isn't 15.
 _WHOLE = r"\d{1,18}|[1-9]\d{0,2}(?:(?P<by>[, _\u202f\u00a0'])\d{3})(?:(?P=by)\d{3}){0,4}"
@@ -17,28 +22,59 @@ _AMOUNT = re.compile(rf"(?P<sign>-?)(?P<whole>{_WHOLE})?(?:\.(?P<part>\d{{1,6}})
 _SEPARATORS = str.maketrans("", "", ", _\u202f\u00a0'")
 
 
-async def read_form(request: Request) -> dict[str, list[str]]:
-    """Every field's values, in their order; files are none of ours.
+async def read_form(request: Request, *, most_bytes: int = MAX_BODY_BYTES) -> dict[str, list[str]]:
+    """Every field's values, in their order, but for the session's token.
+
+    Raises: as `whole_form`.
+    """
+    return {
+        name: values for name, values in (await whole_form(request, most_bytes=most_bytes)).items() if name != "csrf"
+    }
+
+
+async def whole_form(request: Request, *, most_bytes: int = MAX_BODY_BYTES) -> dict[str, list[str]]:
+    """Every field's values, the token's too. Read once; whoever asks again gets the same.
+
+    Forms as browsers write them where nothing else is said (application/x-www-form-urlencoded, UTF-8): a page has no files to send,
+    and each other encoding has its own traps.
 
     Raises:
-        InvalidRequest: it has a file, or a field that is far too long.
+        UnsupportedMedia: it is encoded otherwise.
+        BodyTooLarge: it has more than `most_bytes`.
+        MalformedBody: it isn't UTF-8.
+        InvalidRequest: it has too many fields, or one that is far too long.
     """
-    form = await request.form()
+    known: dict[str, list[str]] | None = getattr(request.state, "form", None)
+    if known is not None:
+        return known
+    kind = request.headers.get("content-type", _KIND).partition(";")[0].strip().lower()
+    if kind != _KIND:
+        raise UnsupportedMedia(f"Content-Type: must be {_KIND}", param="Content-Type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            raise BodyTooLarge(f"the form must have at most {most_bytes} bytes", limit=most_bytes)
+    if body.count(b"&") >= MAX_FIELDS:
+        raise InvalidRequest(f"the form must have at most {MAX_FIELDS} fields")
     found: dict[str, list[str]] = {}
-    for name, value in form.multi_items():
-        if not isinstance(value, str) or len(value) > MAX_FIELD_CHARS:
-            raise InvalidRequest(f"{name}: must be text of at most {MAX_FIELD_CHARS} characters", param=name)
-        if name != "csrf":
+    try:
+        for name, value in parse_qsl(body.decode(), keep_blank_values=True, errors="strict"):
+            if len(value) > MAX_FIELD_CHARS:
+                raise InvalidRequest(f"{name}: must have at most {MAX_FIELD_CHARS} characters", param=name)
             found.setdefault(name, []).append(value)
+    except UnicodeDecodeError:
+        raise MalformedBody("the form isn't UTF-8") from None
+    request.state.form = found
     return found
 
 
-def text_of(form: Mapping[str, list[str]], name: str, default: str = "") -> str:
+def text_of(form: Form, name: str, default: str = "") -> str:
     """The field's first value, without spaces around it."""
     return form.get(name, [default])[0].strip()
 
 
-def whole_of(form: Mapping[str, list[str]], name: str) -> int | None:
+def whole_of(form: Form, name: str) -> int | None:
     """The field as a whole number: 1,000 and 1 000 and 1_000 are read; empty is None.
 
     Raises:
@@ -64,12 +100,12 @@ def micros_of(text: str) -> int | None:
     return -micros if found["sign"] else micros
 
 
-def wholes_of(form: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, int | None]:
+def wholes_of(form: Form, names: Iterable[str]) -> dict[str, int | None]:
     """Those of these fields that the form has, as whole numbers."""
     return {name: whole_of(form, name) for name in names if name in form}
 
 
-def flag_of(form: Mapping[str, list[str]], name: str) -> bool:
+def flag_of(form: Form, name: str) -> bool:
     """Whether the box was ticked."""
     return text_of(form, name) in {"on", "true", "1", "yes"}
 

@@ -1,9 +1,8 @@
 """What do the forms of tenants, keys and budgets ask for? Their fields as app/quotas/wanted.py checks them."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from app.dashboard.forms import flag_of, micros_of, text_of, whole_of, wholes_of
+from app.dashboard.forms import Form, flag_of, micros_of, text_of, whole_of, wholes_of
 from app.errors import InvalidRequest
 from app.quotas.wanted import (
     TIERS,
@@ -15,8 +14,6 @@ from app.quotas.wanted import (
     TenantWanted,
     checked,
 )
-
-Form = Mapping[str, list[str]]
 
 CAPS = ("max_running_jobs", "max_queued_jobs", "max_queued_tokens", "max_prompt_tokens", "max_output_tokens")
 RATES = ("requests_per_minute", "request_burst", "tokens_per_minute", "token_burst")
