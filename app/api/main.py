@@ -25,6 +25,7 @@ from app.api import (
     prices,
     problems,
     quotes,
+    reference,
     retention,
     tenants,
     webhooks,
@@ -70,6 +71,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         summary="Generation jobs: nothing lost, nothing twice, fair by tokens.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # ours: app/api/reference.py
+        redoc_url=None,
         # FastAPI's own would take whole URLs and the messages of exceptions along, which quote callers: app/api/traced.py is ours.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -87,6 +90,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     problems.install(app)
     face_paths.install(app)
     openapi.install(app)
+    reference.install(app, own_settings)
     install_dashboard(app, lambda: app.state.runtime)
     return app
 

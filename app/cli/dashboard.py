@@ -1,13 +1,22 @@
 """`penstock dashboard ...`: the way in for operators. Directly on the database: whoever can reach that may let people in."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
 from app.cli.folder import DataFolder
 from app.cli.operating import in_transaction, print_rows, when
+from app.cli.stack import base_url
 from app.operators import links, people
+from app.operators.addresses import is_local
 from app.settings import Settings
+
+# The API listens for others, in a container or a network, and nobody said where those find it.
+_ELSEWHERE = (
+    "Open it where port {port} is forwarded to 127.0.0.1 (Compose does; kubectl port-forward; ssh -L). From elsewhere browsers keep no "
+    "session but over https: serve it so, and set PENSTOCK_DASHBOARD_URL to the address that they open."
+)
 
 
 def link(settings: Settings, name: str | None, role: str | None) -> None:
@@ -29,9 +38,10 @@ def link(settings: Settings, name: str | None, role: str | None) -> None:
         return person, await links.make_link(conn, person, actor=actor())
 
     person, token = in_transaction(settings, act)
-    print(
-        f"{link_url(settings, token)}\n\nFor {person.name}, {person.role}. It works once, for {links.VALID_S // 60} minutes."
-    )
+    url = link_url(settings, token)
+    print(f"{url}\n\nFor {person.name}, {person.role}. It works once, for {links.VALID_S // 60} minutes.")
+    if settings.dashboard_url is None and not is_local(settings.api_host):
+        print(_ELSEWHERE.format(port=urlsplit(url).port))
 
 
 def operators(settings: Settings) -> None:
@@ -49,7 +59,7 @@ def operators(settings: Settings) -> None:
     )
 
 
-def link_url(settings: Settings, token: str, url: str | None = None) -> str:
-    """The whole address of a one-time link; `url` is where the API of a running stack is."""
-    base = settings.dashboard_url or url or DataFolder(settings.data_dir).url
-    return f"{(base or f'http://{settings.api_host}:{settings.api_port}').rstrip('/')}/admin/link/{token}"
+def link_url(settings: Settings, token: str) -> str:
+    """The whole address of a one-time link: where browsers find the API, or else whoever is on its machine."""
+    base = settings.dashboard_url or DataFolder(settings.data_dir).url or base_url(settings)
+    return f"{base.rstrip('/')}/admin/link/{token}"

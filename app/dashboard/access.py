@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import Depends, Request, Response
 
 from app.dashboard.assets import PREFIX
+from app.dashboard.forms import whole_form
 from app.dashboard.guard import SAFE
 from app.dashboard.services import services_of
 from app.errors import Forbidden
@@ -40,8 +41,7 @@ def require(role: Role) -> Callable[[Request], Awaitable[Session]]:
         found = await session_of(request)
         if found is None:
             # What a page fetches isn't a page: back to the one that it stands on.
-            on = urlsplit(request.headers.get("hx-current-url", "")).path
-            raise LogInFirst(on or (request.url.path if request.method == "GET" else PREFIX))
+            raise LogInFirst(_stands_on(request) or (request.url.path if request.method in SAFE else PREFIX))
         request.state.session = found
         if request.method not in SAFE:
             await _check_token(request, found)
@@ -90,6 +90,11 @@ def drop_cookie(response: Response, settings: Settings) -> None:
     )
 
 
+def address_of(request: Request) -> str:
+    """From where it came, by what uvicorn believes of its proxies."""
+    return request.client.host if request.client else "unknown"
+
+
 def login_url(to: str) -> str:
     """The log-in page, from which the way leads back to `to`."""
     return f"{PREFIX}/login?next={quote(safe_next(to))}"
@@ -105,9 +110,17 @@ def safe_next(to: str) -> str:
     )
 
 
+def _stands_on(request: Request) -> str:
+    """The path of the page from which htmx asks, empty where it isn't said."""
+    try:
+        return urlsplit(request.headers.get("hx-current-url", "")).path
+    except ValueError:  # such as http://[
+        return ""
+
+
 async def _check_token(request: Request, session: Session) -> None:
     given = request.headers.get("x-csrf-token")
     if given is None:
-        given = str((await request.form()).get("csrf", ""))
+        given = (await whole_form(request)).get("csrf", [""])[0]
     if not hmac.compare_digest(given.encode(), session.csrf.encode()):
         raise Forbidden("this form is of another session: open the page anew and send it again")

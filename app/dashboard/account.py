@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from app.dashboard.access import Viewer, drop_cookie, set_cookie
+from app.dashboard.access import LogInFirst, Viewer, address_of, drop_cookie, set_cookie
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form
 from app.dashboard.pages import go, page
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest
 from app.operators import passwords, people, throttle
-from app.operators.sessions import Session, credentials_of, open_session
+from app.operators.sessions import Credentials, Session, credentials_of, open_session, still_holds
 
 router = APIRouter()
 
@@ -33,13 +33,15 @@ async def change_password(request: Request, session: Viewer) -> Response:
     """A new password for who knows the old one; all other sessions end."""
     services, form = services_of(request), await read_form(request)
     try:
-        await _check(request, session, form)
+        known = await _check(request, session, form)
+        password_hash = await passwords.hashed(form["password"][0])
     except (InvalidRequest, throttle.TooManyTries) as error:
         return page(
             request, "account.html", title="Your account", status=422, problem=error.detail, ends_at=session.expires_at
         )
-    password_hash = await passwords.hashed(form["password"][0])
     async with services.transaction() as conn:
+        if not await still_holds(conn, known):
+            raise LogInFirst(f"{PREFIX}/account")
         await people.set_password(conn, session.person_id, password_hash, actor=session.actor)
         person = await people.read_person(conn, session.name)
         token = await open_session(conn, person, longest_s=services.settings.dashboard_session_s, by="password")
@@ -59,8 +61,8 @@ async def log_out_everywhere(request: Request, session: Viewer) -> Response:
     return answer
 
 
-async def _check(request: Request, session: Session, form: dict[str, list[str]]) -> None:
-    services, address = services_of(request), request.client.host if request.client else "unknown"
+async def _check(request: Request, session: Session, form: dict[str, list[str]]) -> Credentials:
+    services, address = services_of(request), address_of(request)
     async with services.transaction() as conn:
         await throttle.count_try(conn, name=session.name, address=address)
     async with services.transaction() as conn:
@@ -70,3 +72,4 @@ async def _check(request: Request, session: Session, form: dict[str, list[str]])
     async with services.transaction() as conn:
         await throttle.forgive(conn, name=session.name, address=address)
     passwords.check_new(form.get("password", [""])[0], form.get("again", [""])[0], name=session.name)
+    return known

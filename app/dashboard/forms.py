@@ -1,32 +1,73 @@
 """What does a form say? Its fields as the types that operators' acts take; a refusal names the field."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 
-from app.errors import InvalidRequest
+from app.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMedia
 from app.jobs.states import TIERS, Tier
 
+Form = Mapping[str, list[str]]
+MAX_BODY_BYTES = 2 * 2**20
 MAX_FIELD_CHARS = 1_000_000
 MAX_REASON_CHARS = 500
+MAX_FIELDS = 500
+_KIND = "application/x-www-form-urlencoded"
+MICROS = 1_000_000
+# Digits, or groups of thousands by one separator. Whatever else stands there is refused: `0,15` isn't 15.
+_WHOLE = r"\d{1,18}|[1-9]\d{0,2}(?:(?P<by>[, _\u202f\u00a0'])\d{3})(?:(?P=by)\d{3}){0,4}"
+_WHOLE_NUMBER = re.compile(f"-?(?:{_WHOLE})", re.ASCII)
+_AMOUNT = re.compile(rf"(?P<sign>-?)(?P<whole>{_WHOLE})?(?:\.(?P<part>\d{{1,6}})0*)?", re.ASCII)
+_SEPARATORS = str.maketrans("", "", ", _\u202f\u00a0'")
 
-Form = Mapping[str, list[str]]
+
+async def read_form(request: Request, *, most_bytes: int = MAX_BODY_BYTES) -> dict[str, list[str]]:
+    """Every field's values, in their order, but for the session's token.
+
+    Raises: as `whole_form`.
+    """
+    return {
+        name: values for name, values in (await whole_form(request, most_bytes=most_bytes)).items() if name != "csrf"
+    }
 
 
-async def read_form(request: Request) -> dict[str, list[str]]:
-    """Every field's values, in their order; files are none of ours.
+async def whole_form(request: Request, *, most_bytes: int = MAX_BODY_BYTES) -> dict[str, list[str]]:
+    """Every field's values, the token's too. Read once; whoever asks again gets the same.
+
+    Forms as browsers write them where nothing else is said (application/x-www-form-urlencoded, UTF-8): a page has no files to send,
+    and each other encoding has its own traps.
 
     Raises:
-        InvalidRequest: it has a file, or a field that is far too long.
+        UnsupportedMedia: it is encoded otherwise.
+        BodyTooLarge: it has more than `most_bytes`.
+        MalformedBody: it isn't UTF-8.
+        InvalidRequest: it has too many fields, or one that is far too long.
     """
-    form = await request.form()
+    known: dict[str, list[str]] | None = getattr(request.state, "form", None)
+    if known is not None:
+        return known
+    kind = request.headers.get("content-type", _KIND).partition(";")[0].strip().lower()
+    if kind != _KIND:
+        raise UnsupportedMedia(f"Content-Type: must be {_KIND}", param="Content-Type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            raise BodyTooLarge(f"the form must have at most {most_bytes} bytes", limit=most_bytes)
+    if body.count(b"&") >= MAX_FIELDS:
+        raise InvalidRequest(f"the form must have at most {MAX_FIELDS} fields")
     found: dict[str, list[str]] = {}
-    for name, value in form.multi_items():
-        if not isinstance(value, str) or len(value) > MAX_FIELD_CHARS:
-            raise InvalidRequest(f"{name}: must be text of at most {MAX_FIELD_CHARS} characters", param=name)
-        if name != "csrf":
+    try:
+        for name, value in parse_qsl(body.decode(), keep_blank_values=True, errors="strict"):
+            if len(value) > MAX_FIELD_CHARS:
+                raise InvalidRequest(f"{name}: must have at most {MAX_FIELD_CHARS} characters", param=name)
             found.setdefault(name, []).append(value)
+    except UnicodeDecodeError:
+        raise MalformedBody("the form isn't UTF-8") from None
+    request.state.form = found
     return found
 
 
@@ -42,12 +83,23 @@ def whole_of(form: Form, name: str) -> int | None:
         InvalidRequest: it is something else.
     """
     given = text_of(form, name)
-    digits = given.translate(str.maketrans("", "", ", _\u202f\u00a0'"))
-    if not digits:
+    if not given:
         return None
-    if not (digits.isascii() and digits.removeprefix("-").isdigit()) or len(digits) > 18:
-        raise InvalidRequest(f"{name}: must be a whole number, or empty for no limit", param=name)
-    return int(digits)
+    if not _WHOLE_NUMBER.fullmatch(given):
+        raise InvalidRequest(f"{name}: must be a whole number, such as 1,000, or empty for no limit", param=name)
+    return int(given.translate(_SEPARATORS))
+
+
+def micros_of(text: str) -> int | None:
+    """An amount of the currency, such as 1,250.50, in millionths; None where it is none, or has more than six decimals.
+
+    Digits only, no exponent: what is read is as small as its text.
+    """
+    found = _AMOUNT.fullmatch(text)
+    if found is None or not (found["whole"] or found["part"]):
+        return None
+    micros = int((found["whole"] or "0").translate(_SEPARATORS)) * MICROS + int((found["part"] or "").ljust(6, "0"))
+    return -micros if found["sign"] else micros
 
 
 def wholes_of(form: Form, names: Iterable[str]) -> dict[str, int | None]:

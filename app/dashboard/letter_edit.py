@@ -63,5 +63,5 @@ def _value(name: str, given: str) -> Any:
         return given
     try:
         return json.loads(given)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest(f"{name}: must be a number, such as 0.7, or empty", param=name) from None

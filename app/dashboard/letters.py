@@ -1,12 +1,10 @@
 """Which jobs were given up, and of what? /admin/dead-letters: groups by kind of death, their letters, and all letters by state."""
 
-from datetime import datetime
-
 from fastapi import APIRouter, Request, Response
 
 from app.dashboard.access import Viewer
 from app.dashboard.assets import PREFIX
-from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, one_of, uuid_cursor, uuid_of
+from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, moment_of, one_of, uuid_cursor, uuid_of
 from app.dashboard.pages import page
 from app.dashboard.queries.letters import MOST_COUNTED, group_of, letters_of, open_groups
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page
@@ -79,8 +77,9 @@ def _cursor(place: LetterPlace) -> str:
 def _place(listing: Listing) -> LetterPlace | None:
     if listing.cursor is None:
         return None
-    try:
-        at, job_id, reservation = listing.cursor.split("~")
-        return LetterPlace(datetime.fromisoformat(at), uuid_of(job_id, "cursor"), int(reservation))
-    except ValueError:
-        raise InvalidRequest("cursor: isn't one that a page has given", param="cursor") from None
+    at, _, rest = listing.cursor.partition("~")
+    job_id, _, reservation = rest.partition("~")
+    when = moment_of(at)
+    if when is None or not (reservation.isascii() and reservation.isdigit() and len(reservation) < 10):
+        raise InvalidRequest("cursor: isn't one that a page has given", param="cursor")
+    return LetterPlace(when, uuid_of(job_id, "cursor"), int(reservation))

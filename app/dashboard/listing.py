@@ -13,6 +13,7 @@ from app.errors import InvalidRequest
 
 PAGE_SIZE = 50
 MAX_FILTER_CHARS = 300
+YEARS = range(1970, 9000)
 SPANS = {
     "15m": timedelta(minutes=15),
     "1h": timedelta(hours=1),
@@ -112,10 +113,23 @@ def time_of(listing: Listing, name: str) -> datetime | None:
     value = listing.get(name)
     if value is None:
         return None
+    at = moment_of(value)
+    if at is None:
+        raise InvalidRequest(
+            f"{name}: must be a time such as 2026-01-31T18:00, in UTC, of a year from {YEARS[0]} to {YEARS[-1]}",
+            param=name,
+        )
+    return at
+
+
+def moment_of(text: str) -> datetime | None:
+    """A time in UTC, unless it says otherwise; None where it is none, or lies where one can't reckon with it any more."""
     try:
-        at = datetime.fromisoformat(value)
+        at = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidRequest(f"{name}: must be a time such as 2026-01-31T18:00, in UTC", param=name) from None
+        return None
+    if at.year not in YEARS:  # at either end of time, another zone or five minutes more are too much
+        return None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 

@@ -4,19 +4,24 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.background import BackgroundTask
 
-from app.dashboard.access import Viewer, cookie_name, drop_cookie, safe_next, session_of, set_cookie
+from app.dashboard.access import Viewer, address_of, cookie_name, drop_cookie, safe_next, session_of, set_cookie
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form, text_of
 from app.dashboard.pages import page
-from app.dashboard.services import services_of
-from app.errors import InvalidRequest
+from app.dashboard.plain_http import lost_cookie
+from app.dashboard.services import Services, services_of
+from app.errors import InvalidRequest, Unavailable
 from app.operators import links, passwords, people, throttle
-from app.operators.sessions import close_session, credentials_of, open_session
+from app.operators.addresses import network_of
+from app.operators.sessions import Credentials, close_session, credentials_of, open_session, still_holds
+from app.quotas.acts import record_act
 from app.telemetry import emit
 
 log = logging.getLogger("penstock.dashboard")
 router = APIRouter()
+MOST_BYTES = 16 * 2**10  # of a form whose sender isn't known yet
 _WRONG = "Name or password is wrong."
 _USED_UP = (
     "This link was used already, or its 15 minutes are over. Have a new one made: "
@@ -27,6 +32,8 @@ _USED_UP = (
 @router.get("/login")
 async def login_page(request: Request, next: str = PREFIX) -> Response:  # noqa: A002 - the form's word
     """The form; who is logged in already is sent on."""
+    if (instead := lost_cookie(request, services_of(request).settings)) is not None:
+        return instead
     if await session_of(request) is not None:
         return RedirectResponse(safe_next(next), 303)
     return page(request, "login.html", title="Log in", next=safe_next(next), name="", problem=None)
@@ -34,30 +41,55 @@ async def login_page(request: Request, next: str = PREFIX) -> Response:  # noqa:
 
 @router.post("/login")
 async def log_in(request: Request) -> Response:
-    """A try. That it is counted is committed before the password is looked at."""
-    services, form = services_of(request), await read_form(request)
+    """A try. It has a place among those that are looked at, and is counted, before anything is done for it."""
+    services = services_of(request)
+    if (instead := lost_cookie(request, services.settings)) is not None:
+        return instead
+    form, address = await read_form(request, most_bytes=MOST_BYTES), address_of(request)
     name, to = text_of(form, "name").lower(), safe_next(text_of(form, "next"))
-    address = request.client.host if request.client else "unknown"
     try:
-        async with services.transaction() as conn:
-            await throttle.count_try(conn, name=name, address=address)
-    except throttle.TooManyTries as error:
-        emit(log, logging.WARNING, "dashboard.login_throttled")
-        refused = page(request, "login.html", title="Log in", status=429, next=to, name=name, problem=error.detail)
+        async with passwords.guessing(network_of(address)) as guess:
+            async with services.transaction() as conn:
+                await throttle.count_try(conn, name=name, address=address)
+            async with services.transaction() as conn:
+                known = await credentials_of(conn, name)
+            is_right = await guess.is_right(known.password_hash, form.get("password", [""])[0])
+    except (throttle.TooManyTries, Unavailable) as error:
+        emit(log, logging.WARNING, "dashboard.login_throttled", address=address, code=error.code)
+        refused = page(
+            request, "login.html", title="Log in", status=error.status, next=to, name=name, problem=error.detail
+        )
         refused.headers["Retry-After"] = str(error.extra["retry_after_s"])
         return refused
-    async with services.transaction() as conn:
-        known = await credentials_of(conn, name)
-    is_right = await passwords.is_right(known.password_hash, form.get("password", [""])[0])
-    if not is_right or known.person is None:
-        emit(log, logging.WARNING, "dashboard.login_refused")
-        return page(request, "login.html", title="Log in", status=401, next=to, name=name, problem=_WRONG)
-    async with services.transaction() as conn:
-        await throttle.forgive(conn, name=name, address=address)
-        token = await open_session(conn, known.person, longest_s=services.settings.dashboard_session_s, by="password")
+    token = None
+    if is_right and known.person is not None:
+        async with services.transaction() as conn:
+            if await still_holds(conn, known):
+                await throttle.forgive(conn, name=name, address=address)
+                longest_s = services.settings.dashboard_session_s
+                token = await open_session(conn, known.person, longest_s=longest_s, by="password")
+    if token is None:
+        return _refused(request, known, name, to)
     answer = RedirectResponse(to, 303)
     set_cookie(answer, token, services.settings)
     return answer
+
+
+def _refused(request: Request, known: Credentials, name: str, to: str) -> Response:
+    """The form again, the same for all names. What is written down of an operator's name is written after it was sent: time tells none."""
+    address, person = address_of(request), known.person
+    # A name that nobody has isn't logged: some type their password there.
+    emit(log, logging.WARNING, "dashboard.login_refused", address=address, operator=person and person.name)
+    answer = page(request, "login.html", title="Log in", status=401, next=to, name=name, problem=_WRONG)
+    if person is not None:
+        answer.background = BackgroundTask(_write_down, services_of(request), person.name, address)
+    return answer
+
+
+async def _write_down(services: Services, name: str, address: str) -> None:
+    """As often as the throttle of the account lets somebody try."""
+    async with services.transaction() as conn:
+        await record_act(conn, f"address:{address}", "operator.login_refused", name, {})
 
 
 @router.post("/logout")
@@ -74,6 +106,8 @@ async def log_out(request: Request, _: Viewer) -> Response:
 @router.get("/link/{token}")
 async def link_page(request: Request, token: str) -> Response:
     """The form behind a one-time link. Looking uses nothing up: previews of links look, too."""
+    if (instead := lost_cookie(request, services_of(request).settings)) is not None:
+        return instead
     async with services_of(request).transaction() as conn:
         person = await links.whose_link(conn, token)
     if person is None:
@@ -84,7 +118,10 @@ async def link_page(request: Request, token: str) -> Response:
 @router.post("/link/{token}")
 async def use_link(request: Request, token: str) -> Response:
     """Set the password, use the link up, log in: all or nothing."""
-    services, form = services_of(request), await read_form(request)
+    services = services_of(request)
+    if (instead := lost_cookie(request, services.settings)) is not None:
+        return instead
+    form = await read_form(request, most_bytes=MOST_BYTES)
     async with services.transaction() as conn:
         person = await links.whose_link(conn, token)
     if person is None:

@@ -72,9 +72,14 @@ def create_dashboard(services: Callable[[], Services]) -> FastAPI:
     """The pages, without what guards them: `install`."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
+    app.state.all_routes = routes = [
+        route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)
+    ]
+    for route in routes:
+        if "GET" in route.methods:
+            route.methods.add("HEAD")  # whose body the server leaves out
     for router in ROUTERS:
         app.include_router(router)
-    app.state.all_routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     app.add_exception_handler(LogInFirst, _log_in_first)
     app.add_exception_handler(PenstockError, _ours)
     app.add_exception_handler(HTTPException, _frameworks)

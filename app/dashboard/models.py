@@ -1,6 +1,5 @@
 """Which models are served? /admin/models: price, fallback, and the breaker with its stop and its allow."""
 
-from decimal import Decimal, InvalidOperation
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -8,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import read_form, text_of
+from app.dashboard.forms import MICROS, micros_of, read_form, text_of
 from app.dashboard.pages import go, page
 from app.dashboard.queries.models import list_models
 from app.dashboard.services import services_of
@@ -17,7 +16,6 @@ from app.jobs.breaker import Mode
 from app.jobs.breakers import set_mode
 from app.jobs.prices import MAX_PRICE, ModelChange, change_price
 
-_MICROS = 1_000_000
 _MODES: dict[str, Mode] = {"stop": "open", "allow": "closed", "auto": "auto"}
 
 router = APIRouter(prefix="/models")
@@ -85,15 +83,13 @@ def price_of(text: str, name: str) -> int:
     Raises:
         InvalidRequest: it isn't one.
     """
-    try:
-        micros = Decimal(text.replace(",", "") or "0") * _MICROS
-    except InvalidOperation:
-        micros = Decimal("NaN")
-    if not micros.is_finite() or micros != int(micros) or not 0 <= micros <= MAX_PRICE:
+    micros = micros_of(text or "0")
+    if micros is None or not 0 <= micros <= MAX_PRICE:
         raise InvalidRequest(
-            f"{name}: must be 0 to {MAX_PRICE // _MICROS:,} for a million tokens, with at most six decimals", param=name
+            f"{name}: must be 0 to {MAX_PRICE // MICROS:,} for a million tokens, with at most six decimals after a point",
+            param=name,
         )
-    return int(micros)
+    return micros
 
 
 async def _shown(request: Request) -> Response:

@@ -1,11 +1,9 @@
 """What do the forms of tenants, keys and budgets ask for? Their fields as app/quotas/wanted.py checks them."""
 
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.dashboard.forms import Form, flag_of, text_of, whole_of, wholes_of
+from app.dashboard.forms import Form, flag_of, micros_of, text_of, whole_of, wholes_of
 from app.errors import InvalidRequest
-from app.quotas.budgets import MICROS
 from app.quotas.wanted import (
     TIERS,
     BudgetChange,
@@ -71,13 +69,13 @@ def budget_change(form: Form, metric: str) -> BudgetChange:
 def limit_of(form: Form, metric: str) -> int:
     """The field `limit`: a whole number; of a cost in units of the currency, which are kept in millionths."""
     if metric == "cost":
-        try:
-            micros = Decimal(text_of(form, "limit").replace(",", "")) * MICROS
-        except InvalidOperation:
-            micros = Decimal("NaN")
-        if not micros.is_finite() or micros != micros.to_integral_value() or abs(micros) > 10**18:
-            raise InvalidRequest("limit: must be an amount of the currency with at most 6 decimals", param="limit")
-        return int(micros)
+        micros = micros_of(text_of(form, "limit"))
+        if micros is None or abs(micros) > 10**18:
+            raise InvalidRequest(
+                "limit: must be an amount of the currency, such as 1,250.50: at most six decimals after a point",
+                param="limit",
+            )
+        return micros
     limit = whole_of(form, "limit")
     if limit is None:
         raise InvalidRequest("limit: must be a whole number", param="limit")

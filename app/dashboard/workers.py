@@ -1,7 +1,6 @@
 """Who does the work? /admin/workers: live ones with their figures, the past; drain and undrain."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import partial
 from typing import Annotated
 from uuid import UUID
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, uuid_of
+from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, moment_of, uuid_of
 from app.dashboard.pages import page
 from app.dashboard.queries import workers as queries
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page
@@ -102,7 +101,6 @@ def _place(listing: Listing) -> queries.PastPlace | None:
     if listing.cursor is None:
         return None
     ended_at, _, incarnation = listing.cursor.partition("~")
-    try:
-        return queries.PastPlace(datetime.fromisoformat(ended_at), uuid_of(incarnation, "cursor"))
-    except ValueError:
-        raise InvalidRequest("cursor: isn't one that a page has given", param="cursor") from None
+    if (at := moment_of(ended_at)) is None:
+        raise InvalidRequest("cursor: isn't one that a page has given", param="cursor")
+    return queries.PastPlace(at, uuid_of(incarnation, "cursor"))

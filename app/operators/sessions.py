@@ -103,6 +103,22 @@ async def credentials_of(conn: AsyncConnection, name: str) -> Credentials:
     return Credentials(person, await conn.scalar(select(operators.c.password_hash).where(operators.c.id == person.id)))
 
 
+async def still_holds(conn: AsyncConnection, known: Credentials) -> bool:
+    """Whether the operator may log in yet, with the password that was compared; locks them until the transaction's end.
+
+    To be asked where something is made of the comparison: while it ran, the password may have been changed, and every session ended.
+    """
+    if known.person is None or known.password_hash is None:
+        return False
+    now = await conn.execute(
+        select(operators.c.password_hash, operators.c.disabled_at)
+        .where(operators.c.id == known.person.id)
+        .with_for_update()
+    )
+    row = now.one_or_none()
+    return row is not None and row.disabled_at is None and row.password_hash == known.password_hash
+
+
 def digest(token: str) -> bytes:
     """What is stored of a token: it is random, so that a fast hash will do."""
     return hashlib.sha256(token.encode()).digest()

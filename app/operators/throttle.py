@@ -6,6 +6,7 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import PenstockError
+from app.operators.addresses import network_of
 from app.operators.tables import login_failures
 
 LONGEST_S = 900
@@ -56,7 +57,7 @@ async def count_try(conn: AsyncConnection, *, name: str, address: str) -> None:
         TooManyTries: it isn't to be looked at now.
     """
     await conn.execute(_FORGET, {"forget": FORGET_S})
-    for subject, allowance in ((f"address:{address}", BY_ADDRESS), (_account(name), BY_NAME)):
+    for subject, allowance in ((_place(address), BY_ADDRESS), (_account(name), BY_NAME)):
         values = {"subject": subject, "forget": FORGET_S, "free": allowance.free, "longest": LONGEST_S}
         if (await conn.execute(_COUNT, values)).one_or_none() is None:
             wait_s = max(1, await conn.scalar(_WAIT, {"subject": subject}) or 1)
@@ -68,8 +69,12 @@ async def forgive(conn: AsyncConnection, *, name: str, address: str) -> None:
     await conn.execute(delete(login_failures).where(login_failures.c.subject == _account(name)))
     await conn.execute(
         text("UPDATE login_failures SET failures = greatest(0, failures - 1) WHERE subject = :subject"),
-        {"subject": f"address:{address}"},
+        {"subject": _place(address)},
     )
+
+
+def _place(address: str) -> str:
+    return f"address:{network_of(address)}"
 
 
 def _account(name: str) -> str:

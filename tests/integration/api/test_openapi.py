@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api import reference
 from app.api.main import create_app
 from app.api.openapi import BODIES, DESCRIBED
 from app.jobs.models import Model
@@ -145,7 +147,14 @@ def test_the_examples_are_valid(document: dict[str, Any]) -> None:
 
 async def test_the_document_and_its_page_are_served(client: httpx.AsyncClient) -> None:
     assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
-    assert "/openapi.json" in (await client.get("/docs")).text
+    page = await client.get("/docs")
+    assert page.status_code == (await client.head("/docs")).status_code == 200
+    assert 'data-description="/openapi.json"' in page.text
+    assert not re.findall(r"""(?:src|href)="(?!/admin/static/)""", page.text)  # nothing from elsewhere
+    for asset in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert (await client.get(asset)).status_code == 200
+    assert page.headers["Content-Security-Policy"] == reference.csp(client.base_url.netloc.decode())
+    assert (await client.get("/redoc")).status_code == 404
 
 
 CHECKS = [

@@ -74,6 +74,18 @@ def test_the_link_is_where_browsers_find_the_api(penstock: Run, monkeypatch: pyt
     assert penstock("dashboard", "link").out.startswith("https://penstock.example.com/admin/link/")
 
 
+def test_a_link_of_an_api_that_listens_for_all_can_be_opened(penstock: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an image PENSTOCK_API_HOST is 0.0.0.0, which no browser opens."""
+    for listens, found in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.1.2.3", "10.1.2.3")):
+        monkeypatch.setenv("PENSTOCK_API_HOST", listens)
+        said = penstock("dashboard", "link").out
+        assert said.startswith(f"http://{found}:8000/admin/link/")
+        assert "set PENSTOCK_DASHBOARD_URL" in said
+        assert "port 8000 is forwarded" in said
+    monkeypatch.setenv("PENSTOCK_API_HOST", "127.0.0.1")
+    assert "PENSTOCK_DASHBOARD_URL" not in penstock("dashboard", "link").out
+
+
 def test_a_name_that_cannot_be_one_is_refused(penstock: Run) -> None:
     refused = penstock("dashboard", "link", "Ada Lovelace", "--role", "owner")
     assert refused.status == 1

@@ -1,5 +1,6 @@
 """Who gets in, who stays in, and who may do what: log-in, one-time links, sessions, roles, forged forms."""
 
+import asyncio
 import re
 
 import httpx
@@ -365,3 +366,162 @@ async def test_the_log_of_acts_says_who_came(stranger: Browser, known: str, engi
 def test_over_plain_http_only_where_it_is_asked_for(settings: Settings) -> None:
     assert cookie_name(settings).startswith("__Host-")
     assert not cookie_name(settings.model_copy(update={"dashboard_insecure_cookie": True})).startswith("__Host-")
+
+
+async def test_a_log_in_with_a_password_that_is_changed_meanwhile_opens_no_session(
+    stranger: Browser, known: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had read the old hash, and while that was compared every session was ended, but for the one that it then opened."""
+    looked_at = passwords._is_right
+
+    async def while_it_is_looked_at(stored: str | None, given: str) -> bool:
+        right = await looked_at(stored, given)
+        async with engine.begin() as conn:
+            person = await people.read_person(conn, known)
+            await people.set_password(conn, person.id, await passwords.hashed("five rivers meet"), actor="test")
+        return right
+
+    for _ in range(3):
+        await log_in(stranger, known, "a guess that is wrong")
+    monkeypatch.setattr(passwords, "_is_right", while_it_is_looked_at)
+    answer = await log_in(stranger, known)
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT count(*) FROM operator_sessions")) == 0
+        counted = text("SELECT failures FROM login_failures WHERE subject = 'account:ada'")
+        assert await conn.scalar(counted) == 4  # nothing was forgiven
+
+
+async def test_a_password_that_is_changed_meanwhile_is_not_changed_by_who_knew_the_old_one(
+    stranger: Browser, known: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log_in(stranger, known)
+    stranger.csrf = csrf_of(stranger.cookies["__Host-penstock-session"])
+    hashed = passwords.hashed
+
+    async def while_it_is_hashed(password: str) -> str:
+        async with engine.begin() as conn:
+            person = await people.read_person(conn, known)
+            await people.set_password(conn, person.id, await hashed("five rivers meet"), actor="test")
+        return await hashed(password)
+
+    monkeypatch.setattr(passwords, "hashed", while_it_is_hashed)
+    thieves = "six rivers meet now"
+    answer = await stranger.act("/admin/account/password", current=PASSWORD, password=thieves, again=thieves)
+    assert answer.headers["location"].startswith("/admin/login")
+    assert (await log_in(stranger, known, thieves)).status_code == 401
+    assert (await log_in(stranger, known, "five rivers meet")).status_code == 303
+
+
+async def test_an_operator_who_is_disabled_meanwhile_gets_no_session(
+    stranger: Browser, known: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = passwords._is_right
+
+    async def while_it_is_looked_at(stored: str | None, given: str) -> bool:
+        async with engine.begin() as conn:
+            await people.disable_person(conn, known, actor="test")
+        return await looked_at(stored, given)
+
+    monkeypatch.setattr(passwords, "_is_right", while_it_is_looked_at)
+    assert (await log_in(stranger, known)).status_code == 401
+
+
+async def test_guesses_from_one_ipv6_network_are_counted_together(app: FastAPI, engine: AsyncEngine) -> None:
+    """40 guesses at 40 names from 40 addresses of a /64 were all looked at."""
+    await failed_before(engine, "address:2001:db8:1:2::/64", throttle.BY_ADDRESS.free + 5)
+    for host, expected in (("2001:db8:1:2::7", 401), ("2001:db8:1:2:ffff::8", 429), ("2001:db8:1:3::7", 401)):
+        transport = httpx.ASGITransport(app, client=(host, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=HOST, headers={"Origin": HOST}) as client:
+            answer = await client.post("/admin/login", data={"name": f"nobody-{host}", "password": "a guess"})
+            assert answer.status_code == expected, host
+
+
+async def test_who_guesses_much_fills_no_queue_without_an_end(
+    app: FastAPI, stranger: Browser, engine: AsyncEngine, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right log-in waited behind 40 guesses for a minute; so did who chose a password."""
+    looked_at, may_go_on = passwords._is_right, asyncio.Event()
+    turns = passwords._turns()
+
+    async def slowly(stored: str | None, given: str) -> bool:
+        await may_go_on.wait()
+        return await looked_at(stored, given)
+
+    async def guess(host: str, name: str = "nobody") -> httpx.Response:
+        transport = httpx.ASGITransport(app, client=(host, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=HOST, headers={"Origin": HOST}) as client:
+            return await client.post("/admin/login", data={"name": name, "password": "a guess"})
+
+    async def until_there_are(count: int) -> None:
+        async with asyncio.timeout(30):
+            while turns.guesses.total() < count:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(passwords, "_is_right", slowly)
+    most, most_of_one = passwords.MOST_GUESSES, passwords.MOST_GUESSES_OF_ONE
+    guesses = [asyncio.create_task(guess("192.0.2.1", f"one-{i}")) for i in range(most_of_one)]
+    await until_there_are(most_of_one)
+    refused = await guess("192.0.2.1")
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) == passwords.BUSY_RETRY_S
+    guesses += [asyncio.create_task(guess(f"198.51.100.{i}", f"many-{i}")) for i in range(most - most_of_one)]
+    await until_there_are(most)
+    assert (await guess("203.0.113.1")).status_code == 503
+    async with engine.connect() as conn:
+        counted = text("SELECT count(*) FROM login_failures WHERE subject IN ('address:203.0.113.1', 'account:nobody')")
+        assert await conn.scalar(counted) == 0
+    chosen = await stranger.post(f"/admin/link/{link}", data={"password": PASSWORD, "again": PASSWORD})
+    assert chosen.status_code == 303  # passes them all
+    may_go_on.set()
+    assert {each.status_code for each in await asyncio.gather(*guesses)} == {401}
+    assert not turns.guesses
+
+
+async def test_a_log_in_that_failed_can_be_attributed(
+    stranger: Browser, known: str, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await log_in(stranger, known, "a guess that is wrong")
+    await log_in(stranger, "typed my password here", "a guess that is wrong")
+    said = [vars(each) for each in caplog.records if each.getMessage() == "dashboard.login_refused"]
+    assert [(each["fields"]["operator"], each["fields"]["address"]) for each in said] == [
+        (known, "127.0.0.1"),
+        (None, "127.0.0.1"),
+    ]
+    async with engine.connect() as conn:
+        acts = await conn.execute(text("SELECT actor, target FROM audit_log WHERE action = 'operator.login_refused'"))
+        assert [tuple(each) for each in acts] == [("address:127.0.0.1", known)]
+
+
+@pytest.mark.parametrize("path", ["/admin/login", "/admin/link/{link}"])
+async def test_over_plain_http_it_is_said_what_is_wrong_before_the_link_is_used_up(
+    app: FastAPI, stranger: Browser, link: str, path: str, settings: Settings
+) -> None:
+    """Browsers drop the cookie there: the log-in page came back without a word, and the link was used up."""
+    path = path.format(link=link)
+    form = {"name": "owner", "password": PASSWORD, "again": PASSWORD}
+
+    async def ask(url: str, **headers: str) -> set[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=url, headers=headers) as client:
+            shown = await client.get(path)
+            if shown.status_code == 403:
+                assert "PENSTOCK_DASHBOARD_INSECURE_COOKIE" in shown.text
+                sent = await client.post(path, data=form, headers={"Origin": url})
+                assert "PENSTOCK_DASHBOARD_INSECURE_COOKIE" in sent.text
+                assert "set-cookie" not in sent.headers
+                return {shown.status_code, sent.status_code}
+            return {shown.status_code}
+
+    for url in ("http://penstock.test", "http://10.1.2.3:8000", "http://0.0.0.0:8000", "http://localhost.test"):
+        assert await ask(url) == {403}
+    for url in ("http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000", "http://x.localhost", HOST):
+        assert await ask(url) == {200}
+    # A proxy that speaks TLS, of which uvicorn was told nothing: the browser says so itself, or the proxy does.
+    assert await ask("http://penstock.test", **{"Sec-Fetch-Site": "none"}) == {200}
+    assert await ask("http://penstock.test", **{"X-Forwarded-Proto": "https"}) == {200}
+    for change in ({"dashboard_insecure_cookie": True}, {"dashboard_url": "https://penstock.example.com"}):
+        app.state.runtime.settings = settings.model_copy(update=change)
+        assert await ask("http://penstock.test") == {200}
+    app.state.runtime.settings = settings
+    assert (await stranger.get(f"/admin/link/{link}")).status_code == 200  # nothing was used up
