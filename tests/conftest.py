@@ -72,6 +72,9 @@ def redis_server(server_dir: Path) -> Iterator[EmbeddedRedis]:
 def postgres_admin(postgres_server: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
     """A connection that makes and drops databases."""
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        # An autovacuum worker that begins on a database which is being dropped, and the drop, wait for each other: up to a minute.
+        admin.execute("ALTER SYSTEM SET autovacuum = off")
+        admin.execute("SELECT pg_reload_conf()")
         yield admin
 
 
