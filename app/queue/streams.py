@@ -189,6 +189,18 @@ class JobQueue:
             if cursor == 0:
                 return
 
+    async def forget_tenants(self, tenants: Sequence[str]) -> int:
+        """Forget the counters of those of these tenants that have nothing waiting or running here, and what is expected of their jobs.
+
+        Such a tenant returns where the idle are lifted to, as one that was never seen.
+
+        Returns:
+            How many were remembered.
+        """
+        keys = self.keys
+        args = [keys.prefix, len(PLACES), *PLACES, *tenants]
+        return int(await self._scripts.run("forget", [keys.mean, keys.busy, keys.parked], args)) if tenants else 0
+
     async def adopt(self, running: Mapping[UUID, str]) -> int:
         """Count these jobs (job -> tenant) as running: a Redis that lost its memory didn't know. Return how many it didn't."""
         args: list[str] = [self.keys.prefix]

@@ -247,8 +247,8 @@ GUARDS = (
         (
             Patch(
                 "workers/generation/claimer.py",
-                "        if checkpoint.made_by != worker.made_by:\n",
-                "        if False:\n",
+                "    if checkpoint.made_by != worker.made_by:\n",
+                "    if False:\n",
             ),
         ),
         (
@@ -425,5 +425,29 @@ GUARDS = (
             ),
         ),
         (f"{RETENTION}/test_content.py::test_texts_that_others_wait_for_are_wiped_after_them",),
+    ),
+    Guard(
+        "events-by-attempt",
+        "once an attempt has begun, no earlier one writes an event before its own, however many tokens ahead it is",
+        (Patch("app/queue/events.py", "if self.attempt == self.run:", "if self.attempt >= self.run:"),),
+        (
+            "tests/unit/streams/test_fenced.py::test_a_later_attempt_is_heard_whole_whatever_an_earlier_one_goes_on_writing",
+            "tests/integration/streams/test_trouble.py::test_a_fenced_attempt_that_is_ahead_in_one_choice_hides_nothing_of_its_successor",
+        ),
+    ),
+    Guard(
+        "forget-only-the-absent",
+        "a queue forgets no tenant of which anything waits or runs",
+        (Patch("app/queue/lua/forget.lua", " and not is_here(tenant)", ""),),
+        ("tests/integration/queue/test_memory.py::test_who_has_anything_here_is_not_forgotten",),
+    ),
+    Guard(
+        "one-off-lanes",
+        "however many hosts a tenant's jobs name, it has so many lanes",
+        (Patch("app/webhooks/lanes.py", "#{digest[0] % ONE_OFF_LANES}", "#{_origin(url)}"),),
+        (
+            "tests/unit/webhooks/test_lane_names.py::test_a_tenant_has_so_many_lanes_however_many_hosts_its_jobs_name",
+            "tests/integration/webhooks/test_many_hosts.py::test_the_rows_that_an_event_writes_are_in_bounded_lanes",
+        ),
     ),
 )

@@ -22,6 +22,7 @@ from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 from workers.maintenance.meters import Meters
 from workers.maintenance.retention import LOOK_EVERY_S, RetentionKeeper
+from workers.maintenance.tidying import Tidier
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ async def run(config: Settings) -> None:
     batches = BatchKeeper(config, SystemClock(), db, redis)
     rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
         "webhooks": (config.webhook_dispatch_every_s, dispatch),
+        "tidy": (config.audit_every_s, Tidier(db, redis).round),
         "files": (config.audit_every_s, batches.forget),
         "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry).round),
     }
