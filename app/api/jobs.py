@@ -10,8 +10,9 @@ from fastapi import APIRouter, Path, Request, Response
 from app.api.asked import Submission
 from app.api.authentication import Reader, Writer
 from app.api.body import parse_job, read_body
-from app.api.documents import JobObject, JobPage, answer, has_ended, job_object
+from app.api.documents import answer
 from app.api.headers import idempotency_key, preferred_wait_s
+from app.api.job_documents import JobObject, JobPage, has_ended, job_object
 from app.api.openapi import APPLIED, JOB_BODY, KEY_HEADER, SUBMITTED, WAIT_HEADER, problems, shows
 from app.api.outlook import outlook, outlook_at_submission
 from app.api.paging import QUERY, cursor_after, page_answer, parse_page
