@@ -1,13 +1,14 @@
 """How many workers should there be? GET /v1/autoscale, for operators and their autoscalers."""
 
 import contextlib
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.authentication import Admin
-from app.api.documents import Autoscale, answer
+from app.api.documents import Described, answer
 from app.api.openapi import problems, shows
 from app.api.runtime import Runtime, runtime_of
 from app.jobs.admission import objectives_of
@@ -18,6 +19,42 @@ from app.quotas.pressure import tier_wait_s
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 _FRESH_S = 2.0
+
+
+class TierPressure(Described):
+    """What waits in one tier."""
+
+    jobs: int = Field(ge=0)
+    tokens: int = Field(ge=0, description="prompt + n x max_tokens")
+    predicted_wait_s: float | None = Field(description="Behind all of it; null where no rate is known.")
+    objective_s: float
+
+
+class PoolAutoscale(Described):
+    """How many workers a pool should have."""
+
+    object: Literal["pool.autoscale"]
+    pool: str
+    desired_replicas: int = Field(ge=0, description="What an autoscaler should aim at; hysteresis is in it.")
+    needed: float | None = Field(description="Before rounding and hysteresis: workers at full load.")
+    reason: str
+    replicas: int = Field(ge=0, description="Workers that take jobs now.")
+    running_jobs: int = Field(ge=0)
+    served_tokens_per_s: float = Field(description="In the tokens that the queue counts.")
+    drain_tokens_per_s: float | None = Field(
+        description="Of all workers at full load; null where it was never measured."
+    )
+    load_s: float | None = Field(description="How long a worker takes to load the model.")
+    age_s: float = Field(description="Of these figures.")
+    figures: Literal["redis", "postgres", "last", "none"] = Field(description="Where the backlog was read.")
+    tiers: dict[str, TierPressure]
+
+
+class Autoscale(Described):
+    """Every pool, by name."""
+
+    object: Literal["list"]
+    data: list[PoolAutoscale]
 
 
 @router.get(

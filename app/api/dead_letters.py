@@ -23,7 +23,7 @@ from app.api.letter_documents import (
 )
 from app.api.letter_query import GROUP_QUERY, PAGE_QUERY, cursor_of, parse_letter_page
 from app.api.openapi import body_of, problems, shows
-from app.api.paging import wrong
+from app.api.paging import page_answer, wrong
 from app.api.runtime import Runtime, runtime_of
 from app.errors import NotFound
 from app.ids import job_name
@@ -61,15 +61,7 @@ async def page_of_letters(request: Request, _: Admin) -> Response:
     page = parse_letter_page(request.query_params, default_limit=runtime.settings.page_size)
     async with runtime.transaction() as conn:
         found = await list_letters(conn, page.wanted, limit=page.limit + 1, after=page.after)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    return answer(
-        {
-            "object": "list",
-            "data": [letter_object(each) for each in shown],
-            "has_more": has_more,
-            "next_cursor": cursor_of(shown[-1].place) if has_more else None,
-        }
-    )
+    return page_answer(found, page.limit, letter_object, lambda each: cursor_of(each.place))
 
 
 @router.get(

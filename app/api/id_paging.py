@@ -1,7 +1,6 @@
 """Which page of a list that is ordered by id? The queries of the lists of tenants, keys and budgets, parsed strictly."""
 
-import base64
-import binascii
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,20 @@ from uuid import UUID
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.api.documents import answer
-from app.api.paging import MAX_LIMIT, given_of, limit_of, one_of, wrong
-from app.api.quota_documents import page_object
+from app.api import paging
+from app.api.paging import (
+    MAX_LIMIT,
+    cursor_parameter,
+    given_of,
+    limit_of,
+    one_of,
+    packed_cursor,
+    place_in,
+    wrong_cursor,
+)
 
 _MAX_ID_CHARS = 64
+_CURSOR = "[A-Za-z0-9_-]{1,88}"
 
 T = TypeVar("T")
 
@@ -43,9 +51,7 @@ def page_answer(
     found: Sequence[T], page: IdPage, show: Callable[[T], dict[str, Any]], id_of: Callable[[T], str]
 ) -> Response:
     """The page of what was found by `page.asks`, with the cursor of the one after it; `id_of` as `id_pattern` has it."""
-    shown = found[: page.limit]
-    cursor = id_cursor(id_of(shown[-1])) if len(found) > page.limit else None
-    return answer(page_object([show(each) for each in shown], cursor))
+    return paging.page_answer(found, page.limit, show, lambda each: id_cursor(id_of(each)))
 
 
 def parse_id_page(
@@ -69,32 +75,25 @@ def parse_id_page(
 
 def id_cursor(last_id: str) -> str:
     """The cursor of the page that begins after this id."""
-    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+    return packed_cursor(last_id.encode())
 
 
 def _after(given: dict[str, str], id_pattern: str) -> str | None:
-    value = given.get("cursor")
-    if value is None:
+    place = place_in(given, _CURSOR)
+    if place is None:
         return None
-    try:
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,88}", value, re.ASCII):
-            found = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode()
-            if len(found) <= _MAX_ID_CHARS and re.fullmatch(id_pattern, found, re.ASCII) and id_cursor(found) == value:
-                return found
-    except (ValueError, binascii.Error):
-        pass
-    raise wrong("cursor", "isn't a cursor that a page has given")
+    with contextlib.suppress(UnicodeDecodeError):
+        found = place.decode()
+        is_ours = len(found) <= _MAX_ID_CHARS and re.fullmatch(id_pattern, found, re.ASCII)
+        if is_ours and id_cursor(found) == given["cursor"]:
+            return found
+    raise wrong_cursor()
 
 
 def query_of(choices: Mapping[str, tuple[str, ...]]) -> list[dict[str, Any]]:
     """The query as the OpenAPI document describes it."""
     return [
-        {
-            "name": "cursor",
-            "in": "query",
-            "description": "`next_cursor` of the page before.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,88}$"},
-        },
+        cursor_parameter(_CURSOR),
         {
             "name": "limit",
             "in": "query",

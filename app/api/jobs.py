@@ -10,11 +10,12 @@ from fastapi import APIRouter, Path, Request, Response
 from app.api.asked import Submission
 from app.api.authentication import Reader, Writer
 from app.api.body import parse_job, read_body
-from app.api.documents import JobObject, JobPage, answer, has_ended, job_object
+from app.api.documents import answer
 from app.api.headers import idempotency_key, preferred_wait_s
+from app.api.job_documents import JobObject, JobPage, has_ended, job_object
 from app.api.openapi import APPLIED, JOB_BODY, KEY_HEADER, SUBMITTED, WAIT_HEADER, problems, shows
 from app.api.outlook import outlook, outlook_at_submission
-from app.api.paging import QUERY, cursor_after, parse_page
+from app.api.paging import QUERY, cursor_after, page_answer, parse_page
 from app.api.preparing import LONG_BYTES
 from app.api.runtime import Runtime, runtime_of
 from app.api.submission import submit
@@ -104,15 +105,7 @@ async def page_of_jobs(request: Request, caller: Reader) -> Response:
     page = parse_page(request.query_params, default_limit=runtime.settings.page_size)
     async with runtime.transaction() as conn:
         found = await list_jobs(conn, caller.tenant_id, page.wanted, limit=page.limit + 1, older_than=page.older_than)
-    shown, has_more = found[: page.limit], len(found) > page.limit
-    return answer(
-        {
-            "object": "list",
-            "data": [job_object(job) for job in shown],
-            "has_more": has_more,
-            "next_cursor": cursor_after(shown[-1].id) if has_more else None,
-        }
-    )
+    return page_answer(found, page.limit, job_object, lambda job: cursor_after(job.id))
 
 
 @router.post(

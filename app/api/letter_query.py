@@ -1,6 +1,5 @@
 """Which page of which dead letters? The queries of GET /v1/admin/dead-letters and its groups, parsed strictly."""
 
-import base64
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +8,18 @@ from uuid import UUID
 
 from starlette.datastructures import QueryParams
 
-from app.api.paging import MAX_LIMIT, limit_of, one_of, time_of, wrong
+from app.api.paging import (
+    MAX_LIMIT,
+    cursor_parameter,
+    given_of,
+    limit_of,
+    one_of,
+    packed_cursor,
+    place_in,
+    time_of,
+    wrong,
+    wrong_cursor,
+)
 from app.jobs.dead.read import LetterFilter, LetterPlace, State
 from app.jobs.dead.selection import FINGERPRINT, REASON, TENANT
 from app.jobs.request import NAME
@@ -37,13 +47,7 @@ def parse_letter_page(query: QueryParams, *, default_limit: int, has_cursor: boo
         InvalidRequest: an unknown, repeated or malformed parameter.
     """
     names = (*(["cursor"] if has_cursor else []), "limit", "state", *_PATTERNS, *_TIMES)
-    given: dict[str, str] = {}
-    for name, value in query.multi_items():
-        if name not in names:
-            raise wrong(name.replace("\x00", "�")[:64], f"isn't a known parameter; there are {', '.join(names)}")
-        if name in given:
-            raise wrong(name, "is given twice")
-        given[name] = value
+    given = given_of(query, names)
     for name, pattern in _PATTERNS.items():
         if name in given and not re.fullmatch(pattern.removeprefix("^").removesuffix("$"), given[name]):
             raise wrong(name, f"must match {pattern}")
@@ -60,19 +64,17 @@ def cursor_of(place: LetterPlace) -> str:
     """The cursor of the page that begins after this letter."""
     micros = (place.at - _EPOCH) // timedelta(microseconds=1)
     packed = micros.to_bytes(8, "big") + place.job_id.bytes + place.reservation.to_bytes(2, "big")
-    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    return packed_cursor(packed)
 
 
 def _place(given: dict[str, str]) -> LetterPlace | None:
-    value = given.get("cursor")
-    if value is None:
+    packed = place_in(given, _CURSOR)
+    if packed is None:
         return None
-    if re.fullmatch(_CURSOR, value, re.ASCII):
-        packed = base64.urlsafe_b64decode(value + "=")
-        micros, reservation = int.from_bytes(packed[:8], "big"), int.from_bytes(packed[24:], "big")
-        if micros < 2**52 and reservation < 2**15:
-            return LetterPlace(_EPOCH + timedelta(microseconds=micros), UUID(bytes=packed[8:24]), reservation)
-    raise wrong("cursor", "isn't a cursor that a page has given")
+    micros, reservation = int.from_bytes(packed[:8], "big"), int.from_bytes(packed[24:], "big")
+    if micros >= 2**52 or reservation >= 2**15:
+        raise wrong_cursor()
+    return LetterPlace(_EPOCH + timedelta(microseconds=micros), UUID(bytes=packed[8:24]), reservation)
 
 
 GROUP_QUERY: list[dict[str, Any]] = [
@@ -101,11 +103,6 @@ GROUP_QUERY: list[dict[str, Any]] = [
     ),
 ]
 PAGE_QUERY: list[dict[str, Any]] = [
-    {
-        "name": "cursor",
-        "in": "query",
-        "description": "`next_cursor` of the page before.",
-        "schema": {"type": "string", "pattern": f"^{_CURSOR}$"},
-    },
+    cursor_parameter(_CURSOR),
     *GROUP_QUERY,
 ]

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from app.api.batch_documents import DESCRIBED as BATCHES
 from app.api.batch_documents import BatchChangeRequest, BatchRequest
 from app.api.bulk_documents import BulkObject, BulkRequest
-from app.api.documents import JobObject, Problem
+from app.api.documents import Problem
 from app.api.event_documents import DESCRIBED as EVENTS
+from app.api.job_documents import JobObject
 from app.api.letter_documents import DESCRIBED as LETTERS
 from app.api.quota_documents import DESCRIBED as QUOTAS
 from app.api.webhook_documents import DESCRIBED as WEBHOOKS

@@ -2,14 +2,18 @@
 
 import base64
 import binascii
+import contextlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from starlette.datastructures import QueryParams
+from starlette.responses import Response
 
+from app.api.documents import answer
 from app.errors import InvalidRequest
 from app.jobs.read import JobFilter
 from app.jobs.request import NAME
@@ -19,7 +23,11 @@ MAX_LIMIT = 100
 MAX_METADATA_FILTERS = 16
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_CURSOR = "[A-Za-z0-9_-]{22}"
 _NAMES = ("cursor", "limit", "status", "tier", "model", "created_after", "created_before")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,55 @@ def parse_page(query: QueryParams, *, default_limit: int) -> Page:
     return Page(wanted, limit_of(given, default_limit), _cursor(given))
 
 
+def page_answer(
+    found: Sequence[T], limit: int, show: Callable[[T], dict[str, Any]], cursor_of: Callable[[T], str]
+) -> Response:
+    """The page of what was found by asking for one more than `limit`, with the cursor of the page after its last."""
+    shown, has_more = found[:limit], len(found) > limit
+    next_cursor = cursor_of(shown[-1]) if has_more else None
+    return answer(
+        {"object": "list", "data": [show(each) for each in shown], "has_more": has_more, "next_cursor": next_cursor}
+    )
+
+
+def packed_cursor(place: bytes) -> str:
+    """A cursor that holds these bytes."""
+    return base64.urlsafe_b64encode(place).decode().rstrip("=")
+
+
+def place_in(given: dict[str, str], pattern: str) -> bytes | None:
+    """What the parameter `cursor` holds, where it is given; it looks as `pattern` has it.
+
+    Raises:
+        InvalidRequest: it doesn't.
+    """
+    value = given.get("cursor")
+    if value is None:
+        return None
+    if re.fullmatch(pattern, value, re.ASCII):
+        with contextlib.suppress(binascii.Error):
+            return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    raise wrong_cursor()
+
+
+def wrong_cursor() -> InvalidRequest:
+    """The refusal of one that no page has given."""
+    return wrong("cursor", "isn't a cursor that a page has given")
+
+
+def cursor_parameter(pattern: str) -> dict[str, Any]:
+    """`cursor` as the OpenAPI document describes it."""
+    return {
+        "name": "cursor",
+        "in": "query",
+        "description": "`next_cursor` of the page before.",
+        "schema": {"type": "string", "pattern": f"^{pattern}$"},
+    }
+
+
 def cursor_after(job_id: UUID) -> str:
     """The cursor of the page that begins with the job before this one."""
-    return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+    return packed_cursor(job_id.bytes)
 
 
 def wrong(name: str, message: str, **extra: Any) -> InvalidRequest:
@@ -127,24 +181,12 @@ def limit_of(given: dict[str, str], default: int, *, most: int = MAX_LIMIT) -> i
 
 
 def _cursor(given: dict[str, str]) -> UUID | None:
-    value = given.get("cursor")
-    if value is None:
-        return None
-    try:
-        if re.fullmatch(r"[A-Za-z0-9_-]{22}", value, re.ASCII):
-            return UUID(bytes=base64.urlsafe_b64decode(value + "=="))
-    except (ValueError, binascii.Error):
-        pass
-    raise wrong("cursor", "isn't a cursor that a page has given")
+    place = place_in(given, _CURSOR)
+    return None if place is None else UUID(bytes=place)
 
 
 QUERY: list[dict[str, Any]] = [
-    {
-        "name": "cursor",
-        "in": "query",
-        "description": "`next_cursor` of the page before.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
-    },
+    cursor_parameter(_CURSOR),
     {
         "name": "limit",
         "in": "query",

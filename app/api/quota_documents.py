@@ -57,11 +57,6 @@ def price_object(model: Priced) -> dict[str, Any]:
     return {"object": "model_price", **asdict(model)}
 
 
-def page_object(shown: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
-    """A page of any of them."""
-    return {"object": "list", "data": shown, "has_more": next_cursor is not None, "next_cursor": next_cursor}
-
-
 def _page(example: dict[str, Any]) -> ConfigDict:
     listed: dict[str, Any] = {"object": "list", "data": [example], "has_more": False, "next_cursor": None}
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [listed]})

@@ -19,7 +19,8 @@ from app.api.candidates import (
     stand_in,
     told,
 )
-from app.api.documents import Change, Described, ForecastObject, answer, forecast_object
+from app.api.documents import Described, answer
+from app.api.job_documents import Change, ForecastObject, forecast_object
 from app.api.openapi import JOB_BODY, problems, shows
 from app.api.outlook import outlook_of_quote
 from app.api.runtime import Runtime, runtime_of

@@ -3,7 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from app.api.authentication import Reader
-from app.api.documents import WhyObject, answer, forecast_object
+from app.api.documents import answer
+from app.api.job_documents import WhyObject, forecast_object
 from app.api.jobs import JobId, id_of
 from app.api.openapi import problems, shows
 from app.api.outlook import outlook

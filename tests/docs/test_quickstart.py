@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from app.api.documents import JobObject
+from app.api.job_documents import JobObject
 
 TEXT = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,7 @@ import httpx
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.documents import JobObject
+from app.api.job_documents import JobObject
 from app.quotas.tables import ledger, usage
 from app.webhooks.tables import webhook_deliveries
 from tests.support.api import MODEL, HandWorker, Submit, job_id_of

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.documents import JobPage
+from app.api.job_documents import JobPage
 from tests.support.api import HandWorker, Submit, Tenant, assert_problem, register_bytes
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.documents import JobObject
+from app.api.job_documents import JobObject
 from app.ids import new_id
 from app.jobs.models import Model
 from app.jobs.tables import idempotency_keys, job_inputs, jobs
