@@ -37,9 +37,14 @@ class Backoff:
 
 _SUSPICIOUS_LOSSES = 3
 _LAST_WORDS = {
-    "transient_error": ("an attempt", "{count} attempts", "failed by a transient error"),
-    "worker_lost": ("a worker was", "{count} workers were", "lost while running the job"),
-    "engine_crash": ("the engine died once", "the engine died {count} times", "while it ran nothing but the job"),
+    "transient_error": "{count} attempts failed by a transient error",
+    "worker_lost": "{count} workers were lost while they ran the job",
+    "engine_crash": "the engine died {count} times while it ran nothing but the job",
+}
+_LAST_WORDS_OF_ONE = {
+    "transient_error": "an attempt failed by a transient error",
+    "worker_lost": "a worker was lost while it ran the job",
+    "engine_crash": "the engine died once while it ran nothing but the job",
 }
 
 
@@ -172,8 +177,8 @@ def _last_end(row: HeldRow, given: GivenBack, fate: Fate) -> Ending | None:
     count, most, code = limits[given.cause]
     if count < most:
         return None
-    one, many, rest = _LAST_WORDS[given.cause]
-    error = {"code": code, "message": f"{one if count == 1 else many.format(count=count)} {rest}"}
+    words = _LAST_WORDS_OF_ONE if count == 1 else _LAST_WORDS
+    error = {"code": code, "message": words[given.cause].format(count=count)}
     return Ending(
         row.job_id, row.attempt, "dead", error=error, billed=False, outcome=given.cause, detail=given.detail,
         evidence={"last": given.detail or {}}, used=given.used, timing=given.timing,

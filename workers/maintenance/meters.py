@@ -83,12 +83,12 @@ class Meters:
         """
         async with db.connect() as conn:
             tenants = await drift.waiting(conn)
+        least, worked_s = drift.a_round(len(tenants), every_s), 0.0
+        due, rest = tenants[:least], tenants[least:]
         # Whether what was found is still so is to be known soon.
-        known = [each for each in tenants if each.drift][:_MOST_AGAIN]
-        queue = known + [each for each in tenants if each not in known]
-        least, worked_s = len(known) + drift.a_round(len(tenants), every_s), 0.0
-        for number, each in enumerate(queue):
-            if number >= least and worked_s >= _COMPARE_S:
+        again = [each for each in rest if each.drift][:_MOST_AGAIN]
+        for number, each in enumerate([*due, *again, *(each for each in rest if each not in again)]):
+            if number >= least + len(again) and worked_s >= _COMPARE_S:
                 break
             began = clock.monotonic()
             async with db.begin() as conn:
