@@ -79,7 +79,7 @@ def _refused(request: Request, known: Credentials, name: str, to: str) -> Respon
     """The form again, the same for all names. What is written down of an operator's name is written after it was sent: time tells none."""
     address, person = address_of(request), known.person
     # A name that nobody has isn't logged: some type their password there.
-    emit(log, logging.WARNING, "dashboard.login_refused", address=address, operator=person and person.name)
+    emit(log, logging.WARNING, "dashboard.login_refused", address=address, operator=person.name if person else None)
     answer = page(request, "login.html", title="Log in", status=401, next=to, name=name, problem=_WRONG)
     if person is not None:
         answer.background = BackgroundTask(_write_down, services_of(request), person.name, address)

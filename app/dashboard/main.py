@@ -76,8 +76,9 @@ def create_dashboard(services: Callable[[], Services]) -> FastAPI:
         route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)
     ]
     for route in routes:
-        if "GET" in route.methods:
-            route.methods.add("HEAD")  # whose body the server leaves out
+        methods = route.methods or set()
+        if "GET" in methods:
+            methods.add("HEAD")  # whose body is left out
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(LogInFirst, _log_in_first)

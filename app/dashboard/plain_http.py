@@ -11,17 +11,20 @@ from app.settings import Settings
 
 def lost_cookie(request: Request, settings: Settings) -> Response | None:
     """The page that says what to do, where the cookie, which is Secure, would be dropped without a word; else None."""
-    if settings.dashboard_insecure_cookie or _is_secure(request, settings) or is_local(request.url.hostname or ""):
+    host = request.headers.get("host", "")
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname or "", parts.port or 8000
+    except ValueError:  # such as [ or a port beyond 65535
+        name, port = "", 8000
+    if settings.dashboard_insecure_cookie or _is_secure(request, settings) or is_local(name):
         return None
-    return page(
-        request, "plain_http.html", title="Not over plain http", status=403,
-        host=request.url.netloc, port=request.url.port or 8000,
-    )  # fmt: skip
+    return page(request, "plain_http.html", title="Not over plain http", status=403, host=host, port=port)
 
 
 def _is_secure(request: Request, settings: Settings) -> bool:
     """By whatever says so, trusted proxy or not: who lies about it, lies to themselves."""
-    if request.url.scheme == "https" or urlsplit(settings.dashboard_url or "").scheme == "https":
+    if request.scope["scheme"] == "https" or urlsplit(settings.dashboard_url or "").scheme == "https":
         return True
     headers = request.headers
     return (
