@@ -1,13 +1,15 @@
 """What does a form say? Its fields as the types that operators' acts take; a refusal names the field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fastapi import Request
 
-from app.errors import InvalidRequest
+from app.dashboard.figures import grouped, money
+from app.errors import ChangedMeanwhile, InvalidRequest
 
 MAX_FIELD_CHARS = 1_000_000
+MAX_REASON_CHARS = 500
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:
@@ -51,9 +53,46 @@ def wholes_of(form: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, 
     return {name: whole_of(form, name) for name in names if name in form}
 
 
+def why_of(form: Mapping[str, list[str]]) -> str | None:
+    """The reason of an act that wants none, for the log of acts.
+
+    Raises:
+        InvalidRequest: it is too long, or has a NUL.
+    """
+    why = text_of(form, "reason")
+    if len(why) > MAX_REASON_CHARS or "\x00" in why:
+        raise InvalidRequest(f"reason: must be at most {MAX_REASON_CHARS} characters of text, or empty", param="reason")
+    return why or None
+
+
 def flag_of(form: Mapping[str, list[str]], name: str) -> bool:
     """Whether the box was ticked."""
     return text_of(form, name) in {"on", "true", "1", "yes"}
+
+
+def conflict_of(error: ChangedMeanwhile, form: dict[str, list[str]], *, amounts: Collection[str] = ()) -> str:
+    """What is there now, in words, and what can be done; `amounts` are fields in millionths of the currency.
+
+    The form loses the version that it was made over: shown again, it has the one that these words tell of. A form that is shown again
+    for another reason keeps its own.
+    """
+    form.pop("seen", None)
+    now = "; ".join(
+        f"{name.replace('_', ' ')}: {money(value) if name in amounts else _said(value)}"
+        for name, value in error.extra["now"].items()
+    )
+    return (
+        f"Somebody else has changed this since the form was opened. There is now: {now}. Nothing was saved. "
+        "What you entered is kept below: save again to put it in its place."
+    )
+
+
+def _said(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value)
+    return grouped(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
