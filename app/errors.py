@@ -161,6 +161,14 @@ class AlreadyExists(PenstockError):
     retryable = False
 
 
+class ChangedMeanwhile(PenstockError):
+    """Somebody else has changed it since it was shown; `now` says what it has in the fields that would become others."""
+
+    code = "changed_meanwhile"
+    status = 409
+    retryable = False
+
+
 class KeyEnded(PenstockError):
     """The API key can't be rotated: it was revoked, has expired, or was rotated before."""
 

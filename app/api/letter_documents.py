@@ -196,13 +196,15 @@ class DeadJob(Described):
     max_tokens: int = Field(ge=1)
     created_at: datetime
     deadline_at: datetime | None
-    request: dict[str, Any] = Field(description="What was asked for, but for the prompt.")
+    request: dict[str, Any] = Field(description="What was asked for, but for the texts that are its owner's own.")
 
 
 class Private(Described):
     """What only its owner should see."""
 
-    request: dict[str, Any] = Field(description="`prompt` or `messages`.")
+    request: dict[str, Any] = Field(
+        description="`prompt` or `messages`, and the other texts: `tools`, schemas, `stop`."
+    )
     texts: list[str] | None = Field(
         description="What each choice had written, as far as its event stream has it; null where Redis doesn't answer."
     )

@@ -25,7 +25,7 @@ from app.clock import SystemClock
 from app.db import create_engine, database_now
 from app.ids import job_name, parse_job_name
 from app.jobs import tables as t
-from app.jobs.dead.edit import Edit, prepare_edit, read_request
+from app.jobs.dead.edit import Edit, prepare_edit, show_request
 from app.jobs.dead.outputs import texts_told
 from app.jobs.dead.read import (
     Letter,
@@ -341,8 +341,8 @@ async def _stopped_before(stop: asyncio.Event, due: float) -> bool:
 
 async def _edit(settings: Settings, db: AsyncEngine, job_id: UUID) -> Edit:
     """The job as the operator changed it; their editor again and again until it is right, or emptied."""
-    async with db.connect() as conn:
-        stored = await read_request(conn, job_id)
+    async with db.begin() as conn:
+        stored = await show_request(conn, job_id, actor=actor())
     catalog = ModelCatalog(db, clock=SystemClock())
 
     async def check(changes: dict[str, Any]) -> Edit:

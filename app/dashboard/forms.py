@@ -1,13 +1,14 @@
 """What does a form say? Its fields as the types that operators' acts take; a refusal names the field."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 from fastapi import Request
 
-from app.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMedia
+from app.dashboard.figures import grouped, money
+from app.errors import BodyTooLarge, ChangedMeanwhile, InvalidRequest, MalformedBody, UnsupportedMedia
 from app.jobs.states import TIERS, Tier
 
 Form = Mapping[str, list[str]]
@@ -107,6 +108,18 @@ def wholes_of(form: Form, names: Iterable[str]) -> dict[str, int | None]:
     return {name: whole_of(form, name) for name in names if name in form}
 
 
+def why_of(form: Form) -> str | None:
+    """The reason of an act that wants none, for the log of acts.
+
+    Raises:
+        InvalidRequest: it is too long, or has a NUL.
+    """
+    why = text_of(form, "reason")
+    if len(why) > MAX_REASON_CHARS or "\x00" in why:
+        raise InvalidRequest(f"reason: must be at most {MAX_REASON_CHARS} characters of text, or empty", param="reason")
+    return why or None
+
+
 def flag_of(form: Form, name: str) -> bool:
     """Whether the box was ticked."""
     return text_of(form, name) in {"on", "true", "1", "yes"}
@@ -135,6 +148,31 @@ def tier_of(form: Form) -> Tier:
         if tier == text_of(form, "tier"):
             return tier
     raise InvalidRequest(f"tier: must be one of {', '.join(TIERS)}", param="tier")
+
+
+def conflict_of(error: ChangedMeanwhile, form: dict[str, list[str]], *, amounts: Collection[str] = ()) -> str:
+    """What is there now, in words, and what can be done; `amounts` are fields in millionths of the currency.
+
+    The form loses the version that it was made over: shown again, it has the one that these words tell of. A form that is shown again
+    for another reason keeps its own.
+    """
+    form.pop("seen", None)
+    now = "; ".join(
+        f"{name.replace('_', ' ')}: {money(value) if name in amounts else _said(value)}"
+        for name, value in error.extra["now"].items()
+    )
+    return (
+        f"Somebody else has changed this since the form was opened. There is now: {now}. Nothing was saved. "
+        "What you entered is kept below: save again to put it in its place."
+    )
+
+
+def _said(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value)
+    return grouped(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from app.dashboard.pages import go, page
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest, NotFound, PenstockError
 from app.ids import job_name, parse_job_name
-from app.jobs.dead.edit import Edit, prepare_edit, read_request
+from app.jobs.dead.edit import Edit, prepare_edit, read_request, show_request
 from app.jobs.dead.read import read_story
 from app.jobs.dead.resolve import RENEW, Order, Refusal, discard_one, requeue_one, tell_workers
+from app.operators.sessions import Session
 
 MAX_DEADLINE_S = 31_536_000
 
@@ -34,9 +35,9 @@ async def letter(request: Request, name: JobId, _: Viewer) -> Response:
 
 
 @router.get("/{id}/edit")
-async def edit_form(request: Request, name: JobId, _: Operator) -> Response:
-    """The fields that may be changed, as they are."""
-    return await _form(request, _id(name))
+async def edit_form(request: Request, name: JobId, session: Operator) -> Response:
+    """The fields that may be changed, as they are; that stop strings were shown is in the log of acts."""
+    return await _form(request, _id(name), session)
 
 
 @router.post("/{id}/requeue")
@@ -66,7 +67,7 @@ async def edit_letter(request: Request, name: JobId, session: Operator) -> Respo
         await _requeue(request, job_id, order, edit)
     except PenstockError as error:
         return await _form(
-            request, job_id, error.detail, {each: values[0] for each, values in form.items()}, error.status
+            request, job_id, session, error.detail, {each: values[0] for each, values in form.items()}, error.status
         )
     return go(request, _path(job_id), said="letter-requeued")
 
@@ -122,10 +123,11 @@ async def _shown(request: Request, job_id: UUID, problem: str = "", status: int 
 
 
 async def _form(
-    request: Request, job_id: UUID, problem: str = "", given: Mapping[str, str] | None = None, status: int = 200
-) -> Response:
+    request: Request, job_id: UUID, session: Session, problem: str = "", given: Mapping[str, str] | None = None,
+    status: int = 200,
+) -> Response:  # fmt: skip
     async with services_of(request).transaction() as conn:
-        stored = await read_request(conn, job_id)
+        stored = await show_request(conn, job_id, actor=session.actor)
     fields = shown_fields(stored.shown())
     values: dict[str, Any] = {"reason": "", "deadline": "renew", "deadline_in_s": "", "life": stored.reservation}
     return page(

@@ -1,5 +1,6 @@
 """Which models are served? /admin/models: price, fallback, and the breaker with its stop and its allow."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -7,14 +8,15 @@ from fastapi import APIRouter, Request, Response
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.forms import MICROS, micros_of, read_form, text_of
+from app.dashboard.forms import MICROS, conflict_of, micros_of, read_form, text_of, why_of
 from app.dashboard.pages import go, page
 from app.dashboard.queries.models import list_models
 from app.dashboard.services import services_of
-from app.errors import InvalidRequest, NotFound, PenstockError
+from app.errors import ChangedMeanwhile, InvalidRequest, NotFound, PenstockError
 from app.jobs.breaker import Mode
 from app.jobs.breakers import set_mode
 from app.jobs.prices import MAX_PRICE, ModelChange, change_price
+from app.quotas.seen import version_of
 
 _MODES: dict[str, Mode] = {"stop": "open", "allow": "closed", "auto": "auto"}
 
@@ -54,10 +56,13 @@ async def price(request: Request, session: Operator) -> Response:
             fallback=text_of(form, "fallback") or None,
         )
         async with services.transaction() as conn:
-            await change_price(conn, name, change, actor=session.actor)
+            await change_price(conn, name, change, actor=session.actor, seen=text_of(form, "seen"), reason=why_of(form))
+    except ChangedMeanwhile as error:
+        told = conflict_of(error, form, amounts=("input_price", "output_price"))
+        return await _form(request, name, told, error.status, entered=form)
     except (PenstockError, ValueError) as error:
         told = error.detail if isinstance(error, PenstockError) else "fallback: isn't a model's name"
-        return await _form(request, name, told, getattr(error, "status", 422))
+        return await _form(request, name, told, getattr(error, "status", 422), entered=form)
     return go(request, _PAGE, said="saved")
 
 
@@ -98,7 +103,9 @@ async def _shown(request: Request) -> Response:
     return page(request, "models.html", section="models", found=found)
 
 
-async def _form(request: Request, name: str, problem: str = "", status: int = 200) -> Response:
+async def _form(
+    request: Request, name: str, problem: str = "", status: int = 200, entered: Mapping[str, list[str]] | None = None
+) -> Response:
     async with services_of(request).transaction() as conn:
         found = await list_models(conn)
     model = next((each for each in found if each.name == name), None)
@@ -106,5 +113,6 @@ async def _form(request: Request, name: str, problem: str = "", status: int = 20
         raise NotFound(f"there is no model {name[:100]!r}: no worker has ever registered it")
     others = [("", "none"), *(each.name for each in found if each.name != name)]
     return page(
-        request, "model.html", section="models", title=name, status=status, model=model, others=others, problem=problem
-    )
+        request, "model.html", section="models", title=name, status=status, model=model, others=others, problem=problem,
+        version=version_of(model.input_price, model.output_price, model.fallback), typed=entered or {},
+    )  # fmt: skip

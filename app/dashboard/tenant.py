@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request, Response
 
 from app.dashboard.access import Operator, Viewer
-from app.dashboard.forms import read_form, text_of
+from app.dashboard.forms import conflict_of, read_form, text_of, why_of
 from app.dashboard.pages import page
 from app.dashboard.previews import preview_limits
 from app.dashboard.services import services_of
@@ -13,7 +13,7 @@ from app.dashboard.tenant_forms import tenant_change
 from app.dashboard.tenant_page import TenantPath, done, tenant_page
 from app.dashboard.usage import BYS, SPANS, By, Span, as_csv, read_usage, series, span_of
 from app.db import database_now
-from app.errors import InvalidRequest
+from app.errors import ChangedMeanwhile, InvalidRequest
 from app.operators.sessions import Session
 from app.quotas import tenants as acts
 from app.quotas.wanted import Because, checked
@@ -34,10 +34,13 @@ async def change_limits(request: Request, tenant: TenantPath, session: Operator)
     try:
         change = tenant_change(form)
         async with services_of(request).transaction() as conn:
-            await acts.change_tenant(conn, tenant, change, actor=session.actor)
-    except InvalidRequest as error:
+            await acts.change_tenant(
+                conn, tenant, change, actor=session.actor, seen=text_of(form, "seen"), reason=why_of(form)
+            )
+    except (InvalidRequest, ChangedMeanwhile) as error:
+        problem = conflict_of(error, form) if isinstance(error, ChangedMeanwhile) else error.detail
         return await tenant_page(
-            request, tenant, edit="limits", problem=error.detail, problem_at="limits", status=422, entered=form
+            request, tenant, edit="limits", problem=problem, problem_at="limits", status=error.status, entered=form
         )
     return await done(request, tenant, "saved")
 

@@ -8,13 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.dashboard.access import Operator
 from app.dashboard.budget_figures import UNITS
 from app.dashboard.figures import grouped, money
-from app.dashboard.forms import read_form
+from app.dashboard.forms import conflict_of, read_form, text_of, why_of
 from app.dashboard.pages import page
 from app.dashboard.previews import preview_budget
 from app.dashboard.services import services_of
 from app.dashboard.tenant_forms import budget_change, budget_wanted
 from app.dashboard.tenant_page import TenantPath, done, tenant_page
-from app.errors import AlreadyExists, BudgetRetired, InvalidRequest, NotFound
+from app.errors import AlreadyExists, BudgetRetired, ChangedMeanwhile, InvalidRequest, NotFound
 from app.quotas import budget_acts as acts
 from app.quotas.budget_acts import BudgetView
 
@@ -27,7 +27,7 @@ async def create(request: Request, tenant: TenantPath, session: Operator) -> Res
     form = await read_form(request)
     try:
         async with services_of(request).transaction() as conn:
-            await acts.create_budget(conn, tenant, budget_wanted(form), actor=session.actor)
+            await acts.create_budget(conn, tenant, budget_wanted(form), actor=session.actor, reason=why_of(form))
     except (InvalidRequest, AlreadyExists) as error:
         return await tenant_page(
             request, tenant, problem=error.detail, problem_at="new-budget", status=422, entered=form
@@ -42,10 +42,19 @@ async def change(request: Request, tenant: TenantPath, budget: UUID, session: Op
     try:
         async with services_of(request).transaction() as conn:
             before = await _of_tenant(conn, tenant, budget)
-            await acts.change_budget(conn, budget, budget_change(form, before.metric), actor=session.actor)
-    except (InvalidRequest, BudgetRetired) as error:
+            change = budget_change(form, before.metric)
+            await acts.change_budget(
+                conn, budget, change, actor=session.actor, seen=text_of(form, "seen"), reason=why_of(form)
+            )
+    except (InvalidRequest, BudgetRetired, ChangedMeanwhile) as error:
+        problem, status = error.detail, 422
+        if isinstance(error, ChangedMeanwhile):
+            problem, status = (
+                conflict_of(error, form, amounts=("limit",) if before.metric == "cost" else ()),
+                error.status,
+            )
         return await tenant_page(
-            request, tenant, edit=str(budget), problem=error.detail, problem_at=str(budget), status=422, entered=form
+            request, tenant, edit=str(budget), problem=problem, problem_at=str(budget), status=status, entered=form
         )
     return await done(request, tenant, "saved")
 
@@ -68,9 +77,13 @@ async def preview(request: Request, tenant: TenantPath, budget: UUID, _: Operato
 @router.post("/{budget}/retire")
 async def retire(request: Request, tenant: TenantPath, budget: UUID, session: Operator) -> Response:
     """Let it apply no more; its windows and its ledger stay."""
-    async with services_of(request).transaction() as conn:
-        await _of_tenant(conn, tenant, budget)
-        await acts.retire_budget(conn, budget, actor=session.actor)
+    form = await read_form(request)
+    try:
+        async with services_of(request).transaction() as conn:
+            await _of_tenant(conn, tenant, budget)
+            await acts.retire_budget(conn, budget, actor=session.actor, reason=why_of(form))
+    except InvalidRequest as error:
+        return await tenant_page(request, tenant, problem=error.detail, problem_at="budgets", status=422)
     return await done(request, tenant, "done")
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.access import Operator
-from app.dashboard.forms import read_form
+from app.dashboard.forms import read_form, why_of
 from app.dashboard.services import services_of
 from app.dashboard.tenant_forms import key_rotation, key_wanted
 from app.dashboard.tenant_page import TenantPath, done, tenant_page
@@ -32,8 +32,9 @@ async def create(request: Request, tenant: TenantPath, session: Operator) -> Res
         _may_hold(wanted.scopes, session)
         async with services.transaction() as conn:
             fresh = await acts.make_key(
-                conn, tenant, wanted, pepper=services.settings.key_pepper.get_secret_value(), actor=session.actor
-            )
+                conn, tenant, wanted, pepper=services.settings.key_pepper.get_secret_value(), actor=session.actor,
+                reason=why_of(form),
+            )  # fmt: skip
     except (InvalidRequest, Forbidden) as error:
         return await tenant_page(request, tenant, problem=error.detail, problem_at="new-key", status=422, entered=form)
     return await tenant_page(request, tenant, fresh=fresh)
@@ -48,8 +49,9 @@ async def rotate(request: Request, tenant: TenantPath, prefix: KeyPath, session:
         async with services.transaction() as conn:
             await _of_tenant(conn, tenant, prefix, session)
             fresh = await acts.rotate_key(
-                conn, prefix, rotation, pepper=services.settings.key_pepper.get_secret_value(), actor=session.actor
-            )
+                conn, prefix, rotation, pepper=services.settings.key_pepper.get_secret_value(), actor=session.actor,
+                reason=why_of(form),
+            )  # fmt: skip
     except (InvalidRequest, KeyEnded, Forbidden) as error:
         return await tenant_page(request, tenant, problem=error.detail, problem_at="keys", status=422)
     return await tenant_page(request, tenant, fresh=fresh)
@@ -58,9 +60,13 @@ async def rotate(request: Request, tenant: TenantPath, prefix: KeyPath, session:
 @router.post("/{prefix}/revoke")
 async def revoke(request: Request, tenant: TenantPath, prefix: KeyPath, session: Operator) -> Response:
     """End it, all its secrets."""
-    async with services_of(request).transaction() as conn:
-        await _of_tenant(conn, tenant, prefix)
-        await acts.revoke_key(conn, prefix, actor=session.actor)
+    form = await read_form(request)
+    try:
+        async with services_of(request).transaction() as conn:
+            await _of_tenant(conn, tenant, prefix)
+            await acts.revoke_key(conn, prefix, actor=session.actor, reason=why_of(form))
+    except InvalidRequest as error:
+        return await tenant_page(request, tenant, problem=error.detail, problem_at="keys", status=422)
     return await done(request, tenant, "done")
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.assets import PREFIX
 from app.dashboard.budget_figures import budget_name, tightest_budgets
-from app.dashboard.forms import read_form, text_of
+from app.dashboard.forms import read_form, text_of, why_of
 from app.dashboard.pages import go, page
 from app.dashboard.services import services_of
 from app.dashboard.tenant_forms import tenant_wanted
@@ -34,11 +34,12 @@ async def create(request: Request, session: Operator) -> Response:
     try:
         wanted = tenant_wanted(form)
         async with services_of(request).transaction() as conn:
-            made = await acts.create_tenant(conn, wanted, actor=session.actor)
+            made = await acts.create_tenant(conn, wanted, actor=session.actor, reason=why_of(form))
     except (InvalidRequest, AlreadyExists) as error:
         return await _shown(
             request, problem=error.detail, status=422,
-            entered={"id": text_of(form, "id"), "display_name": text_of(form, "display_name")},
+            entered={"id": text_of(form, "id"), "display_name": text_of(form, "display_name"),
+                     "reason": text_of(form, "reason")},
         )  # fmt: skip
     return go(request, f"{PREFIX}/tenants/{made.id}", said="saved")
 

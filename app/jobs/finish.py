@@ -20,6 +20,8 @@ from app.quotas.budgets import Prices, Settlement, Spending, settle
 from app.quotas.tables import usage
 from app.webhooks.outbox import emit
 
+MAX_ERROR_CHARS = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -93,7 +95,7 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
                 "ids": [each.job_id for each in endings],
                 "attempts": [each.attempt for each in endings],
                 "statuses": [each.status for each in endings],
-                "errors": [_json(each.error) for each in endings],
+                "errors": [_json(_bounded(each.error)) for each in endings],
             },
         )
     ).all()
@@ -246,6 +248,14 @@ def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str
 
 def _cost_micros(row: Row[Any], tokens: Used) -> int:
     return Prices(row.input_price, row.output_price).cost_micros(tokens.prompt_tokens, tokens.completion_tokens)
+
+
+def _bounded(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An error of a job goes into webhooks and lists: its words are cut at `MAX_ERROR_CHARS`."""
+    message = error.get("message") if error else None
+    if error is None or not isinstance(message, str) or len(message) <= MAX_ERROR_CHARS:
+        return error
+    return error | {"message": message[: MAX_ERROR_CHARS - 1] + "…"}
 
 
 def _json(value: dict[str, Any] | None) -> str | None:

@@ -11,6 +11,7 @@ from app.errors import InvalidRequest, UnknownModel
 from app.jobs.request import ModelName
 from app.jobs.tables import models
 from app.quotas.acts import record_act
+from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.wanted import Wanted
 
 MAX_PRICE = 10**10  # the largest job's cost fits into a bigint by far
@@ -27,6 +28,11 @@ class Priced:
     input_price: int
     output_price: int
     fallback: str | None
+
+    @property
+    def version(self) -> str:
+        """Of what `change_price` may change."""
+        return version_of(self.input_price, self.output_price, self.fallback)
 
 
 class ModelChange(Wanted):
@@ -60,11 +66,22 @@ async def read_price(conn: AsyncConnection, name: str) -> Priced:
     return await _read(conn, name, locked=False)
 
 
-async def change_price(conn: AsyncConnection, name: str, change: ModelChange, *, actor: str) -> Priced:
+async def change_price(
+    conn: AsyncConnection,
+    name: str,
+    change: ModelChange,
+    *,
+    actor: str,
+    seen: str | None = None,
+    reason: str | None = None,
+) -> Priced:
     """Change what is given, from the next submission on: a job pays the price of its reservation.
+
+    `seen`: the `version` that whoever changes it has seen.
 
     Raises:
         UnknownModel: no worker has ever registered it.
+        ChangedMeanwhile: it isn't what was seen.
         InvalidRequest: nothing is given, or the fallback is unknown or the model itself.
     """
     given = change.given()
@@ -79,9 +96,10 @@ async def change_price(conn: AsyncConnection, name: str, change: ModelChange, *,
     changed = {field: value for field, value in given.items() if value != getattr(before, field)}
     if not changed:
         return before
+    refuse_unless_seen(seen, before.version, {field: getattr(before, field) for field in changed})
     row = await conn.execute(update(models).where(models.c.name == name).values(**changed).returning(*_COLUMNS))
     detail = {field: [getattr(before, field), changed[field]] for field in changed}
-    await record_act(conn, actor, "model.change", name, detail)
+    await record_act(conn, actor, "model.change", name, detail, reason=reason)
     return Priced(*row.one())
 
 

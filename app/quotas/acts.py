@@ -8,6 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.quotas.tables import audit_log
 
 
-async def record_act(conn: AsyncConnection, actor: str, action: str, target: str, detail: dict[str, Any]) -> None:
-    """Write down that `actor` did `action` to `target`; `detail` holds no secrets, prompts or outputs."""
+async def record_act(
+    conn: AsyncConnection, actor: str, action: str, target: str, detail: dict[str, Any], *, reason: str | None = None
+) -> None:
+    """Write down that `actor` did `action` to `target`, and why where they said so; `detail` holds no secrets, prompts or outputs."""
+    if reason:
+        detail = {**detail, "reason": reason}
     await conn.execute(insert(audit_log).values(actor=actor, action=action, target=target, detail=detail))

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import AlreadyExists, BudgetRetired, InvalidRequest, NotFound
 from app.ids import new_id
 from app.quotas.acts import record_act
+from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.tables import api_keys, budgets
 from app.quotas.tenants import read_tenant
 from app.quotas.wanted import BudgetChange, BudgetWanted
@@ -37,6 +38,11 @@ class BudgetView:
     window_end: datetime | None
     used: int
     reserved: int
+
+    @property
+    def version(self) -> str:
+        """Of what `change_budget` may change."""
+        return version_of(self.limit, self.thresholds)
 
     @property
     def remaining(self) -> int:
@@ -74,7 +80,9 @@ _NOTE_LIMIT = text(f"""
 """)  # noqa: S608  constants only
 
 
-async def create_budget(conn: AsyncConnection, tenant_id: str, wanted: BudgetWanted, *, actor: str) -> BudgetView:
+async def create_budget(
+    conn: AsyncConnection, tenant_id: str, wanted: BudgetWanted, *, actor: str, reason: str | None = None
+) -> BudgetView:
     """Make a budget. It counts what is submitted from now on.
 
     Raises:
@@ -100,7 +108,7 @@ async def create_budget(conn: AsyncConnection, tenant_id: str, wanted: BudgetWan
             param="metric",
             **({"budget_id": str(same.id)} if same else {}),
         )
-    await record_act(conn, actor, "budget.create", f"{tenant_id}/{made}", wanted.model_dump())
+    await record_act(conn, actor, "budget.create", f"{tenant_id}/{made}", wanted.model_dump(), reason=reason)
     return await read_budget(conn, made)
 
 
@@ -136,15 +144,24 @@ async def list_budgets(
     return [BudgetView(*row) for row in await conn.execute(_PAGE, wanted)]
 
 
-async def change_budget(conn: AsyncConnection, budget_id: UUID, change: BudgetChange, *, actor: str) -> BudgetView:
+async def change_budget(
+    conn: AsyncConnection,
+    budget_id: UUID,
+    change: BudgetChange,
+    *,
+    actor: str,
+    seen: str | None = None,
+    reason: str | None = None,
+) -> BudgetView:
     """Change limit or thresholds, from the next submission on.
 
     A limit below what is used and reserved takes nothing back: accepted jobs keep their reservation, and nothing more is
     reserved in this window until what is used and reserved is below it. A submission that is in flight at this moment
-    may still go by the limit before.
+    may still go by the limit before. `seen`: the `version` that whoever changes it has seen.
 
     Raises:
         NotFound: there is none of this id.
+        ChangedMeanwhile: it isn't what was seen.
         BudgetRetired: it applies no more.
         InvalidRequest: nothing is given.
     """
@@ -155,17 +172,18 @@ async def change_budget(conn: AsyncConnection, budget_id: UUID, change: BudgetCh
     changed = {name: value for name, value in given.items() if value != getattr(before, name)}
     if not changed:
         return before
+    refuse_unless_seen(seen, before.version, {name: getattr(before, name) for name in changed})
     columns = {"hard_limit" if name == "limit" else name: value for name, value in changed.items()}
     await conn.execute(update(budgets).where(budgets.c.id == budget_id).values(**columns))
     if "limit" in changed:
         await conn.execute(_NOTE_LIMIT, {"id": budget_id})
     detail: dict[str, Any] = {name: [getattr(before, name), changed[name]] for name in changed}
     detail |= {"used": before.used, "reserved": before.reserved}
-    await record_act(conn, actor, "budget.change", f"{before.tenant_id}/{budget_id}", detail)
+    await record_act(conn, actor, "budget.change", f"{before.tenant_id}/{budget_id}", detail, reason=reason)
     return await read_budget(conn, budget_id)
 
 
-async def retire_budget(conn: AsyncConnection, budget_id: UUID, *, actor: str) -> BudgetView:
+async def retire_budget(conn: AsyncConnection, budget_id: UUID, *, actor: str, reason: str | None = None) -> BudgetView:
     """Let it apply no more; its windows and its ledger stay, and what is reserved in it is settled there. Again changes nothing.
 
     Raises:
@@ -179,7 +197,7 @@ async def retire_budget(conn: AsyncConnection, budget_id: UUID, *, actor: str) -
     )
     await conn.execute(_NOTE_LIMIT, {"id": budget_id})
     detail = {"metric": before.metric, "period": before.period, "limit": before.limit}
-    await record_act(conn, actor, "budget.retire", f"{before.tenant_id}/{budget_id}", detail)
+    await record_act(conn, actor, "budget.retire", f"{before.tenant_id}/{budget_id}", detail, reason=reason)
     return await read_budget(conn, budget_id)
 
 

@@ -60,7 +60,9 @@ _COLUMNS: list[ColumnElement[Any]] = [
 ]
 
 
-async def make_key(conn: AsyncConnection, tenant_id: str, wanted: KeyWanted, *, pepper: str, actor: str) -> FreshKey:
+async def make_key(
+    conn: AsyncConnection, tenant_id: str, wanted: KeyWanted, *, pepper: str, actor: str, reason: str | None = None
+) -> FreshKey:
     """Make a key for a tenant that exists.
 
     Raises:
@@ -70,7 +72,7 @@ async def make_key(conn: AsyncConnection, tenant_id: str, wanted: KeyWanted, *, 
     rates = {name: getattr(wanted, name) for name in Rates.model_fields}
     key_id, token = await create_key(
         conn, tenant_id, pepper=pepper, name=wanted.name, scopes=wanted.scopes, expires_in_s=wanted.expires_in_s,
-        rates=rates, actor=actor,
+        rates=rates, actor=actor, reason=reason,
     )  # fmt: skip
     return FreshKey(await _by_id(conn, key_id), token)
 
@@ -87,7 +89,9 @@ async def list_keys(
     return [KeyView(*row) for row in await conn.execute(query)]
 
 
-async def rotate_key(conn: AsyncConnection, prefix: str, rotation: KeyRotation, *, pepper: str, actor: str) -> FreshKey:
+async def rotate_key(
+    conn: AsyncConnection, prefix: str, rotation: KeyRotation, *, pepper: str, actor: str, reason: str | None = None
+) -> FreshKey:
     """Give the key that has this prefix now a new secret. The one before is valid for `overlap_s` more; one before that ends at once.
 
     Raises:
@@ -113,11 +117,11 @@ async def rotate_key(conn: AsyncConnection, prefix: str, rotation: KeyRotation, 
         values["expires_at"] = None if rotation.expires_in_s is None else _in(rotation.expires_in_s)
     await conn.execute(update(api_keys).where(api_keys.c.id == before.id).values(**values))
     detail = rotation.given() | {"from": prefix, "to": secret.prefix, "overlap_s": rotation.overlap_s}
-    await record_act(conn, actor, "key.rotate", f"{before.tenant_id}/{secret.prefix}", detail)
+    await record_act(conn, actor, "key.rotate", f"{before.tenant_id}/{secret.prefix}", detail, reason=reason)
     return FreshKey(await _by_id(conn, before.id), secret.token)
 
 
-async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> KeyView:
+async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str, reason: str | None = None) -> KeyView:
     """End the key with this prefix, or with this one before its last rotation: all its secrets, from now on. Again changes nothing.
 
     Raises:
@@ -127,7 +131,7 @@ async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str) -> KeyVi
     if before.revoked_at is not None:
         return before
     await conn.execute(update(api_keys).where(api_keys.c.id == before.id).values(revoked_at=_NOW))
-    await record_act(conn, actor, "key.revoke", f"{before.tenant_id}/{before.prefix}", {})
+    await record_act(conn, actor, "key.revoke", f"{before.tenant_id}/{before.prefix}", {}, reason=reason)
     return await _by_id(conn, before.id)
 
 

@@ -91,6 +91,7 @@ async def create_key(
     expires_in_s: float | None = None,
     rates: Mapping[str, int | None] | None = None,
     actor: str,
+    reason: str | None = None,
 ) -> tuple[UUID, str]:
     """Make a key for the tenant; return its id and the token, which can't be read again. `rates`: columns of `api_keys`.
 
@@ -117,7 +118,7 @@ async def create_key(
     )
     limits = {name: value for name, value in (rates or {}).items() if value is not None}
     detail = {"scopes": list(scopes), "name": name, "expires_in_s": expires_in_s} | limits
-    await record_act(conn, actor, "key.create", f"{tenant_id}/{secret.prefix}", detail)
+    await record_act(conn, actor, "key.create", f"{tenant_id}/{secret.prefix}", detail, reason=reason)
     return key_id, secret.token
 
 

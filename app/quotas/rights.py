@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from app.errors import OverTenantLimit, TenantSuspended, TierNotAllowed
 from app.quotas.tables import tenants
 from app.quotas.wanted import TIERS
@@ -32,6 +35,11 @@ RIGHT_COLUMNS = [
 def read_rights(row: Any) -> Rights:
     """The rights in a row that has RIGHT_COLUMNS."""
     return Rights(tuple(row.right_tiers), row.right_prompt, row.right_output, row.right_suspended)
+
+
+async def rights_of(conn: AsyncConnection, tenant_id: str) -> Rights:
+    """The tenant's rights as they are now."""
+    return read_rights((await conn.execute(select(*RIGHT_COLUMNS).where(tenants.c.id == tenant_id))).one())
 
 
 def check_rights(rights: Rights, *, tier: str) -> None:

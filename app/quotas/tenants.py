@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import AlreadyExists, InvalidRequest, NotFound
 from app.quotas.acts import record_act
+from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.tables import tenants
 from app.quotas.wanted import TenantChange, TenantWanted
 
@@ -42,11 +43,18 @@ class Tenant:
     suspended_at: datetime | None
     created_at: datetime
 
+    @property
+    def version(self) -> str:
+        """Of all that `change_tenant` may change."""
+        return version_of(*(getattr(self, name) for name in TenantChange.model_fields))
+
 
 _COLUMNS = [tenants.c[name] for name in Tenant.__slots__]
 
 
-async def create_tenant(conn: AsyncConnection, wanted: TenantWanted, *, actor: str) -> Tenant:
+async def create_tenant(
+    conn: AsyncConnection, wanted: TenantWanted, *, actor: str, reason: str | None = None
+) -> Tenant:
     """Make a tenant, with a webhook secret of its own.
 
     Raises:
@@ -63,7 +71,7 @@ async def create_tenant(conn: AsyncConnection, wanted: TenantWanted, *, actor: s
     ).one_or_none()
     if row is None:
         raise AlreadyExists(f"id: there is a tenant {wanted.id!r} already: change it instead", param="id")
-    await record_act(conn, actor, "tenant.create", wanted.id, {**wanted.given(), "id": wanted.id})
+    await record_act(conn, actor, "tenant.create", wanted.id, {**wanted.given(), "id": wanted.id}, reason=reason)
     return Tenant(*row)
 
 
@@ -89,11 +97,22 @@ async def list_tenants(
     return [Tenant(*row) for row in await conn.execute(query)]
 
 
-async def change_tenant(conn: AsyncConnection, tenant_id: str, change: TenantChange, *, actor: str) -> Tenant:
+async def change_tenant(
+    conn: AsyncConnection,
+    tenant_id: str,
+    change: TenantChange,
+    *,
+    actor: str,
+    seen: str | None = None,
+    reason: str | None = None,
+) -> Tenant:
     """Change what is given. A cap that is now below what waits takes nothing back: nothing more is accepted until there is room.
+
+    `seen`: the `version` that whoever changes it has seen.
 
     Raises:
         NotFound: there is no such tenant.
+        ChangedMeanwhile: it isn't what was seen.
         InvalidRequest: nothing is given.
     """
     given = change.given()
@@ -103,9 +122,15 @@ async def change_tenant(conn: AsyncConnection, tenant_id: str, change: TenantCha
     changed = {name: value for name, value in given.items() if value != getattr(before, name)}
     if not changed:
         return before
+    refuse_unless_seen(seen, before.version, {name: getattr(before, name) for name in changed})
     after = await _write(conn, tenant_id, changed)
     await record_act(
-        conn, actor, "tenant.change", tenant_id, {name: [getattr(before, name), changed[name]] for name in changed}
+        conn,
+        actor,
+        "tenant.change",
+        tenant_id,
+        {name: [getattr(before, name), changed[name]] for name in changed},
+        reason=reason,
     )
     return after
 

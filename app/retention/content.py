@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +39,9 @@ _TENANTS = text(f"""
 """)  # noqa: S608 - our own text
 _DUE = text(f"""
     SELECT j.id, j.finished_at, {_HELD} AS is_held FROM {_PAST}
-    WHERE t.id = :tenant AND j.finished_at >= CAST(:since AS timestamptz) AND {_HAS_CONTENT}
-    ORDER BY j.finished_at LIMIT :most
+    WHERE t.id = :tenant AND j.finished_at >= CAST(:since AS timestamptz)
+      AND (j.finished_at, j.id) > (CAST(:since AS timestamptz), CAST(:after AS uuid)) AND {_HAS_CONTENT}
+    ORDER BY j.finished_at, j.id LIMIT :most
 """)  # noqa: S608 - our own text
 _COUNT = text(f"SELECT count(*) FROM {_PAST} WHERE {_HAS_CONTENT} AND NOT {_HELD}")  # noqa: S608 - our own text
 # Anew, and locked: a requeue by an operator may have come between.
@@ -64,12 +65,23 @@ _MARK = text(f"""
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A place among a tenant's ended jobs: behind this one."""
+
+    ended_at: datetime
+    job_id: UUID
+
+
+BEGINNING = Place(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
 class Past:
     """A page of ended jobs whose texts have had their time. `held`: when the first ended whose texts are needed; `last`: where the next page begins."""
 
     job_ids: list[UUID]
     held: datetime | None
-    last: datetime | None
+    last: Place | None
 
 
 async def tenants_with_past(conn: AsyncConnection) -> Sequence[str]:
@@ -82,12 +94,13 @@ async def count_past(conn: AsyncConnection) -> int:
     return int(await conn.scalar(_COUNT) or 0)
 
 
-async def find_past(conn: AsyncConnection, tenant_id: str, *, since: datetime, most: int) -> Past:
-    """The tenant's next jobs whose texts have to go, oldest end first, from `since` on."""
-    rows: Any = (await conn.execute(_DUE, {"tenant": tenant_id, "since": since, "most": most})).all()
+async def find_past(conn: AsyncConnection, tenant_id: str, *, since: Place, most: int) -> Past:
+    """The tenant's next jobs whose texts have to go, oldest end first, behind `since`."""
+    place = {"since": since.ended_at, "after": since.job_id}
+    rows: Any = (await conn.execute(_DUE, {"tenant": tenant_id, **place, "most": most})).all()
     held = [row.finished_at for row in rows if row.is_held]
     due = [row.id for row in rows if not row.is_held]
-    return Past(due, min(held, default=None), rows[-1].finished_at if len(rows) == most else None)
+    return Past(due, min(held, default=None), Place(rows[-1].finished_at, rows[-1].id) if len(rows) == most else None)
 
 
 async def wipe(conn: AsyncConnection, job_ids: Sequence[UUID]) -> Counter[str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -31,7 +31,7 @@ _REST = 1.0  # after each transaction as long as it took: half of the time is ev
 _LONGEST_REST_S = 1.0
 _TIMEOUT_MS = 20_000
 _LOCK_TIMEOUT_MS = 2_000
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = content.BEGINNING.ended_at
 
 
 class _TimeIsUp(Exception):
@@ -123,7 +123,7 @@ async def _wipe_content(work: _Work, step: str) -> None:
     async with work.transaction() as conn:
         tenants = await content.tenants_with_past(conn)
     for tenant_id in tenants:
-        since: datetime | None = _FIRST
+        since: content.Place | None = content.BEGINNING
         held: datetime | None = None
         while since is not None:
             async with work.transaction() as conn:
@@ -133,8 +133,7 @@ async def _wipe_content(work: _Work, step: str) -> None:
                 async with work.transaction() as conn:
                     await runs.progress(conn, work.run_id, step, await content.wipe(conn, page.job_ids))
             held = min((each for each in (held, page.held) if each is not None), default=None)
-            # A whole page of one instant can't be paged through: those that are held would come again and again.
-            since = page.last if page.job_ids else None
+            since = page.last
         async with work.transaction() as conn:
             await content.note_wiped(conn, tenant_id, held=held)
 

@@ -1,5 +1,6 @@
 """What do tests of the dashboard need? Clients that are logged in, each with its role."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,13 @@ class Browser(httpx.AsyncClient):
     async def act(self, path: str, **fields: object) -> httpx.Response:
         """Send a form of this session."""
         return await self.post(path, data={"csrf": self.csrf, **fields})
+
+
+async def seen(client: Browser, path: str) -> str:
+    """The version that the edit form at this address shows."""
+    found = re.search(r'name="seen" value="([0-9a-f]{16})"', (await client.get(path)).text)
+    assert found, f"{path} has no form with a version"
+    return found[1]
 
 
 def browser(app: FastAPI) -> Browser:

@@ -8,6 +8,7 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.jobs import rescue, store
+from app.jobs.dead.edit import Edit
 from app.jobs.dead.resolve import Order, Requeued, requeue
 from app.jobs.finish import Ending, finish
 from app.jobs.notices import Used
@@ -56,9 +57,9 @@ async def kill(
     return ids
 
 
-async def send_back(engine: AsyncEngine, job_id: UUID, order: Order = ORDER) -> Requeued:
+async def send_back(engine: AsyncEngine, job_id: UUID, order: Order = ORDER, edit: Edit | None = None) -> Requeued:
     async with engine.begin() as conn:
-        return await requeue(conn, job_id, order)
+        return await requeue(conn, job_id, order, edit)
 
 
 async def succeed(engine: AsyncEngine, job_id: UUID, *, pool: str = POOL) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
+from workers.engine.plain_words import plain_words
 from workers.engine.protocol import FinishReason, Logprob
 from workers.engine.streamed import Piece, StreamFailed
 
-_MAX_MESSAGE_CHARS = 400
 REFUSED = frozenset({400, 413, 422})  # what was sent is wrong
 NOT_OURS = frozenset({401, 403, 404, 405})  # who sends it, or where to, is wrong: every request would fail so
 BUSY = frozenset({408, 425, 429, 502, 503, 504})  # later, says the server or what stands before it
@@ -110,7 +110,7 @@ def finish_reason_of(reason: str | None) -> FinishReason | None:
 
 
 def message_of(content: bytes) -> str:
-    """The words of an error, in any of the forms in which servers give it."""
+    """The words of an error, in any of the forms in which servers give it, without what it may quote of a request."""
     try:
         document = msgspec.json.decode(content)
     except msgspec.DecodeError:
@@ -118,7 +118,7 @@ def message_of(content: bytes) -> str:
     for name in ("error", "message", "detail"):
         if isinstance(document, dict) and document.get(name):
             document = document[name]
-    return str(document)[:_MAX_MESSAGE_CHARS]
+    return plain_words(str(document))
 
 
 def refusal_of(url: str, status: int, content: bytes) -> str:

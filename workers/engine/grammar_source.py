@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from workers.engine.plain_words import plain_words
 from workers.engine.protocol import Grammar
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _JSON: "JsonCompileOptions" = {"whitespace_pattern": " "}
 
 
 class GrammarInvalid(ValueError):
-    """A grammar that can't be used; the message says why."""
+    """A grammar that can't be used; the message says why, and quotes nothing of it: it is kept longer than the grammar."""
 
     code = "grammar_invalid"
 
@@ -50,7 +51,7 @@ def reason_of(matcher: LLMatcher) -> str:
     reason = str(matcher.get_error()).partition("\n<")[0].strip()
     if reason.startswith("NoExtension"):
         return "nothing that this model's vocabulary can spell is allowed here"
-    return reason or "it can't be used"
+    return plain_words(reason) or "it can't be used"
 
 
 def _limits() -> LLParserLimits:
@@ -73,7 +74,7 @@ def _source_of(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_lark(grammar.text)
         choices = json.loads(grammar.text)
     except (ValueError, RecursionError) as error:
-        raise GrammarInvalid(str(error)) from error
+        raise GrammarInvalid(plain_words(str(error)) or "it can't be read") from None
     if not isinstance(choices, list) or not choices or not all(isinstance(each, str) and each for each in choices):
         raise GrammarInvalid("a choice needs a JSON list of texts that aren't empty")
     # One token of the grammar rather than as many rules: thousands of rules that may all begin would be too many.

@@ -37,6 +37,7 @@ from workers.engine.errors import EngineConfigError, UpstreamUnavailable
 from workers.engine.facts import load_tokenizer, model_facts
 from workers.engine.fingerprint import text_hash
 from workers.engine.load import LoadedEngine
+from workers.engine.plain_words import plain_words
 from workers.engine.protocol import EngineInfo, SamplingParams
 from workers.engine.retokenize import Retokenizer, TextUnreadable
 from workers.engine.streamed import ChoiceRequest, LoopThread, Piece, SourceStats, StreamedEngine, StreamFailed
@@ -84,7 +85,7 @@ class UpstreamSource:
                 if sampling.grammar is not None:
                     structured_outputs_of(sampling.grammar)
             except ValueError as error:
-                return StreamFailed("grammar_invalid", f"the choice can't be used: {error}")
+                return StreamFailed("grammar_invalid", f"the choice can't be used: {plain_words(str(error))}")
             return None
         if sampling.grammar is not None:
             return StreamFailed("grammar_unsupported", "the upstream's dialect (openai) has no grammars")

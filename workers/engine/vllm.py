@@ -13,6 +13,7 @@ from workers.engine.errors import EngineConfigError, EngineError, ModelNotLoadab
 from workers.engine.facts import load_tokenizer, model_facts
 from workers.engine.fingerprint import model_hash, text_hash
 from workers.engine.load import LoadedEngine
+from workers.engine.plain_words import plain_words
 from workers.engine.protocol import EngineInfo, Logprob, SamplingParams
 from workers.engine.streamed import ChoiceRequest, LoopThread, Piece, SourceStats, StreamedEngine, StreamFailed
 from workers.engine.vllm_grammar import structured_outputs_of
@@ -102,7 +103,7 @@ class VllmSource:
             if sampling.grammar is not None:
                 structured_outputs_of(sampling.grammar)
         except ValueError as error:
-            return StreamFailed("grammar_invalid", f"the choice can't be used: {error}")
+            return StreamFailed("grammar_invalid", f"the choice can't be used: {plain_words(str(error))}")
         return None
 
     def stats(self) -> SourceStats:
@@ -128,9 +129,9 @@ class VllmSource:
             raise EngineError("vLLM's engine died: its log is above") from error
         except (VLLMClientError, ValueError) as error:
             code = "request_invalid" if choice.sampling.grammar is None else "grammar_invalid"
-            raise StreamFailed(code, f"vLLM refuses it: {error}") from error
+            raise StreamFailed(code, f"vLLM refuses it: {plain_words(str(error))}") from error
         except EngineGenerateError as error:
-            message = f"vLLM broke it off: {error.__cause__ or error}"
+            message = f"vLLM broke it off: {plain_words(str(error.__cause__ or error))}"
             raise StreamFailed("stream_broken", message, retryable=True) from error
 
     async def close(self) -> None:

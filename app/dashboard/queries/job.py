@@ -11,14 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.batches.tables import batch_lines
 from app.jobs import tables as t
+from app.jobs.owned import LABELS, is_text, texts_of
 from app.quotas.tables import budgets, usage
 from app.webhooks.tables import webhook_deliveries
 
 MOST_ATTEMPTS = 100  # the newest
 MOST_DELIVERIES = 50
-# Of a request, anybody may see numbers, and these words. The rest is its owner's: prompts, tools, schemas, stop strings.
-WORDS = ("model", "fallback_model", "tier", "on_budget")
-ELSEWHERE = ("metadata", "webhook")  # shown as metadata, and as deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +181,8 @@ async def read_job(conn: AsyncConnection, job_id: UUID) -> JobStory | None:
     request = values.pop("request") or {}
     return JobStory(
         **values,
-        asked={name: value for name, value in request.items() if _is_shown(name, value)},
+        # Metadata and webhook are shown as such, and as deliveries.
+        asked={name: value for name, value in request.items() if name not in LABELS and not is_text(name, value)},
         attempts=await _attempts(conn, job_id),
         usage=await _usage(conn, job_id),
         letters=await _letters(conn, job_id),
@@ -203,15 +202,8 @@ async def read_texts(conn: AsyncConnection, job_id: UUID) -> JobTexts | None:
     ).one_or_none()  # fmt: skip
     if row is None:
         return None
-    request = None
-    if row.request is not None:
-        private = [name for name, value in row.request.items() if not _is_shown(name, value) and name not in ELSEWHERE]
-        request = {name: row.request[name] for name in private if row.request[name] is not None}
+    request = None if row.request is None else texts_of(row.request)
     return JobTexts(row.tenant_id, row.n, row.status, request, row.choices, row.forgotten_at)
-
-
-def _is_shown(name: str, value: Any) -> bool:
-    return isinstance(value, int | float) or (name in WORDS and isinstance(value, str))
 
 
 async def batch_of(conn: AsyncConnection, job_id: UUID) -> BatchPlace | None:

@@ -15,6 +15,7 @@ from app.jobs import tables as t
 from app.jobs.models import ModelCatalog
 from app.jobs.prepare import PreparedJob, prepare
 from app.jobs.request import JobRequest
+from app.quotas.acts import record_act
 from app.settings import Settings
 
 CHANGEABLE = (
@@ -49,7 +50,15 @@ class Edit:
     reservation: int
     prepared: PreparedJob
     sampling: dict[str, Any]
-    changed: dict[str, Any]  # field -> [before, after], for the record
+    changed: dict[str, Any]  # field -> [before, after], for the record; of stop strings, which are texts, how many
+
+
+async def show_request(conn: AsyncConnection, job_id: UUID, *, actor: str) -> StoredRequest:
+    """`read_request` for an operator's eyes: where stop strings are among it, which are its owner's texts, the look is written down."""
+    stored = await read_request(conn, job_id)
+    if stored.request.get("stop"):
+        await record_act(conn, actor, "dead_letter.show_texts", job_name(job_id), {"fields": ["stop"]})
+    return stored
 
 
 async def read_request(conn: AsyncConnection, job_id: UUID) -> StoredRequest:
@@ -100,7 +109,11 @@ async def prepare_edit(
                 f"{name[:64]}: can't be changed; what can: {', '.join(CHANGEABLE)}", param=name[:64]
             )  # fmt: skip
     before = stored.shown()
-    changed = {name: [before[name], value] for name, value in changes.items() if value != before[name]}
+    changed = {
+        name: [_on_record(name, before[name]), _on_record(name, value)]
+        for name, value in changes.items()
+        if value != before[name]
+    }
     # What a default has decided stays decided, though the default may be another one today.
     request = _validated({**stored.request, "max_tokens": stored.max_tokens, **changes})
     model = await catalog.find(request.model if "model" in changes else stored.model)
@@ -108,6 +121,12 @@ async def prepare_edit(
     prepared = await asyncio.to_thread(prepare, request, model, encoder, settings)
     drawn = {} if request.seed is not None else {"seed": stored.sampling["seed"]}
     return Edit(stored.reservation, prepared, prepared.sampling | drawn, changed)
+
+
+def _on_record(name: str, value: Any) -> Any:
+    if name != "stop" or value is None:
+        return value
+    return {"strings": 1 if isinstance(value, str) else len(value)}
 
 
 def _validated(body: dict[str, Any]) -> JobRequest:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
+from app.jobs.owned import is_text, texts_of
 
 State = Literal["open", "requeued", "discarded", "any"]
 
@@ -96,15 +97,14 @@ class LetterStory:
     @property
     def shown_request(self) -> dict[str, Any]:
         """What the job asked for, without what only its owner should see."""
-        return {name: value for name, value in self.request.items() if name not in HIDDEN}
+        return {name: value for name, value in self.request.items() if value is not None and not is_text(name, value)}
 
     @property
     def hidden_request(self) -> dict[str, Any]:
         """The rest."""
-        return {name: value for name, value in self.request.items() if name in HIDDEN}
+        return texts_of(self.request)
 
 
-HIDDEN = ("prompt", "messages")
 _EXAMPLES = 5
 _COLUMNS = [t.dead_letters.c[name] for name in Letter.__slots__]
 

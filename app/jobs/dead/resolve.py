@@ -11,7 +11,15 @@ import numpy as np
 from sqlalchemy import Row, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import AlreadyResolved, BudgetExhausted, InputForgotten, InvalidRequest, NotFound, PenstockError
+from app.errors import (
+    AlreadyResolved,
+    BudgetExhausted,
+    Forbidden,
+    InputForgotten,
+    InvalidRequest,
+    NotFound,
+    PenstockError,
+)
 from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.dead.edit import Edit, input_forgotten
@@ -20,6 +28,7 @@ from app.jobs.spending import Ask, let_in, prices_of
 from app.queue.places import place_sql
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.acts import record_act
+from app.quotas.rights import check_rights, check_size, rights_of
 from app.redis import RedisError
 
 MAX_LIVES = 1000  # of one job
@@ -72,7 +81,7 @@ _REVIVE = text(f"""
     RETURNING id, gen, {place_sql("jobs")}, tenant_id, prompt_tokens + n * max_tokens, pool, reservation
 """)  # noqa: S608  constants only
 _LOCK_JOB = text("""
-    SELECT id, status, tenant_id, api_key_id, attempt, reservation, model, prompt_tokens, n, max_tokens, webhook FROM jobs
+    SELECT id, status, tenant_id, api_key_id, attempt, reservation, model, tier, prompt_tokens, n, max_tokens, webhook FROM jobs
     WHERE id = :id FOR UPDATE
 """)
 _LOCK_LETTER = text("""
@@ -97,6 +106,7 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         NotFound: the job has no dead letter.
         AlreadyResolved: somebody was faster.
         InputForgotten: its prompt was wiped.
+        TenantSuspended, TierNotAllowed, OverTenantLimit: its tenant may not ask for that (any more).
         BudgetExhausted: a budget can't hold it; the transaction is spoilt, the letter stays open.
         InvalidRequest: the job has been requeued too often.
     """
@@ -112,11 +122,16 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         raise InvalidRequest(f"{job_name(job_id)} was requeued {MAX_LIVES - 1} times: submit it as a new job")
     if edit is not None and edit.reservation != job.reservation:
         raise AlreadyResolved(f"{job_name(job_id)} was requeued and died again while it was edited: look at it anew")
-    model, prompt_tokens, max_tokens = job.model, job.prompt_tokens, job.max_tokens
+    model, tier, prompt_tokens, max_tokens = job.model, job.tier, job.prompt_tokens, job.max_tokens
+    if edit is not None:
+        new = edit.prepared
+        model, tier, prompt_tokens, max_tokens = new.model.name, new.request.tier, len(new.prompt_ids), new.max_tokens
+    # Another life is a new request of its tenant. Only the caps of its queue don't judge it: that it may wait was promised.
+    rights = await rights_of(conn, job.tenant_id)
+    check_rights(rights, tier=tier)
+    check_size(rights, prompt_tokens=prompt_tokens, n=job.n, max_tokens=max_tokens)
     if edit is not None:
         await _rewrite(conn, job_id, edit)
-        new = edit.prepared
-        model, prompt_tokens, max_tokens = new.model.name, len(new.prompt_ids), new.max_tokens
     prices = (await prices_of(conn, {model}))[model]  # of today: it reserves anew
     ask = Ask(
         job_id, job.reservation + 1, job.tenant_id, job.api_key_id, prices, prompt_tokens, job.n, max_tokens,
@@ -171,7 +186,7 @@ async def requeue_one(
     try:
         async with transaction() as conn:
             return await requeue(conn, job_id, order, edit)
-    except (NotFound, AlreadyResolved, InputForgotten, BudgetExhausted, InvalidRequest) as error:
+    except (NotFound, AlreadyResolved, InputForgotten, Forbidden, BudgetExhausted, InvalidRequest) as error:
         return Refusal(job_id, error)
 
 

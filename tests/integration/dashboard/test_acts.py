@@ -8,7 +8,7 @@ from sqlalchemy import text
 from app.batches.store import batch_name
 from app.ids import delivery_name, endpoint_name, job_name
 from tests.support.audit import assert_audit_clean
-from tests.support.dashboard import Browser
+from tests.support.dashboard import Browser, seen
 from tests.support.world import World
 
 ANN = "operator:the-operator"
@@ -192,6 +192,35 @@ async def test_edit_and_requeue(world: World, operator: Browser) -> None:
     assert late.status_code == 409
 
 
+async def test_an_edit_beyond_the_tenants_rights_is_refused_and_what_was_typed_stays(
+    world: World, operator: Browser
+) -> None:
+    job_id = world.dead[0]
+    async with world.engine.begin() as conn:
+        await conn.execute(
+            text("UPDATE tenants SET tiers = '{standard}' WHERE id = (SELECT tenant_id FROM jobs WHERE id = :id)"),
+            {"id": job_id},
+        )
+    path = f"/admin/dead-letters/{job_name(job_id)}/edit"
+    refused = await operator.act(path, life=1, reason=WHY, tier="interactive", max_tokens="4")
+    assert refused.status_code == 403
+    assert "may not use" in refused.text
+    assert '<option value="interactive" selected>' in refused.text
+    assert await world.acts() == []
+
+
+async def test_stop_strings_in_the_edit_form_are_a_look(world: World, operator: Browser) -> None:
+    job_id = world.dead[0]
+    async with world.engine.begin() as conn:
+        await conn.execute(
+            text("""UPDATE job_inputs SET request = jsonb_set(request::jsonb, '{stop}', '["a private word"]')
+                    WHERE job_id = :id"""), {"id": job_id},
+        )  # fmt: skip
+    form = await operator.get(f"/admin/dead-letters/{job_name(job_id)}/edit")
+    assert "a private word" in form.text
+    assert await world.acts() == [(ANN, "dead_letter.show_texts", job_name(job_id))]
+
+
 async def test_discard_one(world: World, operator: Browser) -> None:
     name = job_name(world.dead[2])
     assert (await operator.act(f"/admin/dead-letters/{name}/discard", reason=WHY)).status_code == 303
@@ -299,8 +328,16 @@ async def test_a_worker_is_drained_and_brought_back(world: World, operator: Brow
 async def test_a_model_is_priced_stopped_and_allowed(world: World, operator: Browser) -> None:
     form = await operator.get("/admin/models/edit?name=tiny")
     assert form.status_code == 200
-    priced = await operator.act("/admin/models/price", name="tiny", input_price="0.15", output_price="1,000.5")
+    old = await seen(operator, "/admin/models/edit?name=tiny")
+    priced = await operator.act(
+        "/admin/models/price", name="tiny", input_price="0.15", output_price="1,000.5", seen=old
+    )
     assert priced.status_code == 303
+    assert await world.value("SELECT input_price || '/' || output_price FROM models") == "150000/1000500000"
+    late = await operator.act("/admin/models/price", name="tiny", input_price="0.2", output_price="0", seen=old)
+    assert late.status_code == 409
+    assert "output price: 1,000.50" in late.text
+    assert 'value="0.2"' in late.text, "what was entered stays"
     assert await world.value("SELECT input_price || '/' || output_price FROM models") == "150000/1000500000"
     for wrong in ("-1", "0.0000001", "x", "NaN", "1e30"):
         answer = await operator.act("/admin/models/price", name="tiny", input_price=wrong, output_price="1")

@@ -19,7 +19,7 @@ from app.quotas.wanted import BudgetWanted
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.api import HandWorker, Tenant, make_tenant, register_bytes
-from tests.support.dashboard import Browser
+from tests.support.dashboard import Browser, seen
 
 ALL_LIMITS = {"display_name": "Acme", "weight": "2", "tiers": ["standard", "batch"], "bill_shared": "on"}
 
@@ -101,7 +101,8 @@ async def test_a_tenant_that_is_there_already_is_refused_with_what_was_typed(ope
 async def test_limits_are_changed_and_the_act_is_written_down(
     operator: Browser, acme: Tenant, engine: AsyncEngine
 ) -> None:
-    fields = ALL_LIMITS | {"max_queued_tokens": "2 000,000", "requests_per_minute": "600", "token_burst": ""}
+    fields = ALL_LIMITS | {"max_queued_tokens": "2,000,000", "requests_per_minute": "600", "token_burst": ""}
+    fields |= {"seen": await seen(operator, "/admin/tenants/acme?edit=limits")}
     assert (await operator.act("/admin/tenants/acme/limits", **fields)).status_code == 303
     async with engine.connect() as conn:
         found = await read_tenant(conn, "acme")
@@ -160,13 +161,95 @@ async def test_a_budget_is_made_changed_and_retired(operator: Browser, acme: Ten
     twice = await operator.act(path, metric="cost", period="month", limit="1", thresholds="")
     assert twice.status_code == 422
     assert "there is a budget" in twice.text
-    assert (await operator.act(f"{path}/{found.id}", limit="0.000001", thresholds="")).status_code == 303
+    shown = {"seen": await seen(operator, f"/admin/tenants/acme?edit={found.id}")}
+    assert (await operator.act(f"{path}/{found.id}", limit="0.000001", thresholds="", **shown)).status_code == 303
     refused = await operator.act(f"{path}/{found.id}", limit="0.0000001", thresholds="")
     assert "limit: must be an amount" in refused.text
     assert (await operator.act(f"{path}/{found.id}/retire")).status_code == 303
     async with engine.connect() as conn:
         after = await read_budget(conn, found.id)
     assert (after.limit, after.thresholds, after.retired_at is not None) == (1, [], True)
+
+
+async def test_limits_that_somebody_else_saved_meanwhile_are_not_lost(
+    operator: Browser, acme: Tenant, engine: AsyncEngine
+) -> None:
+    path = "/admin/tenants/acme/limits"
+    old = await seen(operator, "/admin/tenants/acme?edit=limits")
+    older = ALL_LIMITS | {"weight": "7", "tokens_per_minute": "", "max_queued_jobs": ""}
+    saved = ALL_LIMITS | {"tokens_per_minute": "1000", "max_queued_jobs": "5", "seen": old}
+    assert (await operator.act(path, **saved)).status_code == 303
+    late = await operator.act(path, **(older | {"seen": old}))
+    assert late.status_code == 409
+    assert "tokens per minute: 1,000" in late.text
+    assert "max queued jobs: 5" in late.text
+    assert re.search(r'name="weight"[^>]* value="7"', late.text), "what was entered stays"
+    async with engine.connect() as conn:
+        found = await read_tenant(conn, "acme")
+    assert (found.weight, found.tokens_per_minute, found.max_queued_jobs) == (2, 1000, 5)
+    assert (await operator.act(path, **older)).status_code == 409, "a form without a version"
+    wrong = await operator.act(path, **(older | {"weight": "none", "seen": old}))
+    assert wrong.status_code == 422
+    assert f'name="seen" value="{old}"' in wrong.text, "what it was made over was never looked at anew"
+    shown = re.search(r'name="seen" value="(\w+)"', late.text)
+    assert shown
+    again = await operator.act(path, **(older | {"seen": shown[1]}))
+    assert again.status_code == 303, "now it was seen"
+
+
+async def test_a_budget_that_somebody_else_raised_meanwhile_stays_raised(
+    operator: Browser, budget: BudgetView, engine: AsyncEngine, acme: Tenant
+) -> None:
+    path, form = f"/admin/tenants/acme/budgets/{budget.id}", f"/admin/tenants/acme?edit={budget.id}"
+    old = await seen(operator, form)
+    assert (await operator.act(path, limit="5,000", thresholds="80", seen=old)).status_code == 303
+    late = await operator.act(path, limit=str(budget.limit), thresholds="50", seen=old)
+    assert late.status_code == 409
+    assert "limit: 5,000" in late.text
+    assert re.search(r'name="thresholds"[^>]* value="50"', late.text)
+    same = await operator.act(path, limit="5,000", thresholds="80", seen=old)
+    assert same.status_code == 303, "what is there already overwrites nothing"
+    async with engine.connect() as conn:
+        assert (await read_budget(conn, budget.id)).limit == 5000
+
+
+@pytest.mark.parametrize(
+    ("act", "fields"),
+    [
+        ("tenant.create", {"id": "new"}),
+        ("tenant.change", ALL_LIMITS),
+        ("budget.create", {"metric": "requests", "period": "hour", "limit": "5"}),
+        ("budget.change", {"limit": "5"}),
+        ("budget.retire", {}),
+        ("key.create", {"scopes": "jobs:read"}),
+        ("key.rotate", {}),
+        ("key.revoke", {}),
+    ],
+)
+async def test_a_reason_may_be_given_and_is_kept_with_the_act(
+    operator: Browser, acme: Tenant, budget: BudgetView, engine: AsyncEngine, act: str, fields: dict[str, object]
+) -> None:
+    at = "/admin/tenants/acme"
+    async with engine.connect() as conn:
+        prefix = await conn.scalar(text("SELECT prefix FROM api_keys WHERE tenant_id = 'acme' LIMIT 1"))
+        before = await conn.scalar(text("SELECT max(id) FROM audit_log"))
+    path = {
+        "tenant.create": "/admin/tenants", "tenant.change": f"{at}/limits", "budget.create": f"{at}/budgets",
+        "budget.change": f"{at}/budgets/{budget.id}", "budget.retire": f"{at}/budgets/{budget.id}/retire",
+        "key.create": f"{at}/keys", "key.rotate": f"{at}/keys/{prefix}/rotate", "key.revoke": f"{at}/keys/{prefix}/revoke",
+    }[act]  # fmt: skip
+    if act in {"tenant.change", "budget.change"}:
+        edit = "limits" if act == "tenant.change" else budget.id
+        fields = fields | {"seen": await seen(operator, f"{at}?edit={edit}")}
+    refused = await operator.act(path, **fields, reason="x" * 501)
+    assert refused.status_code == 422
+    assert "reason: must be at most 500" in refused.text
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT max(id) FROM audit_log")) == before
+    assert (await operator.act(path, **fields, reason="asked for in ticket 7")).status_code in {200, 303}
+    async with engine.connect() as conn:
+        row = (await conn.execute(text("SELECT action, detail FROM audit_log ORDER BY id DESC LIMIT 1"))).one()
+    assert (row.action, row.detail["reason"]) == (act, "asked for in ticket 7")
 
 
 async def test_another_tenants_budget_and_key_are_not_found(

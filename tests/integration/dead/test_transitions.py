@@ -10,11 +10,22 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
-from app.errors import AlreadyResolved, BudgetExhausted, InvalidRequest, NotFound, PromptTooLong, UnknownModel
+from app.errors import (
+    AlreadyResolved,
+    BudgetExhausted,
+    InvalidRequest,
+    NotFound,
+    OverTenantLimit,
+    PenstockError,
+    PromptTooLong,
+    TenantSuspended,
+    TierNotAllowed,
+    UnknownModel,
+)
 from app.ids import job_name, new_id
 from app.jobs.cancel import cancel
 from app.jobs.dead.announce import announce_ends
-from app.jobs.dead.edit import prepare_edit, read_request
+from app.jobs.dead.edit import prepare_edit, read_request, show_request
 from app.jobs.dead.evidence import MAX_BYTES
 from app.jobs.dead.read import (
     LetterFilter,
@@ -385,6 +396,78 @@ async def test_an_edit_is_checked_as_a_submission(
     with pytest.raises(error, match=said):
         await edit_of(engine, settings, job_id, **changes)
     assert (await letters(engine))[0].resolved_at is None
+
+
+@pytest.mark.parametrize(
+    ("rights", "changes", "error"),
+    [
+        ("tiers = '{standard}'", {"tier": "interactive"}, TierNotAllowed),
+        ("max_output_tokens = 16", {"max_tokens": 17}, OverTenantLimit),
+        ("suspended_at = now()", {"max_tokens": 4}, TenantSuspended),
+        # What the tenant may has changed since: an edit to what it may still goes.
+        ("tiers = '{batch}'", None, TierNotAllowed),
+        ("max_output_tokens = 4", None, OverTenantLimit),
+        ("max_prompt_tokens = 1", None, OverTenantLimit),
+        ("suspended_at = now()", None, TenantSuspended),
+    ],
+)
+async def test_another_life_keeps_to_the_rights_that_its_tenant_has_now(
+    engine: AsyncEngine, settings: Settings, rights: str, changes: dict | None, error: type[PenstockError]
+) -> None:
+    (job_id,) = await kill(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await conn.execute(text(f"UPDATE tenants SET {rights} WHERE id = 'acme'"))
+    edit = None if changes is None else await edit_of(engine, settings, job_id, **changes)
+    refused = await requeue_one(engine.begin, job_id, ORDER, edit)
+    assert isinstance(refused, Refusal)
+    assert type(refused.error) is error
+    assert (await letters(engine))[0].resolved_at is None
+    row = await job_row(engine, job_id)
+    assert (row.status, row.tier, row.max_tokens) == ("dead", "standard", 8)
+    assert await rows(engine, audit_log) == []
+
+
+async def test_another_life_may_wait_where_the_queue_is_full(engine: AsyncEngine, settings: Settings) -> None:
+    (job_id,) = await kill(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE tenants SET max_queued_jobs = 0, tiers = '{batch}' WHERE id = 'acme'"))
+    edit = await edit_of(engine, settings, job_id, tier="batch")
+    assert isinstance(await requeue_one(engine.begin, job_id, ORDER, edit), Requeued)
+
+
+async def test_of_stop_strings_the_log_says_only_how_many_and_that_they_were_shown(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    (job_id,) = await kill(engine, await submit(engine, settings, stop=["a private word"]))
+    async with engine.begin() as conn:
+        assert (await show_request(conn, job_id, actor="test:ann")).shown()["stop"] == ["a private word"]
+    edit = await edit_of(engine, settings, job_id, stop=["another word", "and one"])
+    await send_back(engine, job_id, edit=edit)
+    shown, requeued = await rows(engine, audit_log)
+    assert (shown.actor, shown.action, shown.target) == ("test:ann", "dead_letter.show_texts", job_name(job_id))
+    assert requeued.detail["changed"] == {"stop": [{"strings": 1}, {"strings": 2}]}
+    assert "word" not in json.dumps([shown.detail, requeued.detail])
+    (stored,) = await rows(engine, job_inputs)
+    assert stored.sampling["stop"] == ["another word", "and one"]
+
+
+async def test_a_look_without_stop_strings_is_none(engine: AsyncEngine, settings: Settings) -> None:
+    (job_id,) = await kill(engine, await submit(engine, settings))
+    async with engine.begin() as conn:
+        await show_request(conn, job_id, actor="test:ann")
+    assert await rows(engine, audit_log) == []
+
+
+async def test_a_letters_story_hides_every_text_of_its_owner(engine: AsyncEngine, settings: Settings) -> None:
+    (job_id,) = await kill(
+        engine, await submit(engine, settings, stop=["a private word"], metadata={"team": "a"}, top_k=5)
+    )
+    async with engine.connect() as conn:
+        story = await read_story(conn, job_id)
+    assert story is not None
+    assert story.hidden_request == {"prompt": "once upon a time", "stop": ["a private word"]}
+    assert (story.shown_request["metadata"], story.shown_request["top_k"]) == ({"team": "a"}, 5)
+    assert not {"stop", "prompt"} & set(story.shown_request)
 
 
 async def test_an_edit_of_an_earlier_life_is_refused(engine: AsyncEngine, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Does each transition of a job hold, once, fenced, with all that belongs to it?"""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -84,6 +85,18 @@ async def test_a_job_from_submission_to_result(engine: AsyncEngine, settings: Se
         ("billed", 4, 3)
     ]
     assert [(row.attempt, row.outcome) for row in await rows(engine, attempts)] == [(1, "finished")]
+
+
+async def test_an_errors_words_are_cut_where_they_are_kept_and_sent(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    _, (job,) = await start_all(engine, await submit(engine, settings, webhook={"url": "https://example.com/hook"}))
+    error = {"code": "upstream_rejected", "message": "no " * 10_000}
+    async with engine.begin() as conn:
+        assert await finish(conn, [Ending(job.job_id, job.attempt, "failed", error=error, billed=False)])
+    kept = (await view(engine, job.job_id)).error
+    assert kept == {"code": "upstream_rejected", "message": "no " * 166 + "n…"}
+    (delivery,) = await rows(engine, webhook_deliveries)
+    assert json.loads(delivery.body)["data"]["error"] == kept
 
 
 async def test_a_second_finish_changes_nothing(engine: AsyncEngine, settings: Settings) -> None:

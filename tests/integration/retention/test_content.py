@@ -13,6 +13,7 @@ from app.jobs.sharing import hand_on
 from app.queue.events import EventLog, JobEvent, Publication
 from app.queue.keys import events_key
 from app.redis import Redis
+from app.retention.run import MOST_JOBS
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.dead import send_back
@@ -132,3 +133,35 @@ async def test_an_end_that_is_committed_late_is_found_behind_the_mark(
     late = await live(engine, settings, "succeeded")
     await age(engine, 2 / 1440, late)  # written two minutes ago, and committed just now
     assert (await retain(engine, redis, settings)).rows == {"job_inputs": 1, "job_results": 1}
+
+
+async def test_a_text_is_wiped_though_more_than_a_page_of_older_ones_are_held(
+    engine: AsyncEngine, redis: Redis, settings: Settings
+) -> None:
+    leader, due = await live(engine, settings, "succeeded"), await live(engine, settings, "succeeded")
+    follower = await live(engine, settings, "queued")
+    await age(engine, 2 * HOURS, leader)
+    await age(engine, HOURS, due)
+    held = MOST_JOBS + 1
+    async with engine.begin() as conn:
+        # All of one instant, each with a job that waits for its result.
+        copy = "INSERT INTO jobs SELECT (jsonb_populate_record(j, {})).* FROM jobs j, held WHERE j.id = :like"
+        await conn.execute(
+            text("CREATE TEMP TABLE held ON COMMIT DROP AS SELECT gen_random_uuid() id FROM generate_series(1, :n)"),
+            {"n": held},
+        )
+        await conn.execute(text(copy.format("jsonb_build_object('id', held.id)")), {"like": leader})
+        waits = "jsonb_build_object('id', gen_random_uuid(), 'shared_from', held.id)"
+        await conn.execute(text(copy.format(waits)), {"like": follower})
+        for table in ("job_inputs", "job_results"):
+            row = "jsonb_populate_record(x, jsonb_build_object('job_id', held.id))"
+            await conn.execute(
+                text(f"INSERT INTO {table} SELECT ({row}).* FROM {table} x, held WHERE x.job_id = :like"),
+                {"like": leader},
+            )
+    run = await retain(engine, redis, settings)
+    assert run.outcome == "done"
+    kept = await with_input(engine)
+    assert due not in kept
+    assert leader not in kept
+    assert len(kept) == held + 1  # and the follower's own

@@ -69,7 +69,7 @@ async def test_no_statement_of_a_run_reads_a_large_table_whole(engine: AsyncEngi
             "roll-up": (jobs._ROLL_UP, {"ids": ids[:10]}),
             **{f"delete {table}": (each, {"ids": ids[:10]}) for table, each in jobs._DELETES.items()},
             "tenants with texts": (content._TENANTS, {}),
-            "texts": (content._DUE, page),
+            "texts": (content._DUE, page | {"after": ids[0]}),
             "deliveries": (rest._LOCK_DELIVERIES, {"days": 30, "most": 500}),
             "bills": (rest._SUM_UP, {"usage_days": 30, "most": 500}),
         }

@@ -241,6 +241,10 @@ def test_nobody_talks_to_anybody_but_as_it_is_said(objects: list[dict[str, Any]]
     assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"} <= set(
         rule["to"][0]["ipBlock"]["except"]
     )
+    traces = of(objects, "NetworkPolicy", "traces")["spec"]
+    assert set(traces["podSelector"]["matchExpressions"][0]["values"]) == {"api", "worker", "webhooks"}
+    assert [port["port"] for rule in traces["egress"] for port in rule["ports"]] == [4318]
+    assert all(rule["to"] for rule in traces["egress"]), "to a collector, not to anybody"
 
 
 def test_a_gpu_is_asked_for_by_the_overlay_that_needs_one() -> None:
