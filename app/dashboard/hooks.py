@@ -80,7 +80,7 @@ async def switch_endpoint(request: Request, name: EndpointId, status: str, sessi
     if status not in {"enable", "disable", "recover"}:
         raise NotFound("there is no such page")
     try:
-        reason, detail = reason_of(text_of(form, "reason")), {}
+        reason, detail, count = reason_of(text_of(form, "reason")), {}, 0
         async with services.transaction() as conn:
             row = await queries.read_endpoint(conn, endpoint_id)
             if row is None:
@@ -102,7 +102,8 @@ async def switch_endpoint(request: Request, name: EndpointId, status: str, sessi
             )  # fmt: skip
     except PenstockError as error:
         return await _endpoint(request, endpoint_id, error.detail, error.status)
-    said = {"enable": "endpoint-enabled", "disable": "endpoint-disabled", "recover": "endpoint-recovered"}[status]
+    recovered = "endpoint-recovered" if count else "endpoint-had-nothing"
+    said = {"enable": "endpoint-enabled", "disable": "endpoint-disabled", "recover": recovered}[status]
     return go(request, f"{_PAGE}/endpoints/{endpoint_name(endpoint_id)}", said=said)
 
 

@@ -244,9 +244,13 @@ async def test_an_endpoint_is_disabled_enabled_and_recovered(world: World, opera
     assert (await operator.act(f"{path}/recover", reason=WHY, since_s="3600")).status_code == 409
     assert (await operator.act(f"{path}/enable", reason=WHY)).status_code == 303
     assert (await operator.act(f"{path}/recover", reason=WHY, since_s="1")).status_code == 422
-    assert (await operator.act(f"{path}/recover", reason=WHY, since_s="3600")).status_code == 303
+    recovered = await operator.act(f"{path}/recover", reason=WHY, since_s="3600")
+    assert recovered.headers["Location"].endswith("?said=endpoint-recovered")
     assert await world.value("SELECT status FROM webhook_deliveries WHERE id = :id", id=world.delivery) == "pending"
-    assert await world.acts() == [(ANN, f"webhook_endpoint.{act}", name) for act in ("disable", "enable", "recover")]
+    again = await operator.act(f"{path}/recover", reason=WHY, since_s="3600")
+    assert again.headers["Location"].endswith("?said=endpoint-had-nothing"), "it isn't said that something was sent"
+    done = ("disable", "enable", "recover", "recover")
+    assert await world.acts() == [(ANN, f"webhook_endpoint.{act}", name) for act in done]
 
 
 async def test_a_delivery_is_sent_again(world: World, operator: Browser) -> None:
@@ -306,6 +310,9 @@ async def test_a_model_is_priced_stopped_and_allowed(world: World, operator: Bro
         answer = await operator.act("/admin/models/price", name="tiny", input_price=wrong, output_price="1")
         assert answer.status_code == 422, wrong
         assert "input_price" in answer.text
+    typed = await operator.act("/admin/models/price", name="tiny", input_price="7.25", output_price="x", fallback="")
+    assert 'name="input_price" type="text" value="7.25"' in typed.text, "what was right needn't be typed again"
+    assert 'name="output_price" type="text" value="x"' in typed.text
     itself = await operator.act("/admin/models/price", name="tiny", input_price="1", output_price="1", fallback="tiny")
     assert itself.status_code == 422
     assert (await operator.act("/admin/models/breaker/stop", name="tiny", reason=WHY)).status_code == 303

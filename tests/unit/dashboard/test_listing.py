@@ -56,6 +56,9 @@ def test_metadata_as_people_write_it() -> None:
 def test_words() -> None:
     assert short_id("job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b") == "job_…3e4f5a6b"
     assert short_id("tiny_1") == "tiny_1"
+    assert short_id("acme/0197a1b2-c3d4-7e8f-9a0b-1c2d3e4f5a6b") == "acme/…3e4f5a6b", "whose it is"
+    assert short_id("acme/pk_0197a1b2c3d4") == "acme/pk_0197a1b2c3d4"
+    assert short_id("a-tenant-with-a-long-name") == "a-tenant-with-a-long-name"
     assert sentence("the GPU died") == "The GPU died"
     assert without_query("https://x.test/a?token=1#b") == "https://x.test/a?…"
     assert without_query("https://x.test/a") == "https://x.test/a"
