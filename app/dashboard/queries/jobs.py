@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page, equal, few, walk
@@ -20,7 +20,7 @@ _CLOCKS_APART = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class JobSearch:
-    """What is searched for; None is any. `after` and `before` bound created_at, both exclusive."""
+    """What is searched for; None is any. `after` and `before` bound created_at, both exclusive. `id_end`: the id's last hex digits."""
 
     tenant: str | None = None
     status: str | None = None
@@ -29,6 +29,7 @@ class JobSearch:
     metadata: dict[str, str] | None = None
     after: datetime | None = None
     before: datetime | None = None
+    id_end: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ async def find_jobs(
         found = equal(columns, status=status, tier=wanted.tier, model=wanted.model)
         if wanted.metadata:
             found.append(columns["metadata"].contains(wanted.metadata))
+        if wanted.id_end is not None:
+            found.append(func.right(cast(columns.id, Text), len(wanted.id_end)) == wanted.id_end)
         if wanted.after is not None:
             found.append(columns.created_at > wanted.after)
         if wanted.before is not None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
-from app.dashboard.listing import listing_of, pairs_of, time_of, uuid_of
+from app.dashboard.listing import id_end_of, listing_of, pairs_of, time_of, uuid_of
 from app.dashboard.words import brief, pretty, sentence, short_id, without_query
 from app.errors import InvalidRequest
 
@@ -34,6 +34,13 @@ def test_an_id_is_read_however_it_was_pasted(given: str) -> None:
 def test_what_is_no_id_is_refused(given: str) -> None:
     with pytest.raises(InvalidRequest, match="id: must be"):
         uuid_of(given, "id")
+
+
+def test_the_end_of_an_id_is_read_as_lists_show_it() -> None:
+    for given in ("job_…3e4f5a6b", "…3e4f5a6b", " 3E4F5A6B ", "job_...3e4f5a6b"):
+        assert id_end_of(given) == "3e4f5a6b", given
+    for given in ("", "job_", "3e4f5a6", "3e4f5a6b7", "xe4f5a6b", "job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b"):
+        assert id_end_of(given) is None, given
 
 
 def test_times_are_utc_unless_they_say_otherwise() -> None:
