@@ -11,7 +11,7 @@ from app.cli.submit import Submission, _submit
 from tests.support.hostile import hostile, http
 
 ACCEPTED = http(202, b'{"id": "job_1", "status": "queued"}')
-ENDED = http(200, b'{"id": "job_1", "status": "succeeded", "result": {"choices": [{"index": 0, "text": "the end"}]}}')
+ENDED = http(200, b'{"id": "job_1", "status": "succeeded", "choices": [{"index": 0, "text": "the end"}]}')
 
 
 class Closed(io.StringIO):
@@ -35,10 +35,5 @@ async def test_who_cannot_print_a_result_ends_with_its_error(
         jobs = [Submission("", {"prompt": "Once"}) for _ in range(count)]
         with pytest.raises(OSError, match=error.strerror) as raised:
             async with asyncio.timeout(30):
-                await submitted(Target(server.url, "pk_000000000000_secret"), jobs)
+                await _submit(Target(server.url, "pk_000000000000_secret"), jobs, wait=True, as_json=False)
     assert raised.value is error
-
-
-async def submitted(target: Target, jobs: list[Submission]) -> None:
-    """As the command does it, in this loop."""
-    await _submit(target, jobs, wait=True, as_json=False)
