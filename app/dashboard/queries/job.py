@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.batches.tables import batch_lines
@@ -81,7 +81,7 @@ class NoticeRow:
 
 @dataclass(frozen=True, slots=True)
 class Retiering:
-    """An operator put the job into another tier while it waited."""
+    """An operator put the job into another tier: while it waited, or when its letter was sent back."""
 
     at: datetime
     actor: str
@@ -272,9 +272,12 @@ async def _notices(conn: AsyncConnection, job_id: UUID) -> list[NoticeRow]:
 
 async def _retierings(conn: AsyncConnection, job_id: UUID) -> list[Retiering]:
     a = audit_log.c
+    # A letter may be sent back in another tier, too.
+    before = func.coalesce(a.detail["before"].astext, a.detail[("changed", "tier", "0")].astext)
+    after = func.coalesce(a.detail["after"].astext, a.detail[("changed", "tier", "1")].astext)
     rows = await conn.execute(
-        select(a.at, a.actor, a.detail["before"].astext, a.detail["after"].astext)
-        .where(a.target == job_name(job_id), a.action == "job.tier")
+        select(a.at, a.actor, before, after)
+        .where(a.target == job_name(job_id), a.action.in_(["job.tier", "dead_letter.requeue"]), before.is_not(None))
         .order_by(a.id)
     )
     return [Retiering(*row) for row in rows]

@@ -92,6 +92,9 @@ async def test_another_tier(world: World, operator: Browser) -> None:
     assert (await operator.act(path, reason=WHY, tier="interactive")).headers["Location"].endswith("said=job-retiered")
     assert await world.value("SELECT tier FROM jobs WHERE id = :id", id=job_id) == "interactive"
     assert (await operator.act(path, reason=WHY, tier="fastest")).status_code == 422
+    timeline = (await operator.get(f"/admin/jobs/{job_name(job_id)}")).text
+    assert "queued in batch" in timeline, "as it was then"
+    assert f"put into interactive by {ANN}" in timeline
     ended = f"/admin/jobs/{job_name(world.jobs['succeeded'])}/tier"
     assert (await operator.act(ended, reason=WHY, tier="batch")).status_code == 409
     async with world.engine.begin() as conn:
