@@ -1,13 +1,11 @@
 """Which models are served? /admin/models: price, fallback, and the breaker with its stop and its allow."""
 
-from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from fastapi import APIRouter, Request, Response
 
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.assets import PREFIX
-from app.dashboard.figures import money
 from app.dashboard.forms import read_form, text_of
 from app.dashboard.job import reason_of
 from app.dashboard.pages import go, page
@@ -60,7 +58,7 @@ async def price(request: Request, session: Operator) -> Response:
             await change_price(conn, name, change, actor=session.actor)
     except (PenstockError, ValueError) as error:
         told = error.detail if isinstance(error, PenstockError) else "fallback: isn't a model's name"
-        return await _form(request, name, told, getattr(error, "status", 422), typed=form)
+        return await _form(request, name, told, getattr(error, "status", 422))
     return go(request, _PAGE, said="saved")
 
 
@@ -104,22 +102,13 @@ async def _shown(request: Request) -> Response:
     return page(request, "models.html", section="models", found=found)
 
 
-async def _form(
-    request: Request, name: str, problem: str = "", status: int = 200, *, typed: Mapping[str, list[str]] | None = None
-) -> Response:
+async def _form(request: Request, name: str, problem: str = "", status: int = 200) -> Response:
     async with services_of(request).transaction() as conn:
         found = await list_models(conn)
     model = next((each for each in found if each.name == name), None)
     if model is None:
         raise NotFound(f"there is no model {name[:100]!r}: no worker has ever registered it")
     others = [("", "none"), *(each.name for each in found if each.name != name)]
-    shown = {
-        "input_price": money(model.input_price),
-        "output_price": money(model.output_price),
-        "fallback": model.fallback or "",
-    }
-    shown |= {field: text_of(typed or {}, field, stored) for field, stored in shown.items()}  # what was typed stays
     return page(
-        request, "model.html", section="models", title=name, status=status, model=model, others=others, problem=problem,
-        shown=shown,
-    )  # fmt: skip
+        request, "model.html", section="models", title=name, status=status, model=model, others=others, problem=problem
+    )
