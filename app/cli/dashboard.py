@@ -30,8 +30,9 @@ def link(settings: Settings, name: str | None, role: str | None) -> None:
         return person, await links.make_link(conn, person, actor=actor())
 
     person, token = in_transaction(settings, act)
-    who = person.name if person.name == person.role else f"{person.name}, {person.role}"
-    print(f"{link_url(settings, token)}\n\nFor {who}. It works once, for {links.VALID_S // 60} minutes.")
+    print(
+        f"{link_url(settings, token)}\n\nFor {person.name}, {person.role}. It works once, for {links.VALID_S // 60} minutes."
+    )
 
 
 def operators(settings: Settings) -> None:

@@ -95,11 +95,11 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
         await conn.execute(
             _END_RUNNING,
             {
+                "outcomes": [each.outcome for each in endings],
                 "ids": [each.job_id for each in endings],
                 "attempts": [each.attempt for each in endings],
                 "statuses": [each.status for each in endings],
                 "errors": [_json(each.error) for each in endings],
-                "outcomes": [each.outcome for each in endings],
             },
         )
     ).all()
