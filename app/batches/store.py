@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, case, func, null, select, update
+from sqlalchemy import ColumnElement, Float, and_, case, cast, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -83,9 +83,9 @@ class Batch:
 
 # A rate is believed while lines end: after so long without one, in seconds and in lines at that rate, it says nothing of what is left.
 RATE_HOLDS_S, RATE_HOLDS_LINES = 60, 10
-_QUIET_S = func.extract("epoch", func.statement_timestamp() - batches.c.progress_at)
-_HOLDS_S = func.greatest(RATE_HOLDS_S, RATE_HOLDS_LINES / func.nullif(batches.c.lines_per_s, 0))
-_RATE = case((_QUIET_S > _HOLDS_S, null()), else_=batches.c.lines_per_s).label("lines_per_s")
+_QUIET_S = cast(func.extract("epoch", func.statement_timestamp() - batches.c.progress_at), Float)
+_IS_OVER = and_(_QUIET_S > RATE_HOLDS_S, _QUIET_S * batches.c.lines_per_s > RATE_HOLDS_LINES)
+_RATE = case((_IS_OVER, null()), else_=batches.c.lines_per_s).label("lines_per_s")
 COLUMNS: list[ColumnElement[Any]] = [_RATE if name == "lines_per_s" else batches.c[name] for name in Batch.__slots__]
 
 

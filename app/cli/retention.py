@@ -47,7 +47,7 @@ def show_plan(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    print_table(("table", "rows"), list(found.items()), nothing="")
+    print_table(("table", "rows"), list(found.items()), nothing="nothing would be deleted")
 
 
 def run(settings: Settings, *, here: bool) -> None:
