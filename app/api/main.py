@@ -27,6 +27,7 @@ from app.api import (
     quotes,
     reference,
     retention,
+    root,
     tenants,
     webhooks,
     why,
@@ -79,7 +80,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     routers = (
         jobs.router, bulk.router, events.router, quotes.router, webhooks.router, why.router, dead_letters.router, tenants.router,
         keys.router, budgets.router, prices.router, models.router, files.router, batches.router, autoscale.router, health.router,
-        metrics.router, problems.router, retention.router,
+        metrics.router, problems.router, retention.router, root.router,
         chat.router, completions.router, responses.router,
     )  # fmt: skip
     for router in routers:

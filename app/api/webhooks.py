@@ -193,7 +193,8 @@ async def ping_endpoint(request: Request, name: EndpointName, caller: Writer) ->
     openapi_extra={"requestBody": body_of(Recovery)},
 )
 async def recover_endpoint(request: Request, name: EndpointName, caller: Writer) -> Response:
-    """For an endpoint that was away: all its failed deliveries of the last `since_s` seconds, each under its own webhook-id."""
+    """For an endpoint that was away: all its deliveries of the last `since_s` seconds that failed, or wait for their next try after
+    one that failed, each under its own webhook-id."""
     wanted = parse_body(await read_body(request, most=MAX_BODY_BYTES), Recovery)
     async with runtime_of(request).transaction() as conn:
         resent = await history.recover(conn, caller.tenant_id, _endpoint_id(name), since_s=wanted.since_s)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Float, and_, case, cast, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -75,13 +75,18 @@ class Batch:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until all lines have their result, at the rate of lately; None where that isn't known."""
+        """Seconds until all lines have their result, at the rate of lately; None where that isn't known, as when none ends any more."""
         if self.status != "in_progress" or not self.lines_per_s:
             return None
         return self.left / self.lines_per_s
 
 
-COLUMNS = [batches.c[name] for name in Batch.__slots__]
+# A rate is believed while lines end: after so long without one, in seconds and in lines at that rate, it says nothing of what is left.
+RATE_HOLDS_S, RATE_HOLDS_LINES = 60, 10
+_QUIET_S = cast(func.extract("epoch", func.statement_timestamp() - batches.c.progress_at), Float)
+_IS_OVER = and_(_QUIET_S > RATE_HOLDS_S, _QUIET_S * batches.c.lines_per_s > RATE_HOLDS_LINES)
+_RATE = case((_IS_OVER, null()), else_=batches.c.lines_per_s).label("lines_per_s")
+COLUMNS: list[ColumnElement[Any]] = [_RATE if name == "lines_per_s" else batches.c[name] for name in Batch.__slots__]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from rich.text import Text
 from app.cli.batch_lines import endpoint_of
 from app.cli.errors import CommandFailed
 from app.cli.http import Api, Target
+from app.cli.tables import print_table, shown_time
 from app.client import BATCH_ENDED, Batch, refusal_of
 
 REFRESH_S = 0.5
@@ -89,13 +89,14 @@ def submit(target: Target, file: Path, options: dict[str, Any], *, wait: bool, a
 def list_batches(target: Target, *, limit: int, as_json: bool) -> None:
     """Print the newest batches, newest first."""
     batches = _with_api(target, lambda api: api.batches(limit=limit))
-    for batch in batches:
-        if as_json:
+    if as_json:
+        for batch in batches:
             print(json.dumps(batch, ensure_ascii=False))
-        else:
-            print("  ".join((batch["id"], batch["status"], _counts(batch), batch["tier"], _when(batch["created_at"]))))
-    if not batches and not as_json:
-        print("no batches")
+        return
+    rows = [
+        (each["id"], each["status"], _counts(each), each["tier"], shown_time(each["created_at"])) for each in batches
+    ]
+    print_table(("batch", "status", "lines", "tier", "created"), rows, nothing="no batches")
 
 
 def show_batch(target: Target, batch_id: str, *, watch: bool, as_json: bool) -> None:
@@ -196,7 +197,7 @@ def _print_batch(batch: Mapping[str, Any]) -> None:
     print(f"{'lines':<12} {_counts(batch)}")
     for name in ("created_at", "expires_at", "eta"):
         if batch.get(name) is not None:
-            print(f"{name.removesuffix('_at'):<12} {_when(batch[name])}")
+            print(f"{name.removesuffix('_at'):<12} {shown_time(batch[name])}")
     if batch.get("waiting_for"):
         print(f"{'waiting':<12} {batch['waiting_for']['detail']}")
     for each in (batch.get("errors") or {}).get("data", []):
@@ -205,7 +206,7 @@ def _print_batch(batch: Mapping[str, Any]) -> None:
 
 
 def _line(batch: Mapping[str, Any]) -> str:
-    eta = f", done about {_when(batch['eta'])}" if batch.get("eta") else ""
+    eta = f", done about {shown_time(batch['eta'])}" if batch.get("eta") else ""
     waits = f", waiting: {batch['waiting_for']['detail']}" if batch.get("waiting_for") else ""
     return f"{batch['id']} {batch['status']}, {_counts(batch)}{eta}{waits}"
 
@@ -214,7 +215,3 @@ def _counts(batch: Mapping[str, Any]) -> str:
     counts = batch["request_counts"]
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{counts['completed']} of {counts['total']}{failed}"
-
-
-def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

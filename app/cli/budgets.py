@@ -7,7 +7,8 @@ from uuid import UUID
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
-from app.cli.operating import document, in_transaction, print_rows, whole
+from app.cli.operating import document, in_transaction, whole
+from app.cli.tables import print_table
 from app.quotas import budget_acts
 from app.quotas.budget_acts import BudgetView
 from app.quotas.wanted import BudgetChange, BudgetWanted, checked
@@ -33,7 +34,7 @@ def show_all(settings: Settings, tenant_id: str | None, *, retired: bool, as_jso
         for each in found:
             print(document(each))
         return
-    print_rows(_COLUMNS, [_cells(each) for each in found], nothing="no budgets: `penstock budgets set` makes one")
+    print_table(_COLUMNS, [_cells(each) for each in found], nothing="no budgets: `penstock budgets set` makes one")
 
 
 def put(

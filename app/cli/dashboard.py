@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
 from app.cli.folder import DataFolder
-from app.cli.operating import in_transaction, print_rows, when
+from app.cli.operating import in_transaction
 from app.cli.stack import base_url
+from app.cli.tables import print_table, shown_time
 from app.operators import links, people
 from app.operators.addresses import is_local
 from app.settings import Settings
@@ -50,11 +51,11 @@ def operators(settings: Settings) -> None:
         (
             each.name, each.role,
             "disabled" if each.disabled_at else "active" if each.has_password else "no password yet",
-            when(each.logged_in_at, "never"),
+            shown_time(each.logged_in_at, "never"),
         )
         for each in in_transaction(settings, people.list_people)
     ]  # fmt: skip
-    print_rows(
+    print_table(
         ("operator", "role", "state", "last log-in"), rows, nothing="nobody: `penstock dashboard link` makes the owner"
     )
 

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,6 +20,7 @@ from app.cli.actor import actor
 from app.cli.dlq_edit import edited
 from app.cli.dlq_shown import group_cells, group_document, letter_cells, letter_document, print_story, say
 from app.cli.errors import CommandFailed, one_line
+from app.cli.tables import print_table
 from app.clock import SystemClock
 from app.db import create_engine, database_now
 from app.ids import job_name, parse_job_name
@@ -117,22 +117,10 @@ def list_dead(
         for each in found:
             print(json.dumps(group_document(each) if isinstance(each, LetterGroup) else letter_document(each)))
         return
-    console = Console()
-    if not found:
-        say(console, "no dead letters")
-        return
     names = ("fingerprint", "count", "tenants", "last", "pools", "signature") if groups else (
         "job", "died", "tenant", "pool", "reason", "fingerprint", "state")  # fmt: skip
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, no_wrap=name != "signature", overflow="fold")
-    for each in found:
-        cells = group_cells(each) if isinstance(each, LetterGroup) else letter_cells(each)
-        table.add_row(*cells)
-        if not console.is_terminal:
-            print("\t".join(cells))  # for awk and its friends: rich would make blanks of tabs
-    if console.is_terminal:
-        console.print(table, markup=False)
+    cells = [group_cells(each) if isinstance(each, LetterGroup) else letter_cells(each) for each in found]
+    print_table(names, cells, nothing="no dead letters", wide="signature")
     shown = sum(each.count if isinstance(each, LetterGroup) else 1 for each in found)
     if shown < total:
         print(f"{shown:,} of {total:,} dead letters: --limit shows more", file=sys.stderr)

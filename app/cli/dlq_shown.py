@@ -1,16 +1,13 @@
 """What do dead letters look like on the command line? A row, an object, a story."""
 
 import json
-import re
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 
+from app.cli.tables import shown_time, visible
 from app.ids import job_name
 from app.jobs.dead.read import Letter, LetterGroup, LetterStory
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def letter_document(letter: Letter) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def group_document(group: LetterGroup) -> dict[str, Any]:
 def letter_cells(letter: Letter) -> list[str]:
     """A letter as a row."""
     return [
-        job_name(letter.job_id), _when(letter.at), letter.tenant_id, letter.pool, letter.reason, letter.fingerprint,
+        job_name(letter.job_id), shown_time(letter.at), letter.tenant_id, letter.pool, letter.reason, letter.fingerprint,
         letter.resolution or "open",
     ]  # fmt: skip
 
@@ -44,7 +41,7 @@ def letter_cells(letter: Letter) -> list[str]:
 def group_cells(group: LetterGroup) -> list[str]:
     """A group as a row."""
     return [
-        group.fingerprint, str(group.count), str(group.tenants), _when(group.last_at), ",".join(sorted(group.pools)),
+        group.fingerprint, str(group.count), str(group.tenants), shown_time(group.last_at), ",".join(sorted(group.pools)),
         group.signature or group.reason,
     ]  # fmt: skip
 
@@ -54,15 +51,13 @@ def print_story(console: Console, story: LetterStory, private: dict[str, Any] | 
     letter, evidence = story.letter, story.evidence
     state = "open"
     if letter.resolution is not None and letter.resolved_at is not None:
-        state = (
-            f"{letter.resolution} by {letter.resolved_by} at {_when(letter.resolved_at)}: {letter.resolution_reason}"
-        )
+        state = f"{letter.resolution} by {letter.resolved_by} at {shown_time(letter.resolved_at)}: {letter.resolution_reason}"
     error = evidence.get("error") or {}
     lines = {
         "job": job_name(letter.job_id),
         "letter": state,
         "life": f"{letter.reservation}, up to attempt {letter.attempt}",
-        "died": _when(letter.at),
+        "died": shown_time(letter.at),
         "reason": f"{letter.reason}: {error.get('message', '')}",
         "group": f"{letter.fingerprint}  {letter.signature}",
         "tenant": letter.tenant_id,
@@ -77,7 +72,8 @@ def print_story(console: Console, story: LetterStory, private: dict[str, Any] | 
         worker = attempt.get("worker") or {}
         place = f" on {worker.get('host')}, {worker.get('device')}" if worker else ""
         say(
-            console, f"\nattempt {attempt.get('attempt')}: {attempt.get('outcome')} at {attempt.get('ended_at')}{place}"
+            console,
+            f"\nattempt {attempt.get('attempt')}: {attempt.get('outcome')} at {shown_time(attempt.get('ended_at'))}{place}",
         )
         for name, value in (attempt.get("detail") or {}).items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -85,7 +81,7 @@ def print_story(console: Console, story: LetterStory, private: dict[str, Any] | 
     for each in story.others:
         say(
             console,
-            f"\nlife {each.reservation} died at {_when(each.at)}: {each.reason}, {each.resolution} by {each.resolved_by}",
+            f"\nlife {each.reservation} died at {shown_time(each.at)}: {each.reason}, {each.resolution} by {each.resolved_by}",
         )
     if private is None:
         say(console, "\nprompt and output are hidden: --prompts shows them, and that is written down")
@@ -93,15 +89,6 @@ def print_story(console: Console, story: LetterStory, private: dict[str, Any] | 
     say(console, "\n" + json.dumps(private, ensure_ascii=False, indent=2))
 
 
-def _when(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
-
-
 def say(console: Console, line: str) -> None:
     """A line as it is, however long."""
     console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
-
-
-def visible(text: str) -> str:
-    """`text` without what would command the terminal: logs and requests hold whatever others wrote."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -126,17 +126,17 @@ def _schema(settings: Settings) -> Iterator[Finding]:
 def _workers(settings: Settings) -> Iterator[Finding]:
     from app.db import create_engine
     from app.jobs.breakers import Standing, standings
-    from app.jobs.live import LiveWorker, live_workers
+    from app.jobs.live import LiveWorker, live_workers, unserved_pools
 
-    async def read() -> tuple[list[LiveWorker], list[Standing]]:
+    async def read() -> tuple[list[LiveWorker], list[Standing], list[str]]:
         db = create_engine(settings, application_name="penstock-doctor")
         try:
             async with db.connect() as conn:
-                return await live_workers(conn), await standings(conn)
+                return await live_workers(conn), await standings(conn), await unserved_pools(conn)
         finally:
             await db.dispose()
 
-    found, breakers = asyncio.run(read())
+    found, breakers, unserved = asyncio.run(read())
     for each in found:
         who = (
             f"{each.model} on {each.host}:{each.pid} ({each.device}), {each.state}, renewed {each.renewed_s:.0f} s ago"
@@ -149,6 +149,8 @@ def _workers(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand{_guesses(each.stats)}")
     if not found:
         yield Finding("warn", "worker", "none is alive: jobs wait", "start one: `penstock worker`")
+    for pool in unserved:
+        yield Finding("warn", "jobs", f"some wait for {pool}, and no worker serves it", "start one: `penstock worker`")
     for breaker in breakers:
         yield _breaker(breaker)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from app.cli.errors import CommandFailed
 from app.cli.http import Api, Target, describe_error, tokens_of
+from app.cli.tables import print_table, shown_time
 from app.client import ENDED, Job, texts
 
 REFRESH_S = 0.5
@@ -24,6 +25,8 @@ STYLES = {
     "cancelled": "yellow",
     "running": "cyan",
 }
+_COLUMNS = ("job", "status", "tier", "model", "tokens", "age")
+_FIGURES = ("tokens", "age")
 
 
 def list_jobs(target: Target, filters: dict[str, str | None], *, limit: int, as_json: bool) -> None:
@@ -33,16 +36,8 @@ def list_jobs(target: Target, filters: dict[str, str | None], *, limit: int, as_
         for job in jobs:
             print(json.dumps(job, ensure_ascii=False))
         return
-    console = Console()
-    if not jobs:
-        _say(console, "no jobs")
-        return
-    if console.is_terminal:
-        console.print(table_of(jobs))
-        return
-    # For awk and its friends: one line a job, nothing cut.
-    for job in jobs:
-        _say(console, "  ".join(_cells(job)))
+    styles = [STYLES.get(str(job["status"]), "") for job in jobs]
+    print_table(_COLUMNS, [_cells(job) for job in jobs], nothing="no jobs", right=_FIGURES, styles=styles)
 
 
 def show_job(target: Target, job_id: str, *, as_json: bool) -> None:
@@ -84,8 +79,8 @@ def watch_job(target: Target, job_id: str) -> bool:
 def table_of(jobs: list[Job]) -> Table:
     """Jobs as a table."""
     table = Table(box=None, pad_edge=False)
-    for name in ("job", "status", "tier", "model", "tokens", "age"):
-        table.add_column(name, justify="right" if name in {"tokens", "age"} else "left", no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in _FIGURES else "left", no_wrap=True)
     for job in jobs:
         job_id, status, *rest = _cells(job)
         table.add_row(job_id, Text(status, style=STYLES.get(status, "")), *rest)
@@ -161,10 +156,10 @@ def _print_job(console: Console, job: Job) -> None:
         "status": describe_error(job) if job.get("error") else job["status"],
         "tier": job.get("tier"),
         "model": job.get("model"),
-        "created": job.get("created_at"),
-        "started": job.get("started_at"),
-        "finished": job.get("finished_at"),
-        "deadline": job.get("deadline_at"),
+        "created": shown_time(job.get("created_at"), ""),
+        "started": shown_time(job.get("started_at"), ""),
+        "finished": shown_time(job.get("finished_at"), ""),
+        "deadline": shown_time(job.get("deadline_at"), ""),
         "attempts": job.get("attempts"),
         "usage": ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in usage.items() if value),
         "cost": _cost(job),

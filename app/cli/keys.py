@@ -5,7 +5,8 @@ from typing import Any
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
-from app.cli.operating import document, in_transaction, print_rows, when, whole
+from app.cli.operating import document, in_transaction, whole
+from app.cli.tables import print_table, shown_time
 from app.errors import NotFound
 from app.quotas import key_acts, keys
 from app.quotas.wanted import KeyRotation, KeyWanted, checked
@@ -78,13 +79,13 @@ def show(settings: Settings, tenant: str | None, *, as_json: bool = False) -> No
         return
     rows = [
         (
-            each.prefix, each.tenant_id, each.name, ",".join(each.scopes), when(each.created_at, "-"),
-            when(each.expires_at, "never"), each.state,
-            f"{each.old_prefix} until {when(each.old_until, '-')}" if each.old_prefix else "-",
+            each.prefix, each.tenant_id, each.name, ",".join(each.scopes), shown_time(each.created_at),
+            shown_time(each.expires_at, "never"), each.state,
+            f"{each.old_prefix} until {shown_time(each.old_until, '-')}" if each.old_prefix else "-",
         )
         for each in found
     ]  # fmt: skip
-    print_rows(_COLUMNS, rows, nothing="no keys: `penstock keys create TENANT` makes one")
+    print_table(_COLUMNS, rows, nothing="no keys: `penstock keys create TENANT` makes one")
 
 
 def rotate(settings: Settings, prefix: str, *, overlap_hours: float | None, expires_days: float | None) -> None:
@@ -105,7 +106,7 @@ def rotate(settings: Settings, prefix: str, *, overlap_hours: float | None, expi
         )
     except NotFound:
         raise _no_such(prefix) from None
-    until = f"valid until {when(fresh.key.old_until, '-')}" if fresh.key.old_until else "void"
+    until = f"valid until {shown_time(fresh.key.old_until, '-')}" if fresh.key.old_until else "void"
     print(f"the secret before is {until}", file=sys.stderr)
     _hand_over(fresh)
 

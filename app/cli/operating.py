@@ -1,18 +1,16 @@
-"""What do commands of operators have in common? One transaction on the database, and rows for people or for machines."""
+"""What do commands of operators have in common? One transaction on the database, and an object for people or for machines."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.cli.dlq_shown import visible
 from app.cli.errors import CommandFailed
+from app.cli.tables import shown_time, visible
 from app.db import create_engine
 from app.settings import Settings
 
@@ -55,32 +53,11 @@ def document(value: Any) -> str:
     return json.dumps(asdict(value), ensure_ascii=False, default=_plain)
 
 
-def when(at: datetime | None, never: str) -> str:
-    """A time in UTC, to the minute."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%MZ}" if at else never
-
-
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, nothing: str) -> None:
-    """A table on a terminal, lines with tabs elsewhere."""
-    console = Console()
-    cells = [["-" if cell is None else visible(str(cell)) for cell in row] for row in rows]
-    if not console.is_terminal:
-        for each in cells:
-            print("\t".join(each))
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for each in cells:
-        table.add_row(*each)
-    console.print(table if cells else nothing, highlight=False, markup=False)
-
-
 def print_fields(value: Any) -> None:
     """A dataclass, a field a line, for people."""
     for name, field in asdict(value).items():
         shown = (
-            when(field, "-")
+            shown_time(field)
             if isinstance(field, datetime)
             else ",".join(map(str, field))
             if isinstance(field, list)

@@ -7,7 +7,8 @@ from typing import Any
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
-from app.cli.operating import in_transaction, print_rows, when
+from app.cli.operating import in_transaction
+from app.cli.tables import print_table, shown_time
 from app.clock import SystemClock
 from app.db import create_engine
 from app.quotas.acts import record_act
@@ -37,7 +38,7 @@ def show(settings: Settings, *, limit: int, as_json: bool) -> None:
         )
         print(f"tenant {each.tenant}: jobs {_days(each.retention_days, 'as above')}{texts}")
     print(f"deleted so far: {_counts(found.totals)}")
-    print_rows(_COLUMNS, [_row(each) for each in found.runs], nothing="no run yet: a maintenance process makes them")
+    print_table(_COLUMNS, [_row(each) for each in found.runs], nothing="no run yet: a maintenance process makes them")
 
 
 def show_plan(settings: Settings, *, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def show_plan(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    print_rows(("table", "rows"), list(found.items()), nothing="")
+    print_table(("table", "rows"), list(found.items()), nothing="nothing would be deleted")
 
 
 def run(settings: Settings, *, here: bool) -> None:
@@ -94,7 +95,7 @@ def _row(each: Run) -> tuple[Any, ...]:
     outcome = each.outcome or "runs"
     error = f": {each.error}" if each.error else ""
     rows = sum(each.rows.values())
-    return when(each.started_at, "-"), each.asked_by, outcome + error, f"{rows:,}", each.step, _counts(each.rows)
+    return shown_time(each.started_at), each.asked_by, outcome + error, f"{rows:,}", each.step, _counts(each.rows)
 
 
 def _counts(rows: dict[str, int]) -> str:

@@ -160,17 +160,23 @@ class _Runner:
         self._done = 0
 
     async def run(self) -> None:
-        """Until all are handed in, and have ended if they shall be waited for."""
+        """Until all are handed in, and have ended if they shall be waited for.
+
+        Raises:
+            OSError: results can't be printed, such as to a pipe that nobody reads any more. Jobs that were handed in run on.
+        """
         width = min(CONCURRENCY, len(self._submissions))
-        waiters = [asyncio.create_task(self._wait_for_ends()) for _ in range(width)]
-        async with asyncio.TaskGroup() as group:
-            for _ in range(width):
-                group.create_task(self._hand_in())
-        # A waiter that is done with a job says so: task_done comes when it ended, not when it was looked at.
-        await self._to_wait_for.join()
-        for waiter in waiters:
-            waiter.cancel()
-        await asyncio.gather(*waiters, return_exceptions=True)
+        try:
+            # One group: where a result can't be printed, none of its tasks waits for the others.
+            async with asyncio.TaskGroup() as group:
+                waiters = [group.create_task(self._wait_for_ends()) for _ in range(width)]
+                await asyncio.gather(*[group.create_task(self._hand_in()) for _ in range(width)])
+                # A waiter that is done with a job says so: task_done comes when it ended, not when it was looked at.
+                await self._to_wait_for.join()
+                for waiter in waiters:
+                    waiter.cancel()
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
 
     async def _hand_in(self) -> None:
         while self._to_hand_in:

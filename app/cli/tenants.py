@@ -3,7 +3,8 @@
 from typing import Any
 
 from app.cli.actor import actor
-from app.cli.operating import document, in_transaction, print_fields, print_rows, when, whole
+from app.cli.operating import document, in_transaction, print_fields, whole
+from app.cli.tables import print_table, shown_time
 from app.quotas import tenants
 from app.quotas.wanted import Because, TenantChange, TenantWanted, checked
 from app.settings import Settings
@@ -36,7 +37,7 @@ def show_all(settings: Settings, state: tenants.State, *, as_json: bool) -> None
         )
         for each in found
     ]  # fmt: skip
-    print_rows(_COLUMNS, rows, nothing="no tenants: `penstock tenants create ID` makes one")
+    print_table(_COLUMNS, rows, nothing="no tenants: `penstock tenants create ID` makes one")
 
 
 def show(settings: Settings, tenant_id: str, *, as_json: bool) -> None:
@@ -83,7 +84,7 @@ def suspend(settings: Settings, tenant_id: str, reason: str) -> None:
     """
     why = checked(Because, {"reason": reason}).reason
     found = in_transaction(settings, lambda conn: tenants.suspend_tenant(conn, tenant_id, actor=actor(), reason=why))
-    print(f"{found.id} is suspended since {when(found.suspended_at, '')}: accepted jobs run on")
+    print(f"{found.id} is suspended since {shown_time(found.suspended_at, '')}: accepted jobs run on")
 
 
 def resume(settings: Settings, tenant_id: str, reason: str) -> None:

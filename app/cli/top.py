@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli.dlq_shown import visible
 from app.cli.errors import CommandFailed
+from app.cli.tables import visible
 from app.cli.top_figures import Camera, Picture
 from app.clock import SystemClock
 from app.db import create_engine, is_outage

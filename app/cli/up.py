@@ -105,8 +105,8 @@ def _welcome(console: Console, stack: Stack, access: Access, seconds: float) -> 
         "Data": f"{stack.folder.path} (logs in {stack.folder.logs.name}/)",
     }.items():
         _say(console, f"  {name:<6} {value}")
-    if "/link/" in access.dashboard_url:
-        _say(console, "         (a link for the owner, to choose a password: it works once, for 15 minutes)")
+        if name == "Admin" and "/link/" in access.dashboard_url:
+            _say(console, "         (a link for the owner, to choose a password: it works once, for 15 minutes)")
     is_bundled = stack.settings.model is None  # another model may have no chat template
     _say(console, f"\nTry it:\n\n{example_call(access, can_chat=is_bundled)}\n")
     chat = " --chat" if is_bundled else ""

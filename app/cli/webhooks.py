@@ -9,6 +9,7 @@ import httpx
 
 from app.cli.errors import CommandFailed
 from app.cli.http import Target
+from app.cli.tables import print_table, shown_time
 from app.errors import Unavailable
 
 Shown = dict[str, Any]
@@ -111,8 +112,20 @@ class Webhooks:
 def list_endpoints(target: Target, *, as_json: bool) -> None:
     """Print the endpoints, a line each."""
     with Webhooks(target) as api:
-        for each in api.endpoints():
-            print(json.dumps(each) if as_json else endpoint_line(each))
+        found = api.endpoints()
+    if as_json:
+        for each in found:
+            print(json.dumps(each))
+        return
+    rows = [
+        (
+            each["id"], each["status"], each["url"], _events(each), shown_time(each["failing_since"]),
+            each["disabled_reason"],
+        )
+        for each in found
+    ]  # fmt: skip
+    columns = ("endpoint", "status", "url", "events", "failing since", "why disabled")
+    print_table(columns, rows, nothing="no endpoints: `penstock webhooks create URL` makes one")
 
 
 def create(target: Target, url: str, *, description: str, events: Sequence[str] | None) -> None:
@@ -156,8 +169,19 @@ def recover(target: Target, endpoint_id: str, *, since_s: int) -> None:
 def list_deliveries(target: Target, filters: dict[str, str | None], *, limit: int, as_json: bool) -> None:
     """Print the newest deliveries, a line each."""
     with Webhooks(target) as api:
-        for each in api.deliveries(limit=limit, **filters):
-            print(json.dumps(each) if as_json else delivery_line(each))
+        found = api.deliveries(limit=limit, **filters)
+    if as_json:
+        for each in found:
+            print(json.dumps(each))
+        return
+    rows = [
+        (
+            each["id"], each["status"], each["type"], each["tries"], each["url"], shown_time(each["next_try_at"]),
+            each["error"],
+        )
+        for each in found
+    ]  # fmt: skip
+    print_table(("delivery", "status", "event", "tries", "url", "next try", "error"), rows, nothing="no deliveries")
 
 
 def show_delivery(target: Target, delivery_id: str, *, as_json: bool) -> None:
@@ -171,7 +195,7 @@ def show_delivery(target: Target, delivery_id: str, *, as_json: bool) -> None:
     for each in found["tries_made"]:
         outcome = each["error"] or each["http_status"] or "under way, or lost"
         took = "" if each["duration_ms"] is None else f"  {each['duration_ms']} ms"
-        print(f"  {each['number']:>2}  {each['at']}  {outcome}{took}")
+        print(f"  {each['number']:>2}  {shown_time(each['at'])}  {outcome}{took}")
     print(json.dumps(found["payload"], indent=2))
 
 
@@ -184,15 +208,18 @@ def resend(target: Target, delivery_ids: Sequence[str]) -> None:
 
 def endpoint_line(each: Shown) -> str:
     """An endpoint in a line."""
-    events = ",".join(each["events"]) if each["events"] else "all but job.started"
     why = f"  {each['disabled_reason']}" if each["disabled_reason"] else ""
-    failing = f"  failing since {each['failing_since']}" if each["failing_since"] else ""
-    return f"{each['id']}  {each['status']}  {each['url']}  {events}{why}{failing}"
+    failing = f"  failing since {shown_time(each['failing_since'])}" if each["failing_since"] else ""
+    return f"{each['id']}  {each['status']}  {each['url']}  {_events(each)}{why}{failing}"
+
+
+def _events(each: Shown) -> str:
+    return ",".join(each["events"]) if each["events"] else "all but job.started"
 
 
 def delivery_line(each: Shown) -> str:
     """A delivery in a line."""
     why = f"  {each['error']}" if each["error"] else ""
-    due = f"  due {each['next_try_at']}" if each["next_try_at"] else ""
+    due = f"  due {shown_time(each['next_try_at'])}" if each["next_try_at"] else ""
     tries = f"{each['tries']} {'try' if each['tries'] == 1 else 'tries'}"
     return f"{each['id']}  {each['status']}  {each['type']}  {tries}  {each['url']}{due}{why}"

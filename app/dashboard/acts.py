@@ -12,7 +12,7 @@ from app.dashboard.services import services_of
 from app.db import database_now
 from app.errors import InvalidRequest
 
-_FILTERS = ("actor", "action", "target", "since", "after", "before")
+_FILTERS = ("actor", "action", "target", "tenant", "since", "after", "before")
 
 router = APIRouter(prefix="/audit")
 
@@ -28,7 +28,7 @@ async def acts(request: Request, _: Viewer) -> Response:
             after = time_of(listing, "after")
             wanted = ActSearch(
                 listing.get("actor"), listing.get("action"), listing.get("target"),
-                max(filter(None, (after, since)), default=None), time_of(listing, "before"),
+                max(filter(None, (after, since)), default=None), time_of(listing, "before"), listing.get("tenant"),
             )  # fmt: skip
             found = await find_acts(conn, wanted, limit=PAGE_SIZE, older_than=_cursor(listing))
     except InvalidRequest as error:

@@ -1,4 +1,4 @@
-"""How are figures shown? With their unit, grouped or shortened, and times so that the browser can show them in the viewer's zone."""
+"""How are figures shown? With their unit, grouped or shortened, and times in UTC, as filters take them."""
 
 from datetime import UTC, datetime
 
@@ -55,7 +55,7 @@ def percent(part: float | None, of: float = 1.0) -> str:
 
 
 def moment(at: datetime | None, never: str = NOTHING) -> Markup | str:
-    """A time: in UTC as it leaves us, in the viewer's zone once times.js has seen it."""
+    """A time in UTC; on hover what it is where the viewer is, once penstock.js has seen it."""
     if at is None:
         return never
     utc = at.astimezone(UTC)

@@ -86,7 +86,7 @@ async def switch_endpoint(request: Request, name: EndpointId, word: str, session
     async def do(wanted: Act) -> str:
         async with wanted.transaction() as conn:
             row = await _endpoint_of(conn, endpoint_id)
-            detail = {}
+            detail, count = {}, 1
             if word == "recover":
                 since_s = text_of(wanted.form, "since_s")
                 if since_s not in SPANS:
@@ -99,7 +99,7 @@ async def switch_endpoint(request: Request, name: EndpointId, word: str, session
                 await endpoints.change_endpoint(conn, row.tenant_id, endpoint_id, change, by=by)
             target = endpoint_name(endpoint_id)
             await wanted.record(conn, f"webhook_endpoint.{word}", target, tenant=row.tenant_id, **detail)
-        return _SWITCHES[word]
+        return _SWITCHES[word] if count else "endpoint-had-nothing"
 
     to = f"{_PAGE}/endpoints/{endpoint_name(endpoint_id)}"
     return await act(request, session, do, to=to, refused=partial(_endpoint, request, endpoint_id))

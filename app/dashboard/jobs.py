@@ -11,6 +11,7 @@ from app.dashboard.listing import (
     PAGE_SIZE,
     SPAN_LABELS,
     Listing,
+    id_end_of,
     listing_of,
     one_of,
     pairs_of,
@@ -41,7 +42,8 @@ async def jobs(request: Request, _: Viewer) -> Response:
     listing = listing_of(request, _PAGE, _FILTERS)
     problem, found = "", None
     try:
-        if (name := listing.get("id")) is not None:
+        name = listing.get("id")
+        if name is not None and id_end_of(name) is None:
             return RedirectResponse(f"{_PAGE}/{job_name(uuid_of(name, 'id'))}", 303)
         async with services_of(request).transaction() as conn:
             wanted = _search(listing, await database_now(conn))
@@ -64,4 +66,5 @@ def _search(listing: Listing, now: datetime) -> JobSearch:
         metadata=pairs_of(listing.get("metadata")),
         after=max(filter(None, (after, since)), default=None),
         before=time_of(listing, "before"),
+        id_end=id_end_of(listing["id"]),
     )

@@ -100,8 +100,14 @@ def uuid_of(value: str, name: str) -> UUID:
     """
     digits = re.sub(r"^[a-z]{2,5}_", "", value.strip().lower()).replace("-", "")
     if not re.fullmatch(r"[0-9a-f]{32}", digits):
-        raise InvalidRequest(f"{name}: must be an id: 32 hex digits", param=name)
+        raise InvalidRequest(f"{name}: must be an id of 32 hex digits", param=name)
     return UUID(hex=digits)
+
+
+def id_end_of(value: str) -> str | None:
+    """The last digits of an id, as lists show them: `job_…3e4f5a6b`, or the digits alone; None where it isn't that."""
+    found = re.fullmatch(r"(?:[a-z]{2,5}_)?(?:…|\.\.\.)?([0-9a-f]{8})", value.strip().lower())
+    return found[1] if found else None
 
 
 def time_of(listing: Listing, name: str) -> datetime | None:

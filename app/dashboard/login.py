@@ -25,7 +25,7 @@ MOST_BYTES = 16 * 2**10  # of a form whose sender isn't known yet
 _WRONG = "Name or password is wrong."
 _USED_UP = (
     "This link was used already, or its 15 minutes are over. Have a new one made: "
-    "`penstock dashboard link NAME` prints it, and so can an owner on the page of operators."
+    "the command penstock dashboard link NAME prints it, and so can an owner on the page of operators."
 )
 
 

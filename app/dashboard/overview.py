@@ -72,6 +72,16 @@ class Now:
         return sum(figure(each, "served_tokens_per_s") for each in self.workers if not each.is_expired)
 
     @property
+    def unserved(self) -> dict[str, int]:
+        """Jobs that wait, of each pool for which no worker holds a lease."""
+        served = {each.pool for each in self.workers if not each.is_expired}
+        waiting: Counter[str] = Counter()
+        for each in self.tiers:
+            if each.pool not in served and each.queued:
+                waiting[each.pool] += each.queued
+        return dict(waiting)
+
+    @property
     def ready(self) -> int:
         """Workers that take jobs."""
         return sum(each.state == "ready" and not each.is_expired for each in self.workers)

@@ -54,7 +54,11 @@ def how_begun(events: Iterable[StoredEvent]) -> dict[int, Begun]:
 
 def timeline(job: JobStory, begun: Mapping[int, Begun]) -> Sequence[Moment]:
     """Oldest first. What was measured by a worker's clock is put between what Postgres' clock says."""
-    moments = [Moment(job.created_at, "queued", f"queued in {job.tier}", note=f"{job.prompt_tokens:,} prompt tokens")]
+    moments = [_queued(job)]
+    moments += [
+        Moment(each.at, "queued", f"put into {each.after} by {each.actor}", note=f"it was in {each.before}")
+        for each in job.retierings
+    ]
     for place, attempt in enumerate(job.attempts):
         before = job.attempts[place - 1].ended_at if place else None
         moments += _attempt(job, attempt, before, begun.get(attempt.attempt))
@@ -71,6 +75,14 @@ def timeline(job: JobStory, begun: Mapping[int, Begun]) -> Sequence[Moment]:
         moments.append(Moment(job.finished_at, "finished", f"{job.status}{code}", _KINDS.get(job.status, "plain")))
     moments += [_delivered(each) for each in job.notices if each.ended_at is not None]
     return _in_order(moments)
+
+
+def _queued(job: JobStory) -> Moment:
+    """In the tier that it came into: the row has only the one of now."""
+    asked = str(job.asked.get("tier") or job.tier)
+    first, last = (job.retierings[0].before, job.retierings[-1].after) if job.retierings else (asked, asked)
+    moved = "" if last == job.tier else f"; in {job.tier} since its batch changed"
+    return Moment(job.created_at, "queued", f"queued in {first}", note=f"{job.prompt_tokens:,} prompt tokens{moved}")
 
 
 def _attempt(job: JobStory, attempt: AttemptRow, before: datetime | None, begun: Begun | None) -> list[Moment]:

@@ -5,12 +5,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MAX_BRIEF_CHARS = 120
+_ID_DIGITS = frozenset("0123456789abcdef-")
 
 
 def short_id(name: str) -> str:
-    """An id by its prefix and its end, which is random; its beginning is a time, and much the same for neighbours."""
-    prefix, underscore, digits = name.rpartition("_")
-    return f"{prefix}{underscore}…{digits[-8:]}" if len(digits) > 12 else name
+    """An id by its prefix and its end, which is random; its beginning is a time, and much the same for neighbours.
+
+    What stands before a slash stays whole: it is the tenant that the thing belongs to.
+    """
+    owner, slash, own = name.rpartition("/")
+    prefix, underscore, digits = own.rpartition("_")
+    is_id = len(digits) > 12 and set(digits) <= _ID_DIGITS
+    return f"{owner}{slash}{prefix}{underscore}…{digits[-8:]}" if is_id else name
 
 
 def pretty(value: Any) -> str:

@@ -45,14 +45,19 @@ class Ending:
 # Whether an end is told as a background response's, too.
 _IS_RESPONSE = """EXISTS (
         SELECT FROM face_calls f WHERE f.job_id = jobs.id AND f.face = 'responses' AND f.body ->> 'background' = 'true') AS is_response"""
+# What counts against a job counts when it ends it, too: a letter tells of the death that it was written for.
 _END_RUNNING = text(f"""
     WITH ended AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:statuses AS text[]),
-                             CAST(:errors AS jsonb[])) AS e (id, attempt, status, error)),
+                             CAST(:errors AS jsonb[]), CAST(:outcomes AS text[])) AS e (id, attempt, status, error, outcome)),
     held AS (
         SELECT jobs.id, jobs.incarnation FROM jobs JOIN ended ON jobs.id = ended.id AND jobs.attempt = ended.attempt
         WHERE jobs.status = 'running' ORDER BY jobs.id FOR UPDATE OF jobs)
-    UPDATE jobs SET status = ended.status, error = ended.error, finished_at = statement_timestamp(), incarnation = NULL
+    UPDATE jobs SET status = ended.status, error = ended.error, finished_at = statement_timestamp(), incarnation = NULL,
+        failures = jobs.failures + (ended.outcome = 'transient_error')::int,
+        worker_losses = jobs.worker_losses + (ended.outcome = 'worker_lost')::int,
+        engine_crashes = jobs.engine_crashes + (ended.outcome = 'engine_crash')::int,
+        solo_crashes = jobs.solo_crashes + (ended.outcome = 'engine_crash' AND jobs.lane = 'solo')::int
     FROM ended JOIN held USING (id)
     WHERE jobs.id = ended.id
     RETURNING jobs.*, held.incarnation AS ran_under, {_IS_RESPONSE}
@@ -92,6 +97,7 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
         await conn.execute(
             _END_RUNNING,
             {
+                "outcomes": [each.outcome for each in endings],
                 "ids": [each.job_id for each in endings],
                 "attempts": [each.attempt for each in endings],
                 "statuses": [each.status for each in endings],

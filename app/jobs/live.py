@@ -40,3 +40,17 @@ async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
         ).where(w.ended_at.is_(None)).order_by(w.started_at)
     )  # fmt: skip
     return [LiveWorker(*row) for row in rows]
+
+
+# One look into the index a pool, however many wait.
+_UNSERVED = text("""
+    SELECT pool FROM (SELECT DISTINCT pool FROM models) AS pools
+    WHERE NOT EXISTS (SELECT FROM workers w WHERE w.pool = pools.pool AND w.ended_at IS NULL AND w.expires_at > clock_timestamp())
+      AND EXISTS (SELECT FROM jobs j WHERE j.pool = pools.pool AND j.status = 'queued' AND j.not_before IS NULL)
+    ORDER BY pool
+""")
+
+
+async def unserved_pools(conn: AsyncConnection) -> list[str]:
+    """Pools with jobs that could run now, and without a worker that serves them, by name."""
+    return list(await conn.scalars(_UNSERVED))

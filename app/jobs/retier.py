@@ -78,7 +78,7 @@ async def change_tier(
         moved = (await conn.execute(_MOVE, values)).one_or_none()
         if moved is None:
             raise _not_changeable(job_id, now.status)
-        detail = {"before": seen.tier, "after": tier, "reason": reason}
+        detail = {"tenant": moved.tenant_id, "before": seen.tier, "after": tier, "reason": reason}
         await record_act(conn, actor, "job.tier", job_name(job_id), detail)
     is_told = True
     if moved.is_eligible:

@@ -150,7 +150,9 @@ _LEADER = text("""
 """)
 _JOIN = text(f"UPDATE jobs SET shared_from = :leader, not_before = {_NOT_BEFORE} WHERE id = :id")  # noqa: S608 - our own text
 _WAITING = text("""
-    SELECT f.id, f.shared_from, l.solo_crashes AS leader_solo_crashes,
+    SELECT f.id, f.shared_from,
+           -- Those before the one that convicted it: who follows is convicted by one of its own.
+           l.solo_crashes - coalesce(l.error ->> 'code' = 'engine_crashes', false)::int AS leader_solo_crashes,
            CASE WHEN l.status <> 'succeeded' THEN l.status WHEN r.job_id IS NOT NULL THEN l.status END AS leader_status
     FROM jobs f LEFT JOIN jobs l ON l.id = f.shared_from LEFT JOIN job_results r ON r.job_id = l.id AND r.forgotten_at IS NULL
     WHERE f.status = 'queued' AND f.shared_from IS NOT NULL

@@ -79,10 +79,15 @@ _AGAIN = """
         ORDER BY id LIMIT :most FOR UPDATE) again
     WHERE d.id = again.id
 """
+# A try failed, and the next one isn't due: a receiver that is well again needn't be waited for.
+_WAITS_AFTER_A_TRY = (
+    "(status = 'pending' AND tries > sent_before AND handed_until IS NULL AND next_try_at > statement_timestamp())"
+)
 _RESEND = text(_AGAIN.format(which="id = :id AND tenant_id = :tenant"))
 _RECOVER = text(
     _AGAIN.format(
-        which="endpoint_id = :endpoint AND tenant_id = :tenant AND status = 'failed' "
+        which="endpoint_id = :endpoint AND tenant_id = :tenant "
+        f"AND (status = 'failed' OR {_WAITS_AFTER_A_TRY}) "
         "AND created_at > statement_timestamp() - make_interval(secs => :since_s)"
     )
 )
@@ -138,7 +143,8 @@ async def resend(conn: AsyncConnection, tenant_id: str, delivery_id: UUID) -> St
 
 
 async def recover(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, *, since_s: float) -> int:
-    """Send again what failed for this endpoint, of the last `since_s` seconds, at most `MAX_RECOVERED` at once; return how many.
+    """Send again now what failed for this endpoint, of the last `since_s` seconds, and what waits for its next try after one that
+    failed; at most `MAX_RECOVERED` at once. Return how many.
 
     Raises:
         NotFound: the tenant has no such endpoint.

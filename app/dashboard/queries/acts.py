@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page, equal, walk
@@ -25,13 +25,17 @@ class ActRow:
 
 @dataclass(frozen=True, slots=True)
 class ActSearch:
-    """What is searched for; None is any. `action` also finds what begins with it and a dot. `after` and `before` are exclusive."""
+    """What is searched for; None is any. `action` also finds what begins with it and a dot. `after` and `before` are exclusive.
+
+    `tenant` finds what was done to the tenant itself, to its budgets and keys, and acts that name it.
+    """
 
     actor: str | None = None
     action: str | None = None
     target: str | None = None
     after: datetime | None = None
     before: datetime | None = None
+    tenant: str | None = None
 
 
 _a = audit_log.c
@@ -62,6 +66,8 @@ async def find_acts(
             found.append(
                 (columns.action == wanted.action) | columns.action.startswith(wanted.action + ".", autoescape=True)
             )
+        if wanted.tenant is not None:
+            found.append(_concerns(columns, wanted.tenant))
         if wanted.after is not None:
             found.append(columns.at > wanted.after)
         if wanted.before is not None:
@@ -70,6 +76,13 @@ async def find_acts(
 
     page = await walk(conn, near, fits, key="id", limit=limit, most=most)
     return page.of(lambda row: ActRow(*row))
+
+
+def _concerns(columns: Any, tenant: str) -> ColumnElement[bool]:
+    itself = columns.action.startswith("tenant.") & (columns.target == tenant)
+    of_it = columns.action.startswith("budget.") | columns.action.startswith("key.")
+    under_it = of_it & columns.target.startswith(tenant + "/", autoescape=True)
+    return or_(itself, under_it, columns.detail["tenant"].astext == tenant)
 
 
 _OVERLAP = 1000

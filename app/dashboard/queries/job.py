@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.batches.tables import batch_lines
+from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.owned import LABELS, is_text, texts_of
-from app.quotas.tables import budgets, usage
+from app.quotas.tables import audit_log, budgets, usage
 from app.webhooks.tables import webhook_deliveries
 
 MOST_ATTEMPTS = 100  # the newest
@@ -77,6 +78,16 @@ class NoticeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Retiering:
+    """An operator put the job into another tier: while it waited, or when its letter was sent back."""
+
+    at: datetime
+    actor: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPlace:
     """The line of a batch that the job is."""
 
@@ -131,6 +142,7 @@ class JobStory:
     letters: Sequence[LetterRow]
     notices: Sequence[NoticeRow]
     batch: BatchPlace | None
+    retierings: Sequence[Retiering] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -188,6 +200,7 @@ async def read_job(conn: AsyncConnection, job_id: UUID) -> JobStory | None:
         letters=await _letters(conn, job_id),
         notices=await _notices(conn, job_id),
         batch=await batch_of(conn, job_id),
+        retierings=await _retierings(conn, job_id),
     )
 
 
@@ -247,3 +260,16 @@ async def _notices(conn: AsyncConnection, job_id: UUID) -> list[NoticeRow]:
     columns = [d[name] for name in NoticeRow.__slots__]
     rows = await conn.execute(select(*columns).where(d.job_id == job_id).order_by(d.id).limit(MOST_DELIVERIES))
     return [NoticeRow(*row) for row in rows]
+
+
+async def _retierings(conn: AsyncConnection, job_id: UUID) -> list[Retiering]:
+    a = audit_log.c
+    # A letter may be sent back in another tier, too.
+    before = func.coalesce(a.detail["before"].astext, a.detail[("changed", "tier", "0")].astext)
+    after = func.coalesce(a.detail["after"].astext, a.detail[("changed", "tier", "1")].astext)
+    rows = await conn.execute(
+        select(a.at, a.actor, before, after)
+        .where(a.target == job_name(job_id), a.action.in_(["job.tier", "dead_letter.requeue"]), before.is_not(None))
+        .order_by(a.id)
+    )
+    return [Retiering(*row) for row in rows]

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.queries.walk import MOST_LOOKED_AT, Page, equal, few, walk
@@ -20,7 +20,7 @@ _CLOCKS_APART = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class JobSearch:
-    """What is searched for; None is any. `after` and `before` bound created_at, both exclusive."""
+    """What is searched for; None is any. `after` and `before` bound created_at, both exclusive. `id_end`: the id's last hex digits."""
 
     tenant: str | None = None
     status: str | None = None
@@ -29,6 +29,7 @@ class JobSearch:
     metadata: dict[str, str] | None = None
     after: datetime | None = None
     before: datetime | None = None
+    id_end: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,22 @@ async def find_jobs(
             near, status, bound = waiting, None, None
     near = near.order_by(near.selected_columns.id.desc())
 
-    def fits(columns: Any) -> list[ColumnElement[bool]]:
-        found = equal(columns, status=status, tier=wanted.tier, model=wanted.model)
-        if wanted.metadata:
-            found.append(columns["metadata"].contains(wanted.metadata))
-        if wanted.after is not None:
-            found.append(columns.created_at > wanted.after)
-        if wanted.before is not None:
-            found.append(columns.created_at < wanted.before)
-        return found
-
-    page = await walk(conn, near, fits, key="id", limit=limit, most=bound)
+    page = await walk(conn, near, lambda columns: _fits(columns, wanted, status), key="id", limit=limit, most=bound)
     made = await _completions(conn, [row.id for row in page.rows])
     return page.of(lambda row: JobRow(*[*row[: len(_SHOWN)], made.get(row.id)]))
+
+
+def _fits(columns: Any, wanted: JobSearch, status: str | None) -> list[ColumnElement[bool]]:
+    found = equal(columns, status=status, tier=wanted.tier, model=wanted.model)
+    if wanted.metadata:
+        found.append(columns["metadata"].contains(wanted.metadata))
+    if wanted.id_end is not None:
+        found.append(func.right(cast(columns.id, Text), len(wanted.id_end)) == wanted.id_end)
+    if wanted.after is not None:
+        found.append(columns.created_at > wanted.after)
+    if wanted.before is not None:
+        found.append(columns.created_at < wanted.before)
+    return found
 
 
 def first_id_at(at: datetime) -> UUID:

@@ -25,8 +25,8 @@
   };
 
   const when = (at, step) => {
-    const options = step >= 86400 ? { month: "short", day: "numeric" }
-      : { hour: "2-digit", minute: "2-digit", ...(step < 60 && { second: "2-digit" }) };
+    const options = step >= 86400 ? { month: "short", day: "numeric", timeZone: "UTC" }
+      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC", ...(step < 60 && { second: "2-digit" }) };
     return new Date(at * 1000).toLocaleString(undefined, options);
   };
 
@@ -42,7 +42,7 @@
       setCursor: [(plot) => {
         const at = plot.cursor.idx;
         if (at == null || plot.data[0][at] == null) { plot.readout.textContent = "\u00a0"; return; }
-        const when = new Date(plot.data[0][at] * 1000).toLocaleString();
+        const when = new Date(plot.data[0][at] * 1000).toISOString().slice(0, 19).replace("T", " ") + "Z";
         const values = names.map((name, i) => {
           const raw = plot.raw ? plot.raw[i + 1][at] : plot.data[i + 1][at];
           return raw == null ? null : `${name ? name + " " : ""}${short(raw)} ${unit}`;
@@ -58,6 +58,7 @@
     const colours = palette(), line = token("line"), muted = token("muted");
     const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif" };
     const plot = new uPlot({
+      tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "UTC"), // as all times of these pages
       width: Math.max(200, node.clientWidth), height: 220, legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: !bars } },
       scales: { ...(bars && { x: { time: true, range: (_, low, high) => { const half = (data[0][1] - data[0][0] || 3600) / 2; return [low - half, high + half]; } } }), ...(!bars && { x: { time: true, range: (_, low, high) => [Math.min(low, high - LEAST_S), high] } }), y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },

@@ -1,15 +1,15 @@
-// What a page does by itself: times in the viewer's zone, pauses while nobody looks, menus, copying.
+// What a page does by itself: the viewer's own time beside UTC, pauses while nobody looks, menus, copying.
 (() => {
   "use strict";
   const zoned = new Intl.DateTimeFormat(undefined, {
-    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
+    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
   });
 
   const showTimes = (root) => {
     for (const each of root.querySelectorAll("time[datetime]:not([data-shown])")) {
       const at = new Date(each.dateTime);
       if (Number.isNaN(at.getTime())) continue;
-      each.textContent = zoned.format(at);
+      each.title = `${zoned.format(at)}, where you are`;
       each.dataset.shown = "";
     }
   };

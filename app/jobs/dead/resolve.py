@@ -158,7 +158,12 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         )
     ).one()
     await _resolve(conn, letter, "requeued", order.actor, order.reason, job.attempt)
-    detail = {"reason": order.reason, "reservation": letter.reservation, "deadline_s": deadline_s}
+    detail = {
+        "tenant": letter.tenant_id,
+        "reason": order.reason,
+        "reservation": letter.reservation,
+        "deadline_s": deadline_s,
+    }
     detail |= {"fingerprint": letter.fingerprint} | ({"changed": edit.changed} if edit else {})
     await record_act(conn, order.actor, "dead_letter.requeue", job_name(job_id), detail)
     return Requeued(job_id, revived.pool, revived.reservation, Nomination(*revived[:5]))
@@ -175,7 +180,12 @@ async def discard(conn: AsyncConnection, job_id: UUID, *, actor: str, reason: st
     _refuse_unless_open(job_id, letter)
     assert letter is not None
     await _resolve(conn, letter, "discarded", actor, reason, letter.attempt)
-    detail = {"reason": reason, "reservation": letter.reservation, "fingerprint": letter.fingerprint}
+    detail = {
+        "tenant": letter.tenant_id,
+        "reason": reason,
+        "reservation": letter.reservation,
+        "fingerprint": letter.fingerprint,
+    }
     await record_act(conn, actor, "dead_letter.discard", job_name(job_id), detail)
 
 

@@ -111,6 +111,20 @@ async def test_a_batch_that_stood_still_for_a_day_goes_on(
     assert (done["status"], done["request_counts"]["completed"]) == ("completed", 2)
 
 
+async def test_no_eta_is_given_once_no_line_ends_any_more(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    batch = await make_batch(client, [chat_line("a"), chat_line("b")])
+    await bench.keep(2)
+    for quiet_s, rate, is_known in ((30, 5, True), (61, 5, False), (300, 0.01, True), (1001, 0.01, False)):
+        async with engine.begin() as conn:
+            values = {"quiet": quiet_s, "rate": rate}
+            aged = "UPDATE batches SET progress_at = statement_timestamp() - make_interval(secs => :quiet), lines_per_s = :rate"
+            await conn.execute(text(aged), values)
+        found = (await client.get(f"/v1/batches/{batch['id']}")).json()
+        assert (found["status"], found["eta"] is not None) == ("in_progress", is_known), values
+
+
 async def test_what_a_batch_has_yet_to_write_down_is_not_forgotten(
     client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
 ) -> None:

@@ -21,6 +21,12 @@ from tests.support.api import Submit, Tenant, assert_problem, make_tenant, regis
 
 
 async def test_all_is_well(client: httpx.AsyncClient) -> None:
+    root = await client.get("/")
+    assert (root.status_code, root.json()["links"]["admin"]) == (200, "/admin")
+    for path in root.json()["links"].values():
+        assert path == "/v1" or (await client.get(path)).status_code < 400, path
+    sent = await client.get("/", headers={"Accept": "text/html,application/xhtml+xml"})
+    assert (sent.status_code, sent.headers["location"]) == (303, "/admin/")
     alive = await client.get("/healthz")
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
     ready = await client.get("/readyz")

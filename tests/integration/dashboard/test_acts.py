@@ -92,6 +92,9 @@ async def test_another_tier(world: World, operator: Browser) -> None:
     assert (await operator.act(path, reason=WHY, tier="interactive")).headers["Location"].endswith("said=job-retiered")
     assert await world.value("SELECT tier FROM jobs WHERE id = :id", id=job_id) == "interactive"
     assert (await operator.act(path, reason=WHY, tier="fastest")).status_code == 422
+    timeline = (await operator.get(f"/admin/jobs/{job_name(job_id)}")).text
+    assert "queued in batch" in timeline, "as it was then"
+    assert f"put into interactive by {ANN}" in timeline
     ended = f"/admin/jobs/{job_name(world.jobs['succeeded'])}/tier"
     assert (await operator.act(ended, reason=WHY, tier="batch")).status_code == 409
     async with world.engine.begin() as conn:
@@ -273,9 +276,13 @@ async def test_an_endpoint_is_disabled_enabled_and_recovered(world: World, opera
     assert (await operator.act(f"{path}/recover", reason=WHY, since_s="3600")).status_code == 409
     assert (await operator.act(f"{path}/enable", reason=WHY)).status_code == 303
     assert (await operator.act(f"{path}/recover", reason=WHY, since_s="1")).status_code == 422
-    assert (await operator.act(f"{path}/recover", reason=WHY, since_s="3600")).status_code == 303
+    recovered = await operator.act(f"{path}/recover", reason=WHY, since_s="3600")
+    assert recovered.headers["Location"].endswith("?said=endpoint-recovered")
     assert await world.value("SELECT status FROM webhook_deliveries WHERE id = :id", id=world.delivery) == "pending"
-    assert await world.acts() == [(ANN, f"webhook_endpoint.{act}", name) for act in ("disable", "enable", "recover")]
+    again = await operator.act(f"{path}/recover", reason=WHY, since_s="3600")
+    assert again.headers["Location"].endswith("?said=endpoint-had-nothing"), "it isn't said that something was sent"
+    done = ("disable", "enable", "recover", "recover")
+    assert await world.acts() == [(ANN, f"webhook_endpoint.{act}", name) for act in done]
 
 
 async def test_a_delivery_is_sent_again(world: World, operator: Browser) -> None:

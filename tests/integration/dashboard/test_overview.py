@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.dashboard.history import KEPT, History
+from app.jobs.live import unserved_pools
 from app.queue.decisions import note_decisions, read_decisions
 from app.queue.streams import JobQueue
 from app.redis import Redis
@@ -54,6 +55,18 @@ async def test_an_empty_system_says_what_to_do(viewer: Browser) -> None:
     shown = words(await viewer.get("/admin/overview"))
     assert "No worker has a lease" in shown
     assert "No model yet" in shown
+
+
+async def test_jobs_that_wait_for_a_model_without_a_worker_are_named(
+    viewer: Browser, busy: Tenant, app: FastAPI, engine: AsyncEngine
+) -> None:
+    assert "no worker serves it" not in words(await viewer.get("/admin/overview"))
+    async with engine.begin() as conn:
+        assert await unserved_pools(conn) == []
+        await conn.execute(text("UPDATE workers SET expires_at = now() - interval '1 min'"))
+        (pool,) = await unserved_pools(conn)
+    await app.state.runtime.loads.refresh()
+    assert f"3 jobs wait for {pool}, and no worker serves it" in words(await viewer.get("/admin/overview"))
 
 
 async def test_figures_have_their_units(viewer: Browser, busy: Tenant) -> None:

@@ -75,6 +75,17 @@ MALFORMED = (
 )
 
 
+async def test_a_job_is_found_by_the_end_of_its_id_as_lists_show_it(world: World, viewer: Browser) -> None:
+    name, other = job_name(world.jobs["succeeded"]), job_name(world.jobs["running"])
+    for given in (name[-8:], f"job_…{name[-8:]}"):
+        found = await viewer.get("/admin/jobs", params={"id": given})
+        assert found.status_code == 200
+        assert name in found.text
+        assert other not in found.text
+    whole = await viewer.get("/admin/jobs", params={"id": name})
+    assert (whole.status_code, whole.headers["Location"]) == (303, f"/admin/jobs/{name}")
+
+
 async def test_a_malformed_filter_is_told_and_breaks_nothing(world: World, viewer: Browser) -> None:
     for query in MALFORMED:
         answer = await viewer.get(f"/admin{query}")

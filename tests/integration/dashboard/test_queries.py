@@ -191,6 +191,22 @@ async def test_acts_are_found_by_actor_kind_object_and_time(engine: AsyncEngine)
                 assert found == expected, wanted
 
 
+async def test_acts_are_found_by_the_tenant_whose_things_they_changed(engine: AsyncEngine) -> None:
+    log = [
+        ("tenant.create", "acme", "{}"), ("budget.create", "acme/0197a1b2", "{}"), ("key.revoke", "acme/pk_1", "{}"),
+        ("webhook_endpoint.recover", "we_1", '{"tenant": "acme"}'), ("key.revoke", "acme2/pk_2", "{}"),
+        ("model.change", "acme/model", "{}"), ("operator.create", "acme", "{}"), ("job.cancel", "job_1", "{}"),
+    ]  # fmt: skip
+    async with engine.begin() as conn:
+        for action, target, detail in log:
+            await conn.execute(
+                text("INSERT INTO audit_log (actor, action, target, detail) VALUES ('a', :action, :target, :detail)"),
+                {"action": action, "target": target, "detail": detail},
+            )
+        found = await acts.find_acts(conn, acts.ActSearch(tenant="acme"), limit=9)
+    assert [(row.action, row.target) for row in found.rows][::-1] == [(each[0], each[1]) for each in log[:4]]
+
+
 async def test_past_workers_are_paged_by_their_end_also_where_many_end_at_once(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         await conn.execute(

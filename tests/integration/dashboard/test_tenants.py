@@ -339,6 +339,7 @@ async def test_a_keys_secret_is_in_one_answer_only(operator: Browser, acme: Tena
     assert made.headers["cache-control"] == "no-store"
     await submit(app, Tenant("acme", token))
     prefix = token.split("_")[1]
+    assert f">web, {prefix}</option>" in made.text, "a budget can hold it at once, by its name"
     rotated = await operator.act(f"/admin/tenants/acme/keys/{prefix}/rotate", overlap_h="1")
     (second,) = re.findall(r"pk_[0-9a-f]{12}_[\w-]{43}", rotated.text)
     assert second != token

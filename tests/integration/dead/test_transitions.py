@@ -164,7 +164,7 @@ async def test_a_requeued_job_lives_again_and_is_billed_once(
     assert (letter.resolution, letter.resolved_by, letter.resolution_reason) == ("requeued", ORDER.actor, ORDER.reason)
     (act,) = await rows(engine, audit_log)
     assert (act.actor, act.action, act.target) == (ORDER.actor, "dead_letter.requeue", job_name(job_id))
-    assert act.detail["reason"] == ORDER.reason
+    assert (act.detail["tenant"], act.detail["reason"]) == ("acme", ORDER.reason)
     await assert_audit_clean(engine, redis, within_s=0)
     await succeed(engine, job_id)
     assert await windows(engine) == [(19, 0)]

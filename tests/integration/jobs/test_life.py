@@ -16,6 +16,7 @@ from app.errors import BudgetExhausted, IdempotencyMismatch, LeaseLost, NotCance
 from app.ids import new_id
 from app.jobs import idempotency, leases, rescue, resync, store, timekeeping
 from app.jobs.cancel import cancel
+from app.jobs.dead.letters import COUNTERS
 from app.jobs.finish import Ending, end_queued, finish, has_finished
 from app.jobs.notices import Used
 from app.jobs.read import JobFilter, JobView, get_job, list_jobs
@@ -318,6 +319,9 @@ async def test_a_suspect_is_dead_after_two_engines_that_died_with_nothing_but_it
             assert [each.place for each in rescued.nominations[POOL]] == [lane], "it waits among its like"
     (letter,) = await rows(engine, dead_letters)
     assert letter.reason == "engine_crashes"
+    counted = {name: letter.evidence[name] for name in COUNTERS}
+    assert counted == {"failures": 0, "worker_losses": 0, "engine_crashes": 5, "solo_crashes": 2}, "the last one, too"
+    assert letter.evidence["error"]["message"].startswith("the engine died 2 times")
 
 
 async def test_a_bystander_in_a_lane_stays_there(engine: AsyncEngine, settings: Settings) -> None:

@@ -50,7 +50,7 @@ async def test_it_waits_in_the_other_tier_and_nowhere_else(
     async with engine.connect() as conn:
         act = (await conn.execute(text("SELECT actor, action, target, detail FROM audit_log"))).one()
     assert tuple(act) == (
-        "operator:ann", "job.tier", job_name(job_id), {"before": "batch", "after": "interactive", "reason": "urgent"},
+        "operator:ann", "job.tier", job_name(job_id), {"tenant": "acme", "before": "batch", "after": "interactive", "reason": "urgent"},
     )  # fmt: skip
 
 

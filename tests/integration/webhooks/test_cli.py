@@ -119,8 +119,8 @@ async def test_a_developer_listens_pings_looks_and_sends_again(
 ) -> None:
     listener = listening()
     url = await listener.url()
-    line = (await penstock(target, "list")).strip()
-    endpoint = line.split()[0]
+    _, line = (await penstock(target, "list")).splitlines()
+    endpoint = line.split("\t")[0]
     assert endpoint.startswith("we_")
     assert url in line
     await penstock(target, "ping", endpoint)

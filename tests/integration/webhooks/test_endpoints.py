@@ -371,6 +371,25 @@ async def test_five_days_of_failures_disable_and_the_owner_sees_why(
     assert {each["status"] for each in await deliveries(client)} == {"delivered"}
 
 
+async def test_a_recovery_doesnt_wait_for_the_next_try_of_what_has_failed_once(
+    client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
+) -> None:
+    made = await make(client, server.url("/"))
+    server.answers["/"] = answer("503 Service Unavailable")
+    await tell(engine, "job.dead")
+    assert await postman.go() == 1
+    (waiting,) = await deliveries(client, status="pending")
+    assert (waiting["tries"], await postman.go()) == (1, 0), "its next try isn't due"
+    await tell(engine, "job.dead")
+    server.answers["/"] = answer("204 No Content")
+    recovered = await client.post(f"{ENDPOINTS}/{made['id']}/recover", json={"since_s": 3600})
+    assert recovered.json()["resent"] == 1, "what was never tried comes by itself"
+    while await postman.go():
+        pass
+    assert [each["status"] for each in await deliveries(client)] == ["delivered"] * 2
+    assert [each["tries"] for each in await deliveries(client)] == [1, 2]
+
+
 async def test_a_delivery_that_was_written_while_its_endpoint_was_disabled_is_given_up(
     client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
 ) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
-from app.dashboard.listing import listing_of, pairs_of, time_of, uuid_of
+from app.dashboard.listing import id_end_of, listing_of, pairs_of, time_of, uuid_of
 from app.dashboard.words import brief, pretty, sentence, short_id, without_query
 from app.errors import InvalidRequest
 
@@ -36,6 +36,13 @@ def test_what_is_no_id_is_refused(given: str) -> None:
         uuid_of(given, "id")
 
 
+def test_the_end_of_an_id_is_read_as_lists_show_it() -> None:
+    for given in ("job_…3e4f5a6b", "…3e4f5a6b", " 3E4F5A6B ", "job_...3e4f5a6b"):
+        assert id_end_of(given) == "3e4f5a6b", given
+    for given in ("", "job_", "3e4f5a6", "3e4f5a6b7", "xe4f5a6b", "job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b"):
+        assert id_end_of(given) is None, given
+
+
 def test_times_are_utc_unless_they_say_otherwise() -> None:
     def read(value: str) -> datetime | None:
         return time_of(listing_of(request(f"after={value}"), "/", ("after",)), "after")
@@ -56,6 +63,9 @@ def test_metadata_as_people_write_it() -> None:
 def test_words() -> None:
     assert short_id("job_0197a1b2c3d47e8f9a0b1c2d3e4f5a6b") == "job_…3e4f5a6b"
     assert short_id("tiny_1") == "tiny_1"
+    assert short_id("acme/0197a1b2-c3d4-7e8f-9a0b-1c2d3e4f5a6b") == "acme/…3e4f5a6b", "whose it is"
+    assert short_id("acme/pk_0197a1b2c3d4") == "acme/pk_0197a1b2c3d4"
+    assert short_id("a-tenant-with-a-long-name") == "a-tenant-with-a-long-name"
     assert sentence("the GPU died") == "The GPU died"
     assert without_query("https://x.test/a?token=1#b") == "https://x.test/a?…"
     assert without_query("https://x.test/a") == "https://x.test/a"

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.dashboard.queries.job import AttemptRow, JobStory, LetterRow, NoticeRow
+from app.dashboard.queries.job import AttemptRow, JobStory, LetterRow, NoticeRow, Retiering
 from app.dashboard.timeline import Begun, how_begun, timeline
 from app.ids import new_id
 from app.queue.events import EventPlace, JobEvent, StoredEvent
@@ -21,7 +21,7 @@ def story(**changes: Any) -> JobStory:
     values |= {
         "id": new_id(), "tier": "standard", "status": "succeeded", "attempt": 1, "prompt_tokens": 16, "created_at": at(0),
         "eligible_at": at(0), "started_at": at(2), "finished_at": at(9), "attempts": [attempt(1)], "usage": [], "letters": [],
-        "notices": [],
+        "notices": [], "asked": {}, "retierings": [],
     }  # fmt: skip
     return JobStory(**(values | changes))
 
@@ -46,6 +46,20 @@ def test_from_queued_to_delivered() -> None:
     ]  # fmt: skip
     assert [each.since_s for each in moments] == [None, 2, 1, 5, 1, 1]
     assert [each.kind for each in moments][-2:] == ["good", "good"]
+
+
+def test_a_change_of_tier_stands_at_its_time_and_the_tier_before_it_where_it_was() -> None:
+    changes = [
+        Retiering(at(1), "operator:ann", "batch", "standard"),
+        Retiering(at(1.5), "cli:bo", "standard", "interactive"),
+    ]
+    moments = timeline(story(tier="interactive", asked={"tier": "batch"}, retierings=changes), {})
+    assert [(each.text, (each.at - START).total_seconds()) for each in moments[:3]] == [
+        ("queued in batch", 0), ("put into standard by operator:ann", 1), ("put into interactive by cli:bo", 1.5),
+    ]  # fmt: skip
+    of_a_batch = timeline(story(tier="interactive", asked={"tier": "batch"}), {})[0]
+    assert of_a_batch.text == "queued in batch"
+    assert of_a_batch.note == "16 prompt tokens; in interactive since its batch changed"
 
 
 def test_an_attempt_that_was_given_back_is_followed_by_one_that_goes_on() -> None:
