@@ -643,16 +643,21 @@ def _configure(**options: object) -> None:
 def _settings(data_dir: Path | None) -> "Settings":
     """What is configured, and what the data folder of a running `up` adds."""
     _configure(data_dir=data_dir)
-    from app.cli.folder import completed
+    from app.cli.folder import completed, unpaired
     from app.settings import Settings
 
-    return completed(Settings())
+    config = Settings()
+    if why := unpaired(config):
+        print(f"penstock: {why}", file=sys.stderr)
+    return completed(config)
 
 
 def _target(url: str | None, key: str | None, data_dir: Path | None) -> "Target":
+    _configure(data_dir=data_dir)
     from app.cli.http import find_target
+    from app.settings import Settings
 
-    return find_target(_settings(data_dir), url, key)
+    return find_target(Settings(), url, key)
 
 
 def _become(module: str, **options: object) -> None:
