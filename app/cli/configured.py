@@ -20,17 +20,22 @@ def configure(**options: object) -> None:
 def settings_of(data_dir: Path | None) -> "Settings":
     """What is configured, and what the data folder of a running `up` adds."""
     configure(data_dir=data_dir)
-    from app.cli.folder import completed
+    from app.cli.folder import completed, unpaired
     from app.settings import Settings
 
-    return completed(Settings())
+    config = Settings()
+    if why := unpaired(config):
+        print(f"penstock: {why}", file=sys.stderr)
+    return completed(config)
 
 
 def target_of(url: str | None, key: str | None, data_dir: Path | None) -> "Target":
     """Where the API is: what is given, or a running `up` has left in the data folder."""
+    configure(data_dir=data_dir)
     from app.cli.http import find_target
+    from app.settings import Settings
 
-    return find_target(settings_of(data_dir), url, key)
+    return find_target(Settings(), url, key)
 
 
 def become(module: str, **options: object) -> None:

@@ -72,14 +72,33 @@ class DataFolder:
 
 
 def completed(settings: Settings) -> Settings:
-    """`settings`, and what the data folder of an `up` knows where nothing is configured: the servers and the pepper."""
+    """`settings`, and what the data folder of an `up` knows where nothing is configured: the servers and the pepper.
+
+    Its servers belong together: beside a database that isn't the `up`'s, such as a restored one, its Redis isn't taken, nor the other way round.
+    """
     folder = DataFolder(settings.data_dir)
-    found = {
-        name: url
-        for name, url in folder.servers.items()
-        if name in {"database_url", "redis_url"} and getattr(settings, name) is None
-    }
+    found = {} if unpaired(settings) else {name: folder.servers.get(name) for name in _missing(settings)}
     return with_pepper(settings.model_copy(update=found), folder.pepper)
+
+
+def unpaired(settings: Settings) -> str | None:
+    """Why a server that isn't configured isn't taken from the data folder, and what to do; None if there is nothing to say."""
+    servers = DataFolder(settings.data_dir).servers
+    foreign = [name for name in _SERVERS if getattr(settings, name) not in {None, servers.get(name)}]
+    if not servers or not foreign or not (missing := _missing(settings)):
+        return None
+    ours, theirs = _SERVERS[foreign[0]], _SERVERS[missing[0]]
+    return (
+        f"{ours} isn't that of the `penstock up` in {settings.data_dir}, so its server for {theirs} isn't used: "
+        f"set {theirs} where one is needed"
+    )
+
+
+_SERVERS = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
+
+
+def _missing(settings: Settings) -> list[str]:
+    return [name for name in _SERVERS if getattr(settings, name) is None]
 
 
 def with_pepper(settings: Settings, pepper: str | None) -> Settings:

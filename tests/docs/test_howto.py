@@ -2,26 +2,25 @@
 
 import itertools
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 
 import httpx
 import pytest
 
 from tests.support.cli import Up
 from tests.support.processes import have_ended
+from tests.support.shell import blocks_of, commands_of, fits, fits_but_for_figures, run_session
 
 ROOT = Path(__file__).parents[2]
 HOWTO = ROOT / "docs" / "howto"
 PAGES = sorted(path for path in HOWTO.glob("*.md") if path.name != "README.md")
+QUICKSTART = HOWTO.parent / "quickstart.md"
 # What a snippet may need, by a request that is answered with 404 or 405 where the API hasn't got it: nobody shows a key.
 NEEDS = {
     "streams": ("GET", f"/v1/jobs/job_{'0' * 32}/events"),
@@ -29,44 +28,6 @@ NEEDS = {
     "batches": ("POST", "/v1/batches"),
     "openai": ("POST", "/v1/chat/completions"),
 }
-MARK = "@@@ line"
-FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A snippet of a page, or what the one before it must print."""
-
-    line: int
-    language: str
-    marks: frozenset[str]
-    code: str
-
-    @property
-    def runs(self) -> bool:
-        return "run" in self.marks
-
-    @property
-    def needs(self) -> set[str]:
-        return {mark.removeprefix("needs:") for mark in self.marks if mark.startswith("needs:")}
-
-    @property
-    def script(self) -> str:
-        """What a shell does with it."""
-        (name,) = [mark.removeprefix("file=") for mark in self.marks if mark.startswith("file=")] or [None]
-        if self.language == "bash":
-            return self.code
-        assert self.language == "python"
-        to = "python -" if name is None else f"cat > {name}"
-        return f"{to} <<'END_OF_SNIPPET'\n{self.code}END_OF_SNIPPET\n"
-
-
-def blocks_of(text: str) -> list[Block]:
-    found = []
-    for each in FENCE.finditer(text):
-        language, *marks = each["info"].split() or [""]
-        found.append(Block(text[: each.start()].count("\n") + 1, language, frozenset(marks), each["code"]))
-    return found
 
 
 @dataclass(frozen=True)
@@ -79,7 +40,7 @@ class Stack:
 
 @pytest.fixture(scope="module", params=["null", pytest.param("paged", marks=pytest.mark.long)])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """All processes, with the null engine, which writes at once, and in the long matrix with the bundled model."""
+    """All processes, with the null engine, which writes at once, and in the long matrix with the bundled model; one for all pages."""
     folder = Path(tempfile.mkdtemp(prefix="penstock-tests-"))
     data_dir = folder / "data"
     tools = folder / "bin"
@@ -91,6 +52,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     settings = {
         "PENSTOCK_ENGINE": request.param,
         "PENSTOCK_NULL_STEP_S": "0.01",
+        "PENSTOCK_MODEL_NAME": "brook",
         "PENSTOCK_KV_CACHE_MIB": "64",
         "PENSTOCK_WEBHOOK_ALLOW_LOCAL": "true",
     }
@@ -99,6 +61,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         up.wait_until_up()
         with httpx.Client(base_url=up.url, trust_env=False) as client:
             has = {name for name, asked in NEEDS.items() if client.request(*asked).status_code not in {404, 405}}
+            has |= {"model"} if request.param == "paged" else set()
         environment = os.environ | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -116,34 +79,28 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     assert have_ended(tree)
 
 
-def run_session(blocks: list[Block], folder: Path, environment: dict[str, str]) -> tuple[int, dict[int, str]]:
-    """The shell's exit status, and what each snippet printed, by its line; `errors.txt` has standard error. It stops at the first that fails."""
-    parts = ["set -euo pipefail", "exec 2> ../errors.txt", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
-    parts += [f"echo '{MARK} {block.line}'\n{block.script}" for block in blocks]
-    (folder / "session.sh").write_text("\n".join(parts), encoding="utf-8")
-    work = folder / "work"
-    work.mkdir()
-    shell = subprocess.Popen(
-        ["bash", folder / "session.sh"], cwd=work, env=environment, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        out, _ = shell.communicate(timeout=60)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)
-        shell.wait()
-    printed = {}
-    for part in out.split(f"{MARK} ")[1:]:
-        line, _, said = part.partition("\n")
-        printed[int(line)] = said
-    return shell.returncode, printed
-
-
-def fits(printed: str, wanted: str) -> bool:
-    """Whether it is what the page says, `…` standing for anything."""
-    pattern = re.escape(wanted.rstrip("\n")).replace("…", ".*")
-    return re.fullmatch(pattern, printed.rstrip("\n"), re.DOTALL) is not None
+def test_the_quickstart_prints_what_it_says(stack: Stack, tmp_path: Path) -> None:
+    """A transcript of one shell, on a stack that did nothing before; what the model writes, and the dead letter, are part of the long matrix."""
+    text = QUICKSTART.read_text(encoding="utf-8")
+    for shown, here in {
+        "http://127.0.0.1:8000": stack.environment["PENSTOCK_URL"],
+        "/home/you/penstock/.venv": sys.prefix,
+        "/home/you/penstock/.penstock": stack.environment["PENSTOCK_DATA_DIR"],
+        "--port 9798": "--port 0",
+        " on vm": f" on {gethostname()}",
+    }.items():
+        assert shown in text
+        text = text.replace(shown, here)
+    blocks = [block for block in blocks_of(text) if block.runs and block.needs <= stack.has]
+    commands = [command for block in blocks for command in commands_of(block)]
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".penstock").symlink_to(stack.environment["PENSTOCK_DATA_DIR"])
+    status, printed = run_session([command.block for command in commands], tmp_path, stack.environment, 150.0)
+    last = max(printed)
+    assert status == 0, f"{last} failed:\n{printed[last]}{(tmp_path / 'errors.txt').read_text()}"
+    for command in commands:
+        said = printed[command.block.line]
+        assert fits_but_for_figures(said, command.wanted), f"{command.block.line}:\n{command.block.code}\n{said}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -181,3 +138,13 @@ def test_what_fails_or_prints_something_else_is_found(tmp_path: Path) -> None:
     assert fits("one two\n", "one …\n")
     assert not fits("one two\n", "one\n")
     assert not fits("one", "o.e")
+
+
+def test_a_transcript_is_held_against_what_is_printed_but_for_figures(tmp_path: Path) -> None:
+    (block,) = blocks_of(
+        "```console run\n$ echo job_0123456789abcdef0123456789abcdef  at 12\njob_ID at 7\n\n$ X=5\n$ echo $X no >&2\n3 yes\n```\n"
+    )
+    commands = commands_of(block)
+    status, printed = run_session([each.block for each in commands], tmp_path, dict(os.environ))
+    assert status == 0
+    assert [fits_but_for_figures(printed[each.block.line], each.wanted) for each in commands] == [True, True, False]

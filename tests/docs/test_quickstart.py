@@ -1,21 +1,20 @@
 """Are the answers that the quickstart shows as the API gives them?"""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from app.api.job_documents import JobObject
+from tests.support.shell import blocks_of, commands_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
 def shown_jobs() -> list[dict[str, Any]]:
-    """The JSON objects of jobs, in a fence of their own or behind an answer's headers."""
-    bodies = [
-        each.partition("\n\n")[2] or each for each in re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    ]
-    found = [json.loads(each) for each in bodies if each.lstrip().startswith("{")]
+    """The JSON objects of jobs that commands print, some behind an answer's headers."""
+    commands = [each for block in blocks_of(TEXT) if block.language == "console" for each in commands_of(block)]
+    bodies = [each.wanted.partition("\n\n")[2].strip() or each.wanted for each in commands]
+    found = [json.loads(each) for each in bodies if each.startswith("{") and "\n{" not in each]
     return [each for each in found if each.get("object") == "job"]
 
 

@@ -352,6 +352,21 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     assert missing(records, page("decisions.md")) == []
 
 
+def shown_revisions(text: str) -> list[str]:
+    """Lines of transcripts that name a migration: they would be old with the next one."""
+    return re.findall(r"(?:empty to|\d{4} to|schema: at|schema +at|s  at) \d{4}\b", text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_transcript_names_no_migration(path: Path) -> None:
+    assert shown_revisions(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_migration_in_a_transcript_is_found() -> None:
+    text = "ready  schema  0.2 s  empty to 0007\nok    schema     at 0017\nschema: at 0014 already\nready schema 1.0 s  at …"
+    assert len(shown_revisions(text)) == 3
+
+
 def test_the_protocol_names_tests() -> None:
     assert len(re.findall(r"::test_", page("protocol.md"))) > 20
 

@@ -11,6 +11,7 @@ import pytest
 from app.cli.doctor import bundled_model
 from app.cli.errors import without_password
 from app.cli.folder import DataFolder, completed, process_environment
+from app.cli.main import _settings
 from app.cli.prompts import JOBS, TENANTS
 from app.cli.stack import base_url
 from app.jobs.request import JobRequest
@@ -147,12 +148,38 @@ def test_the_pepper_is_made_once_for_its_owner_only_and_found_by_other_commands(
     assert len(pepper) >= 32
     assert stat.S_IMODE((tmp_path / "key-pepper").stat().st_mode) == 0o600
     folder.announce("http://x", database_url="postgresql://up", redis_url="redis://up")
-    found = completed(Settings(data_dir=tmp_path, redis_url="redis://mine"))
-    assert (found.database_url, found.redis_url) == ("postgresql://up", "redis://mine")
+    found = completed(Settings(data_dir=tmp_path))
+    assert (found.database_url, found.redis_url) == ("postgresql://up", "redis://up")
     assert process_environment(found)["PENSTOCK_KEY_PEPPER"] == pepper
     folder.retract()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key-pepper"]
     assert completed(Settings(data_dir=tmp_path)).database_url is None
+
+
+def test_a_restored_database_isnt_paired_with_the_redis_of_a_running_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DataFolder(tmp_path).announce("http://x", database_url="postgresql://up/penstock", redis_url="redis://up")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://up/restored")
+    found = _settings(tmp_path)
+    assert (found.database_url, found.redis_url) == ("postgresql://up/restored", None)
+    said = capsys.readouterr().err
+    assert said.startswith("penstock: DATABASE_URL isn't that of the `penstock up` in")
+    assert "set REDIS_URL" in said
+    monkeypatch.setenv("REDIS_URL", "redis://mine")
+    assert _settings(tmp_path).redis_url == "redis://mine"
+    monkeypatch.delenv("DATABASE_URL")
+    assert _settings(tmp_path).database_url is None
+    assert "REDIS_URL isn't that of" in capsys.readouterr().err
+
+
+def test_servers_that_are_the_ups_own_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DataFolder(tmp_path).announce("http://x", database_url="postgresql://mine", redis_url="redis://up")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://mine")
+    assert _settings(tmp_path).redis_url == "redis://up"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_configured_pepper_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
