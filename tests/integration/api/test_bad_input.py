@@ -85,7 +85,7 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": True}}},
         "response_format.json_schema.schema",
-        "dictionary",
+        "must be an object",
     ),
     (schema({"title": "x" * 65_536}), "response_format.json_schema.schema", "65536"),
     (schema(nested(33)), "response_format.json_schema.schema", "32"),
@@ -118,7 +118,7 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"": ""}}, "metadata", "64"),
     ({"metadata": {"k": "v" * 513}}, "metadata", "512"),
     ({"metadata": {"k": 1}}, "metadata.k", "string"),
-    ({"metadata": []}, "metadata", "dictionary"),
+    ({"metadata": []}, "metadata", "must be an object"),
     ({"metadata": {"a\u0000": ""}}, "metadata.a\u0000", "U+0000"),
     ({"model": "../" + "x" * 200}, "model", "pattern"),
     ({"prompt": ""}, "prompt", "empty"),

@@ -27,7 +27,9 @@ LONG = {"model": FAKE, "messages": ASK, "max_tokens": 4000}
         ("chat/completions", {"messages": ASK, "top_logprobs": 3}, "top_logprobs"),
         ("chat/completions", {"messages": ASK, "temperature": "1"}, "temperature"),
         ("chat/completions", {"messages": ASK, "tool_choice": "required"}, "tool_choice"),
-        ("chat/completions", {"messages": ASK, "max_tokens": 10**6 - 1, "model": FAKE}, "max_completion_tokens"),
+        ("chat/completions", {"messages": ASK, "max_tokens": 10**6 - 1, "model": FAKE}, "max_tokens"),
+        ("chat/completions", {"messages": ASK, "max_completion_tokens": 10**6 - 1}, "max_completion_tokens"),
+        ("responses", {"input": "a", "max_output_tokens": 10**6 - 1}, "max_output_tokens"),
         (
             "chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

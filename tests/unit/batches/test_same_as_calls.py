@@ -60,14 +60,16 @@ FIELDS: list[tuple[str, Any]] = [
 def of_call(endpoint: str, body: dict[str, Any]) -> Any:
     """What a call of the endpoint makes of the body: the job's request, or how it is refused."""
     model = CALLS[endpoint]
+    renamed: dict[str, str] = {}
     try:
         try:
             asked = parse_body(json.dumps(body).encode(), model)
+            renamed = asked.renamed()
             return (asked.jobs()[0] if endpoint == "/v1/completions" else asked.job()).canonical()
         except ValidationError as error:
             raise refusal(error) from None
     except PenstockError as error:
-        said = told(error, dict(model.renamed))
+        said = told(error, renamed)
         return said.message, said.param
 
 
