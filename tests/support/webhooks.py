@@ -75,6 +75,7 @@ def first(delivery_id: UUID) -> Nomination:
 async def trust(engine: AsyncEngine, *urls: str, tenant: str = "acme", room: int = 64) -> None:
     """Let these URLs' lanes have so many under way, as if they had shown to be quick."""
     async with engine.begin() as conn:
+        await ensure_tenant(conn, tenant)
         key = await conn.scalar(text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant})
         assert key is not None
         lanes = {one_off_lane(tenant, url, key=key) for url in urls}

@@ -101,7 +101,7 @@ async def test_a_tenant_that_is_there_already_is_refused_with_what_was_typed(ope
 async def test_limits_are_changed_and_the_act_is_written_down(
     operator: Browser, acme: Tenant, engine: AsyncEngine
 ) -> None:
-    fields = ALL_LIMITS | {"max_queued_tokens": "2,000,000", "requests_per_minute": "600", "token_burst": ""}
+    fields = ALL_LIMITS | {"max_queued_tokens": "2 000 000", "requests_per_minute": "600", "token_burst": ""}
     fields |= {"seen": await seen(operator, "/admin/tenants/acme?edit=limits")}
     assert (await operator.act("/admin/tenants/acme/limits", **fields)).status_code == 303
     async with engine.connect() as conn:
