@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -76,16 +77,18 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 
 @pytest.fixture
 async def dispatching(engine: AsyncEngine, queue: Queue) -> AsyncIterator[None]:
-    """What the maintenance process does, more often."""
+    """What the maintenance process does, more often. A round isn't cancelled: its thread would go on, and connect anew."""
+    is_over = asyncio.Event()
 
-    async def forever() -> None:
-        while True:
+    async def rounds() -> None:
+        while not is_over.is_set():
             await dispatch_due(engine, queue, Rooms(again_after_s=1.0, most=1024, cautious=1024))
-            await asyncio.sleep(0.1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), 0.1)
 
-    task = asyncio.create_task(forever())
+    task = asyncio.create_task(rounds())
     yield
-    task.cancel()
+    is_over.set()
     await asyncio.gather(task, return_exceptions=True)
 
 
