@@ -122,4 +122,5 @@ def fits_but_for_figures(printed: str, wanted: str) -> bool:
 def _without_figures(text: str) -> str:
     for pattern, name in VARYING:
         text = pattern.sub(name, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    # A list has blanks in a terminal, as on the page, and tabs in a pipe.
+    return "\n".join(re.sub(r"\t| {2,}", "  ", line.rstrip()) for line in text.strip().splitlines())
