@@ -115,7 +115,7 @@ async def test_by_keyboard_alone(open_page: OpenPage, lived_in: Tenant) -> None:
             if await page.evaluate("document.activeElement.textContent") == "Suspend":
                 break
         await page.keyboard.press("Enter")
-        await page.get_by_label("Why").wait_for()
+        await page.locator("#f-reason").wait_for()
         await page.keyboard.press("Tab")
         await page.keyboard.type("unpaid")
         await page.keyboard.press("Enter")

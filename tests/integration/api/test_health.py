@@ -187,7 +187,7 @@ async def test_an_unforeseen_error_is_a_problem_without_a_trace(
 
 
 async def test_what_isn_t_there_is_a_problem_too(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/v1", "/v1/jobs/", "/nothing", "/v1/jobs/a/b/c", "/errors/nothing"):
+    for path in ("/v1", "/v1/jobs/", "/nothing", "/v1/jobs/a/b/c", "/errors/nothing"):
         assert_problem(await client.get(path), 404, "not_found")
     for method, path, allowed in (
         ("DELETE", "/v1/jobs", "GET, POST"),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.configured import settings_of
 from app.cli.doctor import bundled_model
 from app.cli.errors import without_password
 from app.cli.folder import DataFolder, completed, process_environment
-from app.cli.main import _settings
 from app.cli.prompts import JOBS, TENANTS
 from app.cli.stack import base_url
 from app.jobs.request import JobRequest
@@ -161,15 +161,15 @@ def test_a_restored_database_isnt_paired_with_the_redis_of_a_running_up(
 ) -> None:
     DataFolder(tmp_path).announce("http://x", database_url="postgresql://up/penstock", redis_url="redis://up")
     monkeypatch.setenv("DATABASE_URL", "postgresql://up/restored")
-    found = _settings(tmp_path)
+    found = settings_of(tmp_path)
     assert (found.database_url, found.redis_url) == ("postgresql://up/restored", None)
     said = capsys.readouterr().err
     assert said.startswith("penstock: DATABASE_URL isn't that of the `penstock up` in")
     assert "set REDIS_URL" in said
     monkeypatch.setenv("REDIS_URL", "redis://mine")
-    assert _settings(tmp_path).redis_url == "redis://mine"
+    assert settings_of(tmp_path).redis_url == "redis://mine"
     monkeypatch.delenv("DATABASE_URL")
-    assert _settings(tmp_path).database_url is None
+    assert settings_of(tmp_path).database_url is None
     assert "REDIS_URL isn't that of" in capsys.readouterr().err
 
 
@@ -178,7 +178,7 @@ def test_servers_that_are_the_ups_own_are_completed(
 ) -> None:
     DataFolder(tmp_path).announce("http://x", database_url="postgresql://mine", redis_url="redis://up")
     monkeypatch.setenv("DATABASE_URL", "postgresql://mine")
-    assert _settings(tmp_path).redis_url == "redis://up"
+    assert settings_of(tmp_path).redis_url == "redis://up"
     assert capsys.readouterr().err == ""
 
 

@@ -104,7 +104,7 @@ def test_a_suspended_tenant_may_ask_for_nothing() -> None:
 def test_a_tier_that_is_not_allowed_is_refused_and_the_others_are_named() -> None:
     rights = Rights(tiers=("standard", "batch"))
     check_rights(rights, tier="batch")
-    with pytest.raises(TierNotAllowed, match="'interactive'; it may use standard, batch") as refused:
+    with pytest.raises(TierNotAllowed, match="may not use interactive; it may use standard, batch") as refused:
         check_rights(rights, tier="interactive")
     assert (refused.value.status, refused.value.extra["allowed"]) == (403, ["standard", "batch"])
 
