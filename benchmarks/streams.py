@@ -78,7 +78,7 @@ class _Run:
         self, args: argparse.Namespace, config: Settings, folder: Path, jobs: list[UUID], token: str, result: Result
     ) -> None:
         self._args, self._config, self._jobs, self._token, self._result = args, config, jobs, token, result
-        self._log = folder / "api.log"
+        self._log, self._heard = folder / "api.log", folder / "heard"
         self._tokens = int(args.seconds * args.rate)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -113,11 +113,10 @@ class _Run:
                 api.wait()
                 api = self._start_api()
                 disturbed.append((began, time.monotonic() + _SETTLED_S))
-            out, _ = readers.communicate(timeout=90)
-            if writer.wait(60) or readers.returncode:
+            if readers.wait(90) or writer.wait(60):
                 self._result.failed.append("the writer or the readers ended with an error")
                 return
-            self._tell(msgspec.msgpack.decode(out, type=Heard), starts_at, disturbed)
+            self._tell(msgspec.msgpack.decode(self._heard.read_bytes(), type=Heard), starts_at, disturbed)
         finally:
             for process in (api, writer, readers):
                 process.kill()
@@ -138,9 +137,10 @@ class _Run:
         raise FileNotFoundError(f"the API process doesn't answer: {self._log.read_text()[-2000:]}")
 
     def _spawn(self, module: str, what: msgspec.Struct) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", module], env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        with self._heard.open("ab") as heard:  # the readers write there, the writer nothing
+            process = subprocess.Popen(
+                [sys.executable, "-m", module], env=self._environment, stdin=subprocess.PIPE, stdout=heard
+            )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(what))
         process.stdin.close()
