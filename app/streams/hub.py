@@ -32,15 +32,11 @@ log = logging.getLogger(__name__)
 _PAGE = 100  # entries of one stream in one answer
 _BLOCK_MS = 1000  # how long Redis waits for news; the wake-up may be lost
 _PACE_S = 0.004  # between two looks, so that one brings what several writers wrote
-_PACE_A_TOPIC_S = 0.000_020  # each costs Redis and us something in each look
+_PACE_A_TOPIC_S = 0.000_002  # each costs Redis and us something in each look
 _RECONNECT_S = 0.5
 _POLL_S = 1.0  # for ends that Redis told nobody of
 _WAKE_TTL_S = 60
 _TURN = 64  # topics, until readers get a turn to send
-
-Entries = list[tuple[bytes, bytes]]
-Answer = list[tuple[bytes, Entries]]
-News = tuple[Topic, Cursor, Entries]  # what follows that place
 
 
 class Hub:
@@ -62,7 +58,6 @@ class Hub:
         self._wanted.ask(self._wake_key, b"0-0")
         self._asked: dict[bytes, Cursor] = {}  # from where each topic's stream is read, as Redis was asked last
         self._stale: set[bytes] = set()  # keys of topics for which that may be another place now
-        self._asked_at = 0.0
         self._changed = asyncio.Event()  # somebody came, or has room again
         self._ring = asyncio.Event()
         self._is_blocked = False  # Redis was asked to wait, without those who came since
@@ -192,50 +187,26 @@ class Hub:
     # Redis.
 
     async def _read_forever(self) -> None:
-        """Ask, and spread what comes while the next answer is on its way: Redis' time and ours go side by side."""
-        answer: Answer = []
         while not self._is_closed:
-            news = self._advance(answer)
-            async with _ended(asyncio.create_task(self._look())) as look:
-                await self._spread(news)
-                answer = await look
-
-    async def _look(self) -> Answer:
-        """What is new in the followed streams, once there is something; nothing where Redis doesn't answer."""
-        await asyncio.sleep(self._asked_at + _PACE_S + _PACE_A_TOPIC_S * len(self._wanted) - self._now())
-        self._look_again()
-        self._changed.clear()
-        while not self._asked:
-            await self._changed.wait()
-            self._changed.clear()
             self._look_again()
-        self._is_blocked = True
-        self._asked_at = self._now()
-        try:
-            answer = await self._doorway.read(self._wanted, count=_PAGE, block_ms=_BLOCK_MS)
-        except (RedisError, OSError, TimeoutError) as error:
-            if self.is_connected.is_set():
-                emit(log, logging.WARNING, "streams_without_redis", error=error, readers=len(self._readers))
-            self.is_connected.clear()
-            await asyncio.sleep(_RECONNECT_S)
-            return []
-        finally:
-            self._is_blocked = False
-        self.is_connected.set()
-        return answer
-
-    def _advance(self, answer: Answer) -> list[News]:
-        """What each topic gets, with the place that it was asked for from; the next look goes on behind it."""
-        news: list[News] = []
-        for key, entries in answer:
-            last = entries[-1][0]
-            if key == self._wake_key:
-                self._wanted.ask(key, last)
-            elif topic := self._by_key.get(key):  # else its last reader left meanwhile
-                news.append((topic, self._asked[key], entries))
-                self._wanted.ask(key, last)
-                self._asked[key] = Cursor.of(last)
-        return news
+            self._changed.clear()
+            if not self._asked:
+                await self._changed.wait()
+                continue
+            self._is_blocked = True
+            try:
+                answer = await self._doorway.read(self._wanted, count=_PAGE, block_ms=_BLOCK_MS)
+            except (RedisError, OSError, TimeoutError) as error:
+                if self.is_connected.is_set():
+                    emit(log, logging.WARNING, "streams_without_redis", error=error, readers=len(self._readers))
+                self.is_connected.clear()
+                await asyncio.sleep(_RECONNECT_S)
+                continue
+            finally:
+                self._is_blocked = False
+            self.is_connected.set()
+            await self._spread(answer)
+            await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(self._wanted))
 
     def _look_again(self) -> None:
         """Ask for each topic that has changed from where its readers stand now."""
@@ -261,13 +232,18 @@ class Hub:
                 pipe.expire(self._wake_key, _WAKE_TTL_S)
                 await pipe.execute()
 
-    async def _spread(self, news: list[News]) -> None:
+    async def _spread(self, answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]) -> None:
         """Give each topic what was asked for; its readers may have changed since."""
         now = self._now()
-        for place, (topic, asked, entries) in enumerate(news):
-            topic.take(asked, entries, now)
-            if topic.cursor != self._asked.get(topic.key):
-                self._stale.add(topic.key)
+        for place, (key, entries) in enumerate(answer):
+            if key == self._wake_key:
+                self._wanted.ask(key, entries[-1][0])
+                continue
+            topic = self._by_key.get(key)
+            if topic is None:
+                continue  # its last reader left meanwhile
+            self._stale.add(key)
+            topic.take(self._asked[key], entries, now)
             if topic.has_end:
                 self._ends_wanted.add(topic.job_id)
                 self._end_seen.set()
@@ -334,13 +310,3 @@ class Hub:
                 elif now - reader.heard_at >= settings.stream_heartbeat_s:
                     reader.heard_at = now
                     reader.beat()
-
-
-@asynccontextmanager
-async def _ended(task: asyncio.Task[Answer]) -> AsyncIterator[asyncio.Task[Answer]]:
-    """The task, which has ended when this does, whatever happens meanwhile."""
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
