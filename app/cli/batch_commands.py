@@ -6,24 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.cli.options import DataDir, Key, TierName, Url
+
 if TYPE_CHECKING:
     from app.cli.http import Target
 
 FindTarget = Callable[[str | None, str | None, Path | None], "Target"]
-TierName = Literal["interactive", "standard", "batch"]
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out."),
-]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out."),
-]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print batch objects as JSON.")]
 BatchId = Annotated[str, typer.Argument(metavar="ID")]
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.options import DataDir, Key, Url
+
 if TYPE_CHECKING:
     from app.cli.http import Target
 
@@ -17,17 +19,6 @@ EventNames = Annotated[
     typer.Option("--event", help="Only these, or kinds as 'job.*': repeat it. All but job.started if left out."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="PENSTOCK_URL", help="The API; that of a running `penstock up` if left out."),
-]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="PENSTOCK_API_KEY", help="API key; that of a running `penstock up` if left out."),
-]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where servers' data, secrets and logs live.  [default: .penstock]")
-]
 FindTarget = Callable[[str | None, str | None, Path | None], "Target"]
 
 
