@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
+from app.dashboard.evidence import facts_of
 from app.dashboard.forms import Form, read_form, reason_of, text_of
 from app.dashboard.letter_edit import changes_of, shown_fields
 from app.dashboard.letters import PATH
@@ -118,7 +119,7 @@ async def _shown(request: Request, job_id: UUID, problem: str = "", status: int 
         raise NotFound(f"there is no dead letter of {job_name(job_id)}")
     return page(
         request, "letter.html", section="dead-letters", title=f"Dead letter of {job_name(job_id)}", status=status,
-        story=story, letter=story.letter, name=job_name(job_id), problem=problem,
+        story=story, letter=story.letter, facts=facts_of(job_id.hex, story.evidence), name=job_name(job_id), problem=problem,
     )  # fmt: skip
 
 

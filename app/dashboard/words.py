@@ -43,16 +43,7 @@ def without_query(url: str) -> str:
     return urlsplit(url)._replace(query="", fragment="").geturl() + ("?…" if "?" in url else "")
 
 
-def without_log(attempt: dict[str, Any]) -> dict[str, Any]:
-    """An attempt's evidence without the log's end, which is shown as a text of its own."""
-    detail = attempt.get("detail")
-    if not isinstance(detail, dict):
-        return attempt
-    return attempt | {"detail": {name: value for name, value in detail.items() if name != "log_tail"}}
-
-
 FILTERS = {
-    "without_log": without_log,
     "short_id": short_id,
     "pretty": pretty,
     "sentence": sentence,

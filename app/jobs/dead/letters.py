@@ -11,13 +11,14 @@ from app.db import storable
 from app.jobs import tables as t
 from app.jobs.dead.evidence import MAX_ATTEMPTS, evidence_of
 from app.jobs.dead.fingerprint import fingerprint_of, signature_of
+from app.jobs.timing import NOT_MEASURED
 
 # What counts against a job, and what a requeue sets to 0.
 COUNTERS = ("failures", "worker_losses", "engine_crashes", "solo_crashes")
 
 # The newest attempts, of earlier lives too: the whole story of a job that died again.
 _ATTEMPTS = text("""
-    SELECT a.job_id, a.attempt, a.outcome, a.detail, a.ended_at, w.incarnation, w.host, w.pid, w.device, w.model_hash
+    SELECT a.job_id, a.attempt, a.outcome, a.detail, a.ended_at, a.queued_s, a.prefill_s, a.decode_s, w.incarnation, w.host, w.pid, w.device, w.model_hash
     FROM unnest(CAST(:ids AS uuid[])) AS dead (id)
     CROSS JOIN LATERAL (
         SELECT * FROM attempts WHERE attempts.job_id = dead.id ORDER BY attempts.attempt DESC LIMIT :most) a
@@ -66,6 +67,7 @@ def _letter(row: Row[Any], attempts: list[dict[str, Any]], extra: dict[str, Any]
 
 def _shown(attempt: Row[Any]) -> dict[str, Any]:
     shown = {"attempt": attempt.attempt, "outcome": attempt.outcome, "ended_at": attempt.ended_at.isoformat()}
+    shown |= {name: getattr(attempt, name) for name in NOT_MEASURED}
     if attempt.incarnation is not None:
         names = ("host", "pid", "device", "model_hash")
         shown["worker"] = {"incarnation": attempt.incarnation.hex} | {name: getattr(attempt, name) for name in names}

@@ -101,3 +101,17 @@ async def test_a_query_that_is_wrong_is_our_fault_and_logged_not_an_outage(
     answer = await viewer.get("/admin/models")
     assert answer.status_code == 500
     assert "dashboard.failed" in caplog.text
+
+
+async def test_the_evidence_of_a_dead_letter_is_a_table_with_its_json_folded_below(
+    world: World, viewer: Browser
+) -> None:
+    page = (await viewer.get(f"/admin/dead-letters/{job_name(world.dead[0])}")).text
+    section = page[page.index('<h2 id="evidence">') :]
+    table, folded = section[: section.index("</table>")], section[section.index("All of it as JSON") :]
+    for said in ("engine crash", "exit status -11", "not measured", "no record", "cpu, pid "):
+        assert said in table, said
+    assert "{" not in table, "no JSON in it"
+    assert "Segmentation fault" in section
+    assert "<details open" not in section[section.rindex("<details") :]
+    assert "&#34;attempts_left_out&#34;: 0" in folded
