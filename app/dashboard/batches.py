@@ -15,10 +15,10 @@ from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import Form, text_of, tier_of, whole_of
-from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_cursor
+from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_of
+from app.dashboard.lists import Search, list_page
 from app.dashboard.pages import page
 from app.dashboard.queries.batches import list_batches, read_batch
-from app.dashboard.queries.walk import MOST_LOOKED_AT
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest, NotFound
 from app.jobs.states import TIERS
@@ -37,14 +37,15 @@ BatchId = Annotated[str, Path(alias="id")]
 async def batches(request: Request, _: Viewer) -> Response:
     """Batches of all tenants, newest first."""
     listing = listing_of(request, _PAGE, ("tenant", "status"))
-    async with services_of(request).transaction() as conn:
-        found = await list_batches(
-            conn, limit=PAGE_SIZE, tenant=listing.get("tenant"), status=one_of(listing, "status", STATUSES),
-            older_than=uuid_cursor(listing),
-        )  # fmt: skip
-    return page(
-        request, "batches.html", section="batches", listing=listing, found=found, statuses=STATUSES, batch_name=batch_name,
-        most=MOST_LOOKED_AT, now=datetime.now(UTC),
+
+    def search(_: datetime) -> Search:
+        tenant, status = listing.get("tenant"), listing.read("status", one_of(STATUSES))
+        older_than = listing.read_cursor(uuid_of)
+        return lambda conn: list_batches(conn, limit=PAGE_SIZE, tenant=tenant, status=status, older_than=older_than)
+
+    return await list_page(
+        request, "batches.html", listing, search, section="batches", statuses=STATUSES, batch_name=batch_name,
+        now=datetime.now(UTC),
     )  # fmt: skip
 
 

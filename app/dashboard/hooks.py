@@ -1,5 +1,6 @@
 """Are tenants told of their events? /admin/webhooks: endpoints with their health, deliveries, and each delivery's tries."""
 
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,10 +12,10 @@ from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import text_of
-from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_cursor, uuid_of
+from app.dashboard.listing import PAGE_SIZE, listing_of, one_of, uuid_of
+from app.dashboard.lists import Search, list_page
 from app.dashboard.pages import is_htmx, page
 from app.dashboard.queries import hooks as queries
-from app.dashboard.queries.walk import MOST_LOOKED_AT
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest, NotFound
 from app.ids import DELIVERY_PREFIX, ENDPOINT_PREFIX, delivery_name, endpoint_name, job_name, parse_name
@@ -36,14 +37,16 @@ NAMES: dict[str, Any] = {"endpoint_name": endpoint_name, "delivery_name": delive
 async def list_endpoints(request: Request, _: Viewer) -> Response:
     """Endpoints of all tenants, newest first."""
     listing = listing_of(request, _PAGE, ("tenant", "state"))
-    async with services_of(request).transaction() as conn:
-        found = await queries.list_endpoints(
-            conn, limit=PAGE_SIZE, tenant=listing.get("tenant"), state=one_of(listing, "state", queries.STATES),
-            older_than=uuid_cursor(listing),
-        )  # fmt: skip
-    return page(
-        request, "hooks.html", section="webhooks", listing=listing, found=found, states=queries.STATES, most=MOST_LOOKED_AT,
-        recent=queries.MOST_RECENT, **NAMES,
+
+    def search(_: datetime) -> Search:
+        tenant, state = listing.get("tenant"), listing.read("state", one_of(queries.STATES))
+        older_than = listing.read_cursor(uuid_of)
+        return lambda conn: queries.list_endpoints(
+            conn, limit=PAGE_SIZE, tenant=tenant, state=state, older_than=older_than
+        )
+
+    return await list_page(
+        request, "hooks.html", listing, search, section="webhooks", states=queries.STATES, recent=queries.MOST_RECENT, **NAMES
     )  # fmt: skip
 
 
@@ -51,22 +54,21 @@ async def list_endpoints(request: Request, _: Viewer) -> Response:
 async def list_deliveries(request: Request, _: Viewer) -> Response:
     """Deliveries of all tenants, newest first."""
     listing = listing_of(request, f"{_PAGE}/deliveries", ("tenant", "endpoint", "job", "status", "type"))
-    problem, found = "", None
-    try:
+
+    def search(_: datetime) -> Search:
         wanted = queries.DeliverySearch(
             tenant=listing.get("tenant"),
-            endpoint_id=uuid_of(listing["endpoint"], "endpoint") if listing["endpoint"] else None,
-            job_id=uuid_of(listing["job"], "job") if listing["job"] else None,
-            status=one_of(listing, "status", history.STATUSES),
+            endpoint_id=listing.read("endpoint", uuid_of),
+            job_id=listing.read("job", uuid_of),
+            status=listing.read("status", one_of(history.STATUSES)),
             event_type=listing.get("type"),
         )
-        async with services_of(request).transaction() as conn:
-            found = await queries.find_deliveries(conn, wanted, limit=PAGE_SIZE, older_than=uuid_cursor(listing))
-    except InvalidRequest as error:
-        problem = error.detail
-    return page(
-        request, "deliveries.html", section="webhooks", title="Deliveries", status=422 if problem else 200, listing=listing,
-        found=found, problem=problem, statuses=history.STATUSES, types=EVENTS, most=MOST_LOOKED_AT, **NAMES,
+        older_than = listing.read_cursor(uuid_of)
+        return lambda conn: queries.find_deliveries(conn, wanted, limit=PAGE_SIZE, older_than=older_than)
+
+    return await list_page(
+        request, "deliveries.html", listing, search, section="webhooks", title="Deliveries", statuses=history.STATUSES,
+        types=EVENTS, **NAMES,
     )  # fmt: skip
 
 

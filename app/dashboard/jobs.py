@@ -17,15 +17,10 @@ from app.dashboard.listing import (
     pairs_of,
     since_of,
     time_of,
-    uuid_cursor,
     uuid_of,
 )
-from app.dashboard.pages import page
+from app.dashboard.lists import Search, list_page
 from app.dashboard.queries.jobs import JobSearch, find_jobs
-from app.dashboard.queries.walk import MOST_LOOKED_AT
-from app.dashboard.services import services_of
-from app.db import database_now
-from app.errors import InvalidRequest
 from app.ids import job_name
 from app.jobs.states import END_STATUSES, TIERS
 
@@ -40,31 +35,27 @@ _PAGE = f"{PREFIX}/jobs"
 async def jobs(request: Request, _: Viewer) -> Response:
     """A page of jobs."""
     listing = listing_of(request, _PAGE, _FILTERS)
-    problem, found = "", None
-    try:
-        name = listing.get("id")
-        if name is not None and id_end_of(name) is None:
-            return RedirectResponse(f"{_PAGE}/{job_name(uuid_of(name, 'id'))}", 303)
-        async with services_of(request).transaction() as conn:
-            wanted = _search(listing, await database_now(conn))
-            found = await find_jobs(conn, wanted, limit=PAGE_SIZE, older_than=uuid_cursor(listing))
-    except InvalidRequest as error:
-        problem = error.detail
-    return page(
-        request, "jobs.html", section="jobs", status=422 if problem else 200, listing=listing, found=found, problem=problem,
-        statuses=STATUSES, tiers=TIERS, spans=SPAN_LABELS, most=MOST_LOOKED_AT, job_name=job_name,
+    if id_end_of(listing["id"]) is None and (job_id := listing.read("id", uuid_of)) is not None:
+        return RedirectResponse(f"{_PAGE}/{job_name(job_id)}", 303)
+
+    def search(now: datetime) -> Search:
+        wanted, older_than = _search(listing, now), listing.read_cursor(uuid_of)
+        return lambda conn: find_jobs(conn, wanted, limit=PAGE_SIZE, older_than=older_than)
+
+    return await list_page(
+        request, "jobs.html", listing, search, section="jobs", statuses=STATUSES, tiers=TIERS, spans=SPAN_LABELS,
+        job_name=job_name,
     )  # fmt: skip
 
 
 def _search(listing: Listing, now: datetime) -> JobSearch:
-    after, since = time_of(listing, "after"), since_of(listing, now)
     return JobSearch(
         tenant=listing.get("tenant"),
-        status=one_of(listing, "status", STATUSES),
-        tier=one_of(listing, "tier", TIERS),
+        status=listing.read("status", one_of(STATUSES)),
+        tier=listing.read("tier", one_of(TIERS)),
         model=listing.get("model"),
-        metadata=pairs_of(listing.get("metadata")),
-        after=max(filter(None, (after, since)), default=None),
-        before=time_of(listing, "before"),
+        metadata=listing.read("metadata", pairs_of),
+        after=since_of(listing, now),
+        before=listing.read("before", time_of),
         id_end=id_end_of(listing["id"]),
     )

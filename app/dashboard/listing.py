@@ -1,15 +1,20 @@
 """Which part of a long list does a URL ask for? Filters and a cursor, read strictly; and the URLs of the pages beside it."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from starlette.requests import Request
 
+from app.dashboard.words import sentence
 from app.errors import InvalidRequest
+
+Read = TypeVar("Read")
+Reader = Callable[[str, str], Read]  # of a field's text and its name; raises InvalidRequest where the text is none such
 
 PAGE_SIZE = 50
 MAX_FILTER_CHARS = 300
@@ -29,11 +34,15 @@ SPAN_LABELS = [
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a URL says. `filters` are the fields that aren't empty; `path` is the page's, with its prefix."""
+    """What a URL says. `filters` are the fields that aren't empty, as they were typed; `path` is the page's, with its prefix.
+
+    What is read and wrong stands in `problems`, by field, and counts as any: nothing is to be searched then.
+    """
 
     path: str
     filters: Mapping[str, str]
     cursor: str | None
+    problems: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> str:
         """A filter's text, empty where it isn't given: for the form to show."""
@@ -41,7 +50,24 @@ class Listing:
 
     def get(self, name: str) -> str | None:
         """A filter's text; None is any."""
-        return self.filters.get(name)
+        return None if name in self.problems else self.filters.get(name)
+
+    def read(self, name: str, reader: Reader[Read]) -> Read | None:
+        """A filter as what it means; None is any, or wrong."""
+        return self._read(name, self.get(name), reader)
+
+    def read_cursor(self, reader: Reader[Read]) -> Read | None:
+        """The cursor as the place it means; None is the beginning, or wrong."""
+        return self._read("cursor", self.cursor, reader)
+
+    def _read(self, name: str, text: str | None, reader: Reader[Read]) -> Read | None:
+        if text is None or name in self.problems:
+            return None
+        try:
+            return reader(text, name)
+        except InvalidRequest as error:
+            self.problems[name] = sentence(error.detail.removeprefix(f"{name}: "))
+            return None
 
     def url(self, cursor: object = None) -> str:
         """The same filters from `cursor` on; from the beginning without it."""
@@ -55,41 +81,31 @@ class Listing:
 
 
 def listing_of(request: Request, path: str, names: Iterable[str]) -> Listing:
-    """The part that this request asks for; parameters of other names are left alone.
-
-    Raises:
-        InvalidRequest: a filter that is too long, or with a character that no database holds.
-    """
-    given = {}
-    for name in (*names, "cursor"):
+    """The part that this request asks for; parameters of other names are left alone. What no list can be searched by is a problem already."""
+    listing = Listing(path, filters := {}, request.query_params.get("cursor", "").strip() or None)
+    for name in names:
         value = request.query_params.get(name, "").strip()
-        if len(value) > MAX_FILTER_CHARS or "\x00" in value:
-            raise InvalidRequest(f"{name}: must have at most {MAX_FILTER_CHARS} characters", param=name)
         if value:
-            given[name] = value
-    cursor = given.pop("cursor", None)
-    return Listing(path, given, cursor)
+            filters[name] = value.replace("\x00", "\ufffd")
+            listing._read(name, value, _storable)
+    listing.read_cursor(_storable)
+    return listing
 
 
-def one_of(listing: Listing, name: str, known: Iterable[str]) -> str | None:
-    """A filter that has so many values only.
-
-    Raises:
-        InvalidRequest: it is another.
-    """
-    value = listing.get(name)
-    if value is not None and value not in known:
-        raise InvalidRequest(f"{name}: must be one of {', '.join(known)}", param=name)
-    return value
+def _storable(text: str, name: str) -> None:
+    if len(text) > MAX_FILTER_CHARS or "\x00" in text:
+        raise InvalidRequest(f"{name}: must have at most {MAX_FILTER_CHARS} characters, none of them NUL", param=name)
 
 
-def uuid_cursor(listing: Listing) -> UUID | None:
-    """The cursor of a list in the order of ids.
+def one_of(known: Iterable[str]) -> Reader[str]:
+    """Reads a filter that has so many values only."""
 
-    Raises:
-        InvalidRequest: it isn't one that a page has given.
-    """
-    return None if listing.cursor is None else uuid_of(listing.cursor, "cursor")
+    def read(text: str, name: str) -> str:
+        if text not in known:
+            raise InvalidRequest(f"{name}: must be one of {', '.join(known)}", param=name)
+        return text
+
+    return read
 
 
 def uuid_of(value: str, name: str) -> UUID:
@@ -110,16 +126,13 @@ def id_end_of(value: str) -> str | None:
     return found[1] if found else None
 
 
-def time_of(listing: Listing, name: str) -> datetime | None:
-    """A filter that is a time in UTC, as `<input type="datetime-local">` sends it.
+def time_of(text: str, name: str) -> datetime:
+    """A time in UTC, as `<input type="datetime-local">` sends it.
 
     Raises:
         InvalidRequest: it isn't one.
     """
-    value = listing.get(name)
-    if value is None:
-        return None
-    at = moment_of(value)
+    at = moment_of(text)
     if at is None:
         raise InvalidRequest(
             f"{name}: must be a time such as 2026-01-31T18:00, in UTC, of a year from {YEARS[0]} to {YEARS[-1]}",
@@ -140,23 +153,19 @@ def moment_of(text: str) -> datetime | None:
 
 
 def since_of(listing: Listing, now: datetime) -> datetime | None:
-    """When the span begins that the filter `since` names.
-
-    Raises:
-        InvalidRequest: it isn't one of `SPANS`.
-    """
-    value = one_of(listing, "since", SPANS)
-    return None if value is None else now - SPANS[value]
+    """When the span begins that the filter `since` names, or at the filter `after`, whichever is later."""
+    span, after = listing.read("since", one_of(SPANS)), listing.read("after", time_of)
+    if span is None:
+        return after
+    return max(now - SPANS[span], after) if after is not None else now - SPANS[span]
 
 
-def pairs_of(text: str | None, name: str = "metadata") -> dict[str, str] | None:
+def pairs_of(text: str, name: str) -> dict[str, str] | None:
     """Metadata as people write it: `team=search, run=7`.
 
     Raises:
         InvalidRequest: a part has no `=`.
     """
-    if text is None:
-        return None
     found = {}
     for part in filter(None, (each.strip() for each in text.split(","))):
         key, equals, value = part.partition("=")

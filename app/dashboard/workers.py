@@ -1,19 +1,22 @@
 """Who does the work? /admin/workers: live ones with their figures, the past; drain and undrain."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dashboard.access import Operator, Viewer
 from app.dashboard.acting import Act, act
 from app.dashboard.assets import PREFIX
-from app.dashboard.listing import PAGE_SIZE, Listing, listing_of, moment_of, uuid_of
+from app.dashboard.listing import PAGE_SIZE, listing_of, moment_of, uuid_of
+from app.dashboard.lists import Search, list_page
 from app.dashboard.pages import page
 from app.dashboard.queries import workers as queries
-from app.dashboard.queries.walk import MOST_LOOKED_AT, Page
+from app.dashboard.queries.walk import Page
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest, NotFound
 from app.ids import job_name
@@ -28,15 +31,14 @@ WorkerId = Annotated[str, Path(alias="id")]
 async def workers(request: Request, _: Viewer) -> Response:
     """Live ones, and the past by its end."""
     listing = listing_of(request, _PAGE, ())
-    after = _place(listing)
     async with services_of(request).transaction() as conn:
         live = await queries.live_workers(conn)
-        past = await queries.past_workers(conn, limit=PAGE_SIZE + 1, after=after)
-    shown = past[:PAGE_SIZE]
-    found = Page(shown, _cursor(shown[-1]) if len(past) > PAGE_SIZE else None)
-    return page(
-        request, "workers.html", section="workers", live=live, found=found, listing=listing, most=MOST_LOOKED_AT
-    )
+
+    def search(_: datetime) -> Search:
+        after = listing.read_cursor(_place)
+        return lambda conn: _past(conn, after)
+
+    return await list_page(request, "workers.html", listing, search, section="workers", live=live)
 
 
 @router.get("/live")
@@ -92,15 +94,19 @@ async def _shown(request: Request, incarnation: UUID, problem: str = "", status:
     )  # fmt: skip
 
 
+async def _past(conn: AsyncConnection, after: queries.PastPlace | None) -> Page[queries.WorkerRow]:
+    rows = await queries.past_workers(conn, limit=PAGE_SIZE + 1, after=after)
+    shown = rows[:PAGE_SIZE]
+    return Page(shown, _cursor(shown[-1]) if len(rows) > PAGE_SIZE else None)
+
+
 def _cursor(row: queries.WorkerRow) -> str:
     assert row.ended_at is not None
     return f"{row.ended_at.isoformat()}~{row.incarnation.hex}"
 
 
-def _place(listing: Listing) -> queries.PastPlace | None:
-    if listing.cursor is None:
-        return None
-    ended_at, _, incarnation = listing.cursor.partition("~")
+def _place(text: str, name: str) -> queries.PastPlace:
+    ended_at, _, incarnation = text.partition("~")
     if (at := moment_of(ended_at)) is None:
-        raise InvalidRequest("cursor: isn't one that a page has given", param="cursor")
-    return queries.PastPlace(at, uuid_of(incarnation, "cursor"))
+        raise InvalidRequest(f"{name}: isn't one that a page has given", param=name)
+    return queries.PastPlace(at, uuid_of(incarnation, name))

@@ -91,7 +91,7 @@ async def test_pages_are_accessible_in_the_dark(
                 await watched.assert_clean()
 
 
-async def test_an_open_question_fits_and_is_accessible(open_page: OpenPage, world: World) -> None:
+async def test_an_open_question_and_a_wrong_filter_fit_and_are_accessible(open_page: OpenPage, world: World) -> None:
     async with open_page("operator", reduced_motion="reduce") as watched:
         for name, path, button in (
             ("tier", f"/admin/jobs/{job_name(world.jobs['queued'])}", "Change tier"),
@@ -103,6 +103,10 @@ async def test_an_open_question_fits_and_is_accessible(open_page: OpenPage, worl
             await watched.assert_accessible()
             await watched.picture(f"question-{name}")
             await watched.assert_clean()
+        await watched.open("/admin/jobs?status=gone&after=soon&tenant=acme")
+        await watched.assert_accessible()
+        await watched.picture("jobs-wrong-filters")
+        await watched.assert_clean("422")
 
 
 async def test_a_dead_letter_is_requeued_and_a_viewer_cannot(open_page: OpenPage, world: World) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
-from app.dashboard.listing import id_end_of, listing_of, pairs_of, time_of, uuid_of
+from app.dashboard.listing import id_end_of, listing_of, one_of, pairs_of, time_of, uuid_of
 from app.dashboard.words import brief, pretty, sentence, short_id, without_query
 from app.errors import InvalidRequest
 
@@ -21,6 +21,15 @@ def test_filters_that_are_empty_are_none_and_the_next_page_keeps_the_others() ->
     assert listing.url("next one") == "/admin/jobs?tenant=a%26b&cursor=next+one"
     assert listing.first == "/admin/jobs?tenant=a%26b"
     assert listing_of(request(""), "/admin/jobs", ("tenant",)).first is None
+
+
+def test_what_is_wrong_is_noted_once_by_its_field_and_counts_as_any() -> None:
+    listing = listing_of(request("status=gone&after=soon&tenant=" + "x" * 301), "/", ("status", "after", "tenant"))
+    assert listing.read("status", one_of(("queued", "running"))) is None
+    assert listing.read("after", time_of) is None
+    assert (listing.get("tenant"), listing.get("status"), listing["status"]) == (None, None, "gone")
+    assert listing.problems["status"] == "Must be one of queued, running"
+    assert set(listing.problems) == {"status", "after", "tenant"}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,7 @@ def test_the_end_of_an_id_is_read_as_lists_show_it() -> None:
 
 def test_times_are_utc_unless_they_say_otherwise() -> None:
     def read(value: str) -> datetime | None:
-        return time_of(listing_of(request(f"after={value}"), "/", ("after",)), "after")
+        return listing_of(request(f"after={value}"), "/", ("after",)).read("after", time_of)
 
     assert read("2026-01-31T18:00") == datetime(2026, 1, 31, 18, tzinfo=UTC)
     assert read("2026-01-31T18:00:00%2B02:00") == datetime(2026, 1, 31, 16, tzinfo=UTC)
@@ -53,11 +62,11 @@ def test_times_are_utc_unless_they_say_otherwise() -> None:
 
 
 def test_metadata_as_people_write_it() -> None:
-    assert pairs_of("team=search, run = 7=8 ,") == {"team": "search", "run": "7=8"}
-    assert pairs_of(" , ") is None
+    assert pairs_of("team=search, run = 7=8 ,", "metadata") == {"team": "search", "run": "7=8"}
+    assert pairs_of(" , ", "metadata") is None
     for wrong in ("team", "=x"):
         with pytest.raises(InvalidRequest, match="metadata"):
-            pairs_of(wrong)
+            pairs_of(wrong, "metadata")
 
 
 def test_words() -> None:
