@@ -22,6 +22,7 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.jobs.breakers import Standing
+    from app.jobs.live import LiveWorker, ServedModel
 
 MIN_POSTGRES = 15  # UNIQUE NULLS NOT DISTINCT
 MIN_REDIS = (6, 2)
@@ -40,6 +41,16 @@ class Finding:
     advice: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Installation:
+    """What the database knows of what runs: workers, the models that they serve, breakers that aren't closed, pools that nobody serves."""
+
+    workers: "list[LiveWorker]"
+    models: "list[ServedModel]"
+    breakers: "list[Standing]"
+    unserved: list[str]
+
+
 def doctor(settings: Settings, *, deep: bool) -> bool:
     """Print the findings as they come; return whether none is a failure."""
     console = Console()
@@ -56,9 +67,14 @@ def doctor(settings: Settings, *, deep: bool) -> bool:
 
 def _findings(settings: Settings, *, deep: bool) -> Iterator[Finding]:
     yield _python()
-    yield from _postgres(settings)
+    is_served = False
+    for finding in _postgres(settings):
+        is_served = is_served or finding.subject == "model"
+        yield finding
     yield from _redis(settings)
-    yield from model_findings(settings)
+    # Beside an installation that serves models, only one that was named, or that is to be loaded, is of interest.
+    if deep or not is_served or {"model", "engine"} & settings.model_fields_set:
+        yield from model_findings(settings)
     yield from _pepper(settings)
     yield from _device(settings)
     yield _disk(settings)
@@ -125,19 +141,24 @@ def _schema(settings: Settings) -> Iterator[Finding]:
 
 def _workers(settings: Settings) -> Iterator[Finding]:
     from app.db import create_engine
-    from app.jobs.breakers import Standing, standings
-    from app.jobs.live import LiveWorker, live_workers, unserved_pools
+    from app.jobs.breakers import standings
+    from app.jobs.live import live_workers, served_models, unserved_pools
 
-    async def read() -> tuple[list[LiveWorker], list[Standing], list[str]]:
+    async def read() -> _Installation:
         db = create_engine(settings, application_name="penstock-doctor")
         try:
             async with db.connect() as conn:
-                return await live_workers(conn), await standings(conn), await unserved_pools(conn)
+                return _Installation(
+                    await live_workers(conn),
+                    await served_models(conn),
+                    await standings(conn),
+                    await unserved_pools(conn),
+                )
         finally:
             await db.dispose()
 
-    found, breakers, unserved = asyncio.run(read())
-    for each in found:
+    seen = asyncio.run(read())
+    for each in seen.workers:
         who = (
             f"{each.model} on {each.host}:{each.pid} ({each.device}), {each.state}, renewed {each.renewed_s:.0f} s ago"
         )
@@ -147,11 +168,17 @@ def _workers(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", "worker", f"{who}, {each.stats.get('jobs', 0)} jobs at hand{_guesses(each.stats)}")
-    if not found:
+    if not seen.workers:
         yield Finding("warn", "worker", "none is alive: jobs wait", "start one: `penstock worker`")
-    for pool in unserved:
+    for model in seen.models:
+        by = "1 worker" if model.num_workers == 1 else f"{model.num_workers} workers"
+        yield Finding(
+            "ok", "model",
+            f"{model.name}: served by {by}, up to {model.max_model_len:,} tokens of prompt and output, {model.vocab_size:,} in its vocabulary",
+        )  # fmt: skip
+    for pool in seen.unserved:
         yield Finding("warn", "jobs", f"some wait for {pool}, and no worker serves it", "start one: `penstock worker`")
-    for breaker in breakers:
+    for breaker in seen.breakers:
         yield _breaker(breaker)
 
 

@@ -42,6 +42,29 @@ async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
     return [LiveWorker(*row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model with live workers, as the newest of them registered it; lengths in tokens."""
+
+    name: str
+    num_workers: int
+    max_model_len: int
+    vocab_size: int
+
+
+async def served_models(conn: AsyncConnection) -> list[ServedModel]:
+    """What workers whose lease hasn't run out serve, by name."""
+    w, m = t.workers.c, t.models.c
+    rows = await conn.execute(
+        select(m.name, func.count(), m.max_model_len, m.vocab_size)
+        .join(t.workers, w.model == m.name)
+        .where(w.ended_at.is_(None), w.expires_at > text("clock_timestamp()"))
+        .group_by(m.name)
+        .order_by(m.name)
+    )
+    return [ServedModel(*row) for row in rows]
+
+
 # One look into the index a pool, however many wait.
 _UNSERVED = text("""
     SELECT pool FROM (SELECT DISTINCT pool FROM models) AS pools

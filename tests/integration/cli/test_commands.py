@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app.cli.doctor import bundled_model
 from tests.support.cli import Run, Up, write_lines
 from tests.support.processes import have_ended
 
@@ -156,6 +157,16 @@ def test_doctor_finds_a_running_stack_well(penstock: Run) -> None:
     checks = ("python", "postgres", "schema", "worker", "redis", "model", "device")
     assert {check: levels[check] for check in checks} == dict.fromkeys(checks, "ok")
     assert penstock("migrate").out.startswith("schema: at ")
+
+
+def test_doctor_speaks_of_the_model_that_is_served_and_not_of_the_bundled_one(penstock: Run) -> None:
+    def models(*options: object) -> list[str]:
+        lines = penstock("doctor", *options, PENSTOCK_DEVICE="cpu").out.splitlines()
+        return [line.split(maxsplit=2)[2] for line in lines if line.split()[1:2] == ["model"]]
+
+    (served,) = models()
+    assert served.startswith("null: served by 1 worker, up to ")
+    assert [line.partition(":")[0] for line in models("--model", bundled_model())] == ["null", "brook"]
 
 
 def test_a_second_up_says_in_one_line_what_is_in_use(up: Up, data_dir: Path, tmp_path: Path) -> None:
