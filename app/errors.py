@@ -169,6 +169,14 @@ class ChangedMeanwhile(PenstockError):
     retryable = False
 
 
+class PreconditionFailed(PenstockError):
+    """`If-Match` names another state than the one that is there now; `now` says what it has in the fields that would become others."""
+
+    code = "precondition_failed"
+    status = 412
+    retryable = False
+
+
 class KeyEnded(PenstockError):
     """The API key can't be rotated: it was revoked, has expired, or was rotated before."""
 

@@ -11,6 +11,7 @@ from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
+from app.api.preconditions import IF_MATCH, VERSION, etag, precondition
 from app.api.quota_documents import BudgetObject, BudgetPage, budget_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES, TenantName, tenant_of
@@ -61,7 +62,7 @@ async def page_of_budgets(request: Request, name: TenantName, _: Admin) -> Respo
     operation_id="createBudget",
     summary="Make a budget",
     status_code=201,
-    responses=shows(201, "It is made, and counts from now on.", BudgetObject)
+    responses=shows(201, "It is made, and counts from now on.", BudgetObject, VERSION)
     | problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(BudgetWanted)},
 )
@@ -70,34 +71,37 @@ async def create_budget(request: Request, name: TenantName, admin: Admin) -> Res
     wanted = parse_body(await read_body(request, most=MAX_BODY_BYTES), BudgetWanted)
     async with runtime_of(request).transaction() as conn:
         made = await budget_acts.create_budget(conn, tenant_of(name), wanted, actor=admin.actor)
-    return answer(budget_object(made), 201, {"Location": f"/v1/admin/budgets/{made.id}"})
+    return answer(budget_object(made), 201, {"Location": f"/v1/admin/budgets/{made.id}"} | etag(made.version))
 
 
 @router.get(
     "/budgets/{id}",
     operation_id="getBudget",
     summary="Read a budget",
-    responses=shows(200, "The budget with its current window.", BudgetObject) | problems(401, 403, 404, 503),
+    responses=shows(200, "The budget with its current window.", BudgetObject, VERSION) | problems(401, 403, 404, 503),
 )
 async def read_budget(request: Request, name: BudgetId, _: Admin) -> Response:
     """How much of it is used, reserved and left now."""
     async with runtime_of(request).transaction() as conn:
-        return answer(budget_object(await budget_acts.read_budget(conn, _budget_id(name))))
+        found = await budget_acts.read_budget(conn, _budget_id(name))
+    return answer(budget_object(found), headers=etag(found.version))
 
 
 @router.patch(
     "/budgets/{id}",
     operation_id="changeBudget",
     summary="Change a budget",
-    responses=shows(200, "The budget as it is now.", BudgetObject)
-    | problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
-    openapi_extra={"requestBody": body_of(BudgetChange)},
+    responses=shows(200, "The budget as it is now.", BudgetObject, VERSION)
+    | problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 503),
+    openapi_extra={"requestBody": body_of(BudgetChange), "parameters": [IF_MATCH]},
 )
 async def change_budget(request: Request, name: BudgetId, admin: Admin) -> Response:
     """A limit below what is used and reserved takes nothing back: nothing more is accepted in this window until there is room."""
     change = parse_body(await read_body(request, most=MAX_BODY_BYTES), BudgetChange)
-    async with runtime_of(request).transaction() as conn:
-        return answer(budget_object(await budget_acts.change_budget(conn, _budget_id(name), change, actor=admin.actor)))
+    with precondition(request.headers) as seen:
+        async with runtime_of(request).transaction() as conn:
+            changed = await budget_acts.change_budget(conn, _budget_id(name), change, actor=admin.actor, seen=seen)
+    return answer(budget_object(changed), headers=etag(changed.version))
 
 
 @router.post(

@@ -30,6 +30,7 @@ _REASONS = {
     404: "There is no such thing, or it is another tenant's.",
     409: "It has ended otherwise, was resolved before, or there is such a thing already.",
     410: "It was there, and isn't kept any more.",
+    412: "`If-Match` names another version than the one that is there now; nothing was changed.",
     413: "The body is too large; it wasn't read to its end.",
     415: "The body isn't plain application/json.",
     422: "A rule is broken; `param` and `errors` name the fields and limits.",

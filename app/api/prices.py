@@ -9,6 +9,7 @@ from app.api.authentication import Admin
 from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.openapi import body_of, problems, shows
+from app.api.preconditions import IF_MATCH, VERSION, etag, precondition
 from app.api.quota_documents import PriceObject, price_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES
@@ -31,24 +32,27 @@ def _name(given: str) -> str:
     "/{name:path}",
     operation_id="getModelPrice",
     summary="Read a model's prices",
-    responses=shows(200, "Prices and fallback.", PriceObject) | problems(401, 403, 404, 503),
+    responses=shows(200, "Prices and fallback.", PriceObject, VERSION) | problems(401, 403, 404, 503),
 )
 async def read_price(request: Request, given: ModelPath, _: Admin) -> Response:
     """What its tokens cost, and which model stands in for it."""
     async with runtime_of(request).transaction() as conn:
-        return answer(price_object(await prices.read_price(conn, _name(given))))
+        found = await prices.read_price(conn, _name(given))
+    return answer(price_object(found), headers=etag(found.version))
 
 
 @router.patch(
     "/{name:path}",
     operation_id="changeModelPrice",
     summary="Change a model's prices",
-    responses=shows(200, "Prices and fallback as they are now.", PriceObject)
-    | problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": body_of(prices.ModelChange)},
+    responses=shows(200, "Prices and fallback as they are now.", PriceObject, VERSION)
+    | problems(400, 401, 403, 404, 412, 413, 415, 422, 503),
+    openapi_extra={"requestBody": body_of(prices.ModelChange), "parameters": [IF_MATCH]},
 )
 async def change_price(request: Request, given: ModelPath, admin: Admin) -> Response:
     """From the next submission on: a job pays what its tokens cost when it was reserved. What is left out stays."""
     change = parse_body(await read_body(request, most=MAX_BODY_BYTES), prices.ModelChange)
-    async with runtime_of(request).transaction() as conn:
-        return answer(price_object(await prices.change_price(conn, _name(given), change, actor=admin.actor)))
+    with precondition(request.headers) as seen:
+        async with runtime_of(request).transaction() as conn:
+            changed = await prices.change_price(conn, _name(given), change, actor=admin.actor, seen=seen)
+    return answer(price_object(changed), headers=etag(changed.version))

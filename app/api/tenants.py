@@ -10,6 +10,7 @@ from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
+from app.api.preconditions import IF_MATCH, VERSION, etag, precondition
 from app.api.quota_documents import TenantObject, TenantPage, tenant_object
 from app.api.runtime import runtime_of
 from app.errors import NotFound
@@ -59,7 +60,7 @@ async def page_of_tenants(request: Request, _: Admin) -> Response:
     operation_id="createTenant",
     summary="Make a tenant",
     status_code=201,
-    responses=shows(201, "It is made.", TenantObject) | problems(400, 401, 403, 409, 413, 415, 422, 503),
+    responses=shows(201, "It is made.", TenantObject, VERSION) | problems(400, 401, 403, 409, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(TenantWanted)},
 )
 async def create_tenant(request: Request, admin: Admin) -> Response:
@@ -67,34 +68,37 @@ async def create_tenant(request: Request, admin: Admin) -> Response:
     wanted = parse_body(await read_body(request, most=MAX_BODY_BYTES), TenantWanted)
     async with runtime_of(request).transaction() as conn:
         made = await tenants.create_tenant(conn, wanted, actor=admin.actor)
-    return answer(tenant_object(made), 201, {"Location": f"/v1/admin/tenants/{made.id}"})
+    return answer(tenant_object(made), 201, {"Location": f"/v1/admin/tenants/{made.id}"} | etag(made.version))
 
 
 @router.get(
     "/{id}",
     operation_id="getTenant",
     summary="Read a tenant",
-    responses=shows(200, "The tenant.", TenantObject) | problems(401, 403, 404, 503),
+    responses=shows(200, "The tenant.", TenantObject, VERSION) | problems(401, 403, 404, 503),
 )
 async def read_tenant(request: Request, name: TenantName, _: Admin) -> Response:
     """The tenant with all its limits."""
     async with runtime_of(request).transaction() as conn:
-        return answer(tenant_object(await tenants.read_tenant(conn, tenant_of(name))))
+        found = await tenants.read_tenant(conn, tenant_of(name))
+    return answer(tenant_object(found), headers=etag(found.version))
 
 
 @router.patch(
     "/{id}",
     operation_id="changeTenant",
     summary="Change a tenant",
-    responses=shows(200, "The tenant as it is now.", TenantObject) | problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": body_of(TenantChange)},
+    responses=shows(200, "The tenant as it is now.", TenantObject, VERSION)
+    | problems(400, 401, 403, 404, 412, 413, 415, 422, 503),
+    openapi_extra={"requestBody": body_of(TenantChange), "parameters": [IF_MATCH]},
 )
 async def change_tenant(request: Request, name: TenantName, admin: Admin) -> Response:
     """What is left out stays; null takes a limit away. Rights and rates reach every API process within 5 s, caps at once."""
     change = parse_body(await read_body(request, most=MAX_BODY_BYTES), TenantChange)
-    async with runtime_of(request).transaction() as conn:
-        changed = await tenants.change_tenant(conn, tenant_of(name), change, actor=admin.actor)
-    return answer(tenant_object(changed))
+    with precondition(request.headers) as seen:
+        async with runtime_of(request).transaction() as conn:
+            changed = await tenants.change_tenant(conn, tenant_of(name), change, actor=admin.actor, seen=seen)
+    return answer(tenant_object(changed), headers=etag(changed.version))
 
 
 @router.post(

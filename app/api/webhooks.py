@@ -11,6 +11,7 @@ from app.api.documents import answer
 from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
 from app.api.paging import wrong
+from app.api.preconditions import IF_MATCH, VERSION, etag, precondition
 from app.api.runtime import runtime_of
 from app.api.webhook_acts import endpoint_act
 from app.api.webhook_documents import (
@@ -84,7 +85,7 @@ async def page_of_endpoints(request: Request, caller: Reader) -> Response:
     operation_id="createWebhookEndpoint",
     summary="Make a webhook endpoint",
     status_code=201,
-    responses=shows(201, "The endpoint with its secret, the only time.", FreshEndpointObject)
+    responses=shows(201, "The endpoint with its secret, the only time.", FreshEndpointObject, VERSION)
     | problems(400, 401, 403, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(EndpointWanted)},
 )
@@ -97,28 +98,29 @@ async def create_endpoint(request: Request, caller: Writer, actor: Actor) -> Res
         fresh = await endpoints.create_endpoint(conn, caller.tenant_id, wanted)
         await endpoint_act(conn, actor, "create", caller.tenant_id, fresh.endpoint.id, wanted.model_dump())
     shown = fresh_endpoint_object(fresh)
-    return answer(shown, 201, {"Location": f"/v1/webhook_endpoints/{shown['id']}"})
+    return answer(shown, 201, {"Location": f"/v1/webhook_endpoints/{shown['id']}"} | etag(fresh.endpoint.version))
 
 
 @router.get(
     "/webhook_endpoints/{id}",
     operation_id="getWebhookEndpoint",
     summary="Read a webhook endpoint",
-    responses=shows(200, "The endpoint.", EndpointObject) | problems(401, 403, 404, 503),
+    responses=shows(200, "The endpoint.", EndpointObject, VERSION) | problems(401, 403, 404, 503),
 )
 async def read_endpoint(request: Request, name: EndpointName, caller: Reader) -> Response:
     """One endpoint: since when it fails, and why it was disabled."""
     async with runtime_of(request).transaction() as conn:
-        return answer(endpoint_object(await endpoints.read_endpoint(conn, caller.tenant_id, _endpoint_id(name))))
+        found = await endpoints.read_endpoint(conn, caller.tenant_id, _endpoint_id(name))
+    return answer(endpoint_object(found), headers=etag(found.version))
 
 
 @router.patch(
     "/webhook_endpoints/{id}",
     operation_id="changeWebhookEndpoint",
     summary="Change a webhook endpoint",
-    responses=shows(200, "The endpoint as it is now.", EndpointObject)
-    | problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": body_of(EndpointChange)},
+    responses=shows(200, "The endpoint as it is now.", EndpointObject, VERSION)
+    | problems(400, 401, 403, 404, 412, 413, 415, 422, 503),
+    openapi_extra={"requestBody": body_of(EndpointChange), "parameters": [IF_MATCH]},
 )
 async def change_endpoint(request: Request, name: EndpointName, caller: Writer, actor: Actor) -> Response:
     """What is left out stays. What waits goes to a new URL; `"status": "disabled"` gives it up, `"enabled"` starts afresh."""
@@ -129,24 +131,27 @@ async def change_endpoint(request: Request, name: EndpointName, caller: Writer, 
         raise wrong("body", "says nothing that shall be different")
     if "url" in change.given():
         check_url(change.url, allow_local=runtime.settings.webhook_allow_local, param="url")
-    async with runtime.transaction() as conn:
-        changed = await endpoints.change_endpoint(conn, caller.tenant_id, endpoint_id, change)
-        await endpoint_act(conn, actor, "change", caller.tenant_id, endpoint_id, change.given())
-    return answer(endpoint_object(changed))
+    with precondition(request.headers) as seen:
+        async with runtime.transaction() as conn:
+            changed = await endpoints.change_endpoint(conn, caller.tenant_id, endpoint_id, change, seen=seen)
+            await endpoint_act(conn, actor, "change", caller.tenant_id, endpoint_id, change.given())
+    return answer(endpoint_object(changed), headers=etag(changed.version))
 
 
 @router.delete(
     "/webhook_endpoints/{id}",
     operation_id="deleteWebhookEndpoint",
     summary="Delete a webhook endpoint",
-    responses=shows(200, "It is gone.", DeletedEndpoint) | problems(401, 403, 404, 503),
+    responses=shows(200, "It is gone.", DeletedEndpoint) | problems(401, 403, 404, 412, 422, 503),
+    openapi_extra={"parameters": [IF_MATCH]},
 )
 async def delete_endpoint(request: Request, name: EndpointName, caller: Writer, actor: Actor) -> Response:
     """What waits for it is given up. Its deliveries stay in the history."""
     endpoint_id = _endpoint_id(name)
-    async with runtime_of(request).transaction() as conn:
-        await endpoints.delete_endpoint(conn, caller.tenant_id, endpoint_id)
-        await endpoint_act(conn, actor, "delete", caller.tenant_id, endpoint_id, {})
+    with precondition(request.headers) as seen:
+        async with runtime_of(request).transaction() as conn:
+            await endpoints.delete_endpoint(conn, caller.tenant_id, endpoint_id, seen=seen)
+            await endpoint_act(conn, actor, "delete", caller.tenant_id, endpoint_id, {})
     return answer({"id": endpoint_name(endpoint_id), "object": "webhook_endpoint", "deleted": True})
 
 

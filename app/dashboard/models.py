@@ -16,7 +16,7 @@ from app.errors import ChangedMeanwhile, InvalidRequest, NotFound, PenstockError
 from app.jobs.breaker import Mode
 from app.jobs.breakers import set_mode
 from app.jobs.prices import MAX_PRICE, ModelChange, change_price
-from app.quotas.seen import version_of
+from app.seen import version_of
 
 _MODES: dict[str, Mode] = {"stop": "open", "allow": "closed", "auto": "auto"}
 

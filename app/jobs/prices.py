@@ -11,8 +11,8 @@ from app.errors import InvalidRequest, UnknownModel
 from app.jobs.request import ModelName
 from app.jobs.tables import models
 from app.quotas.acts import record_act
-from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.wanted import Wanted
+from app.seen import Seen, refuse_unless_seen, version_of
 
 MAX_PRICE = 10**10  # the largest job's cost fits into a bigint by far
 
@@ -72,7 +72,7 @@ async def change_price(
     change: ModelChange,
     *,
     actor: str,
-    seen: str | None = None,
+    seen: Seen = None,
     reason: str | None = None,
 ) -> Priced:
     """Change what is given, from the next submission on: a job pays the price of its reservation.

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import AlreadyExists, BudgetRetired, InvalidRequest, NotFound
 from app.ids import new_id
 from app.quotas.acts import record_act
-from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.tables import api_keys, budgets
 from app.quotas.tenants import read_tenant
 from app.quotas.wanted import BudgetChange, BudgetWanted
+from app.seen import Seen, refuse_unless_seen, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ async def change_budget(
     change: BudgetChange,
     *,
     actor: str,
-    seen: str | None = None,
+    seen: Seen = None,
     reason: str | None = None,
 ) -> BudgetView:
     """Change limit or thresholds, from the next submission on.

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import AlreadyExists, InvalidRequest, NotFound
 from app.quotas.acts import record_act
-from app.quotas.seen import refuse_unless_seen, version_of
 from app.quotas.tables import tenants
 from app.quotas.wanted import TenantChange, TenantWanted
+from app.seen import Seen, refuse_unless_seen, version_of
 
 State = Literal["active", "suspended", "any"]
 
@@ -103,7 +103,7 @@ async def change_tenant(
     change: TenantChange,
     *,
     actor: str,
-    seen: str | None = None,
+    seen: Seen = None,
     reason: str | None = None,
 ) -> Tenant:
     """Change what is given. A cap that is now below what waits takes nothing back: nothing more is accepted until there is room.

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import InvalidRequest, NotFound, PenstockError
 from app.ids import endpoint_name, new_id
+from app.seen import Seen, refuse_unless_seen, version_of
 from app.webhooks.delivery import close_disabled
 from app.webhooks.events import PING_EVENT
 from app.webhooks.lanes import endpoint_lane
@@ -46,6 +47,11 @@ class Endpoint:
     old_until: datetime | None
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def version(self) -> str:
+        """Of all that `change_endpoint` may change."""
+        return version_of(*(getattr(self, name) for name in EndpointChange.model_fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,11 @@ async def read_endpoint(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID
     return _there(found, endpoint_id)
 
 
+async def _locked(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID) -> Endpoint:
+    query = select(*_COLUMNS).where(*_own(tenant_id, endpoint_id)).with_for_update()
+    return _there((await conn.execute(query)).one_or_none(), endpoint_id)
+
+
 async def list_endpoints(
     conn: AsyncConnection, tenant_id: str, *, limit: int, after: UUID | None = None
 ) -> list[Endpoint]:
@@ -110,13 +121,22 @@ async def list_endpoints(
 
 
 async def change_endpoint(
-    conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, change: EndpointChange, *, by: str = BY_OWNER
-) -> Endpoint:
+    conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, change: EndpointChange, *, by: str = BY_OWNER,
+    seen: Seen = None,
+) -> Endpoint:  # fmt: skip
     """Change what is given. What waits for it goes to the new URL; disabling gives up what waits, and `by` says who did it.
+
+    `seen`: the `version` that whoever changes it has seen.
 
     Raises:
         NotFound: the tenant has no such endpoint.
+        ChangedMeanwhile: it isn't what was seen.
     """
+    if seen is not None:
+        before = await _locked(conn, tenant_id, endpoint_id)
+        now = {name: getattr(before, name) for name, value in change.given().items() if value != getattr(before, name)}
+        if now:
+            refuse_unless_seen(seen, before.version, now)
     values: dict[str, Any] = change.given() | {"updated_at": _NOW}
     if change.given().get("status") == "disabled":
         values |= {
@@ -154,12 +174,18 @@ async def rotate_secret(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID
     return FreshEndpoint(_there((await conn.execute(statement)).one_or_none(), endpoint_id), secret)
 
 
-async def delete_endpoint(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID) -> None:
+async def delete_endpoint(conn: AsyncConnection, tenant_id: str, endpoint_id: UUID, *, seen: Seen = None) -> None:
     """End an endpoint and forget its secrets; its history stays. What waits for it is given up.
+
+    `seen`: the `version` that whoever deletes it has seen.
 
     Raises:
         NotFound: the tenant has no such endpoint.
+        ChangedMeanwhile: it isn't what was seen.
     """
+    if seen is not None:
+        before = await _locked(conn, tenant_id, endpoint_id)
+        refuse_unless_seen(seen, before.version, {"status": before.status, "url": before.url})
     statement = (
         update(webhook_endpoints)
         .where(*_own(tenant_id, endpoint_id))
