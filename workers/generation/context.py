@@ -90,3 +90,8 @@ class WorkerContext:
                 await self.changed.wait()
         except TimeoutError:
             return
+
+    async def until_hand_is_empty(self) -> None:
+        """Until all ends that are on their way are written."""
+        while self.hand:
+            await self.wait_for_change(0.1)
