@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            line.update(_told(error))
+            line.update(_error_fields(error))
         return _encode({name: _shown(value) for name, value in line.items()}).decode()
 
 
@@ -70,15 +70,15 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
 
 
-def _told(error: BaseException) -> dict[str, Any]:
-    told: dict[str, Any] = {"error": f"{type(error).__module__}.{type(error).__qualname__}"}
+def _error_fields(error: BaseException) -> dict[str, Any]:
+    fields: dict[str, Any] = {"error": f"{type(error).__module__}.{type(error).__qualname__}"}
     if isinstance(error, PenstockError):
-        told["detail"] = error.detail
+        fields["detail"] = error.detail
     frames = extract_tb(error.__traceback__)[-MAX_FRAMES:]
-    told["frames"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    fields["frames"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     if error.__cause__ is not None:
-        told["cause"] = f"{type(error.__cause__).__module__}.{type(error.__cause__).__qualname__}"
-    return told
+        fields["cause"] = f"{type(error.__cause__).__module__}.{type(error.__cause__).__qualname__}"
+    return fields
 
 
 def _shown(value: Any) -> Any:

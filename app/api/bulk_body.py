@@ -75,7 +75,7 @@ def _request(job: Any) -> JobRequest:
     return request
 
 
-def told_of(place: int, error: E) -> E:
+def placed_error(place: int, error: E) -> E:
     """The same error of the job at this place; one that is about no field is about all of them."""
     param = error.extra.get("param")
     if param is None:
@@ -104,10 +104,10 @@ class Errors:
         for each in error.extra.get("errors") or [said]:
             field = each["field"] if each["field"] != "body" else ""
             message = each["message"].removeprefix(f"{field}: ")
-            told = {"field": f"jobs[{place}]" + (f".{field}" if field else ""), "message": message}
+            broken = {"field": f"jobs[{place}]" + (f".{field}" if field else ""), "message": message}
             if each.get("limit") is not None:
-                told["limit"] = each["limit"]
-            self._found.append(told)
+                broken["limit"] = each["limit"]
+            self._found.append(broken)
 
     def throw(self) -> None:
         """Refuse the bulk if anything was found.

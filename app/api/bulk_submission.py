@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
-from app.api.bulk_body import Bulk, Errors, told_of
+from app.api.bulk_body import Bulk, Errors, placed_error
 from app.api.promising import promising
 from app.api.runtime import Runtime
 from app.api.submission import refusals_counted
@@ -195,4 +195,4 @@ def _job(place: int) -> Iterator[None]:
     except PenstockError as error:
         if "param" not in error.extra:
             raise
-        raise told_of(place, error) from error
+        raise placed_error(place, error) from error

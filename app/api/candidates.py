@@ -72,9 +72,9 @@ class NoFallback:
 
     def beside(self, exhausted: BudgetExhausted) -> BudgetExhausted:
         """The budget's refusal, which says so, too."""
-        told = {"model": self.model, "reason": self.reason}
+        refused = {"model": self.model, "reason": self.reason}
         error = BudgetExhausted(
-            f"{exhausted.detail}. With on_budget: fallback, {self.why}", **exhausted.extra, fallback=told
+            f"{exhausted.detail}. With on_budget: fallback, {self.why}", **exhausted.extra, fallback=refused
         )
         error.headers |= exhausted.headers
         return error
@@ -142,7 +142,7 @@ async def stand_in(runtime: Runtime, submission: Submission, wanted: Model) -> P
     return other if isinstance(other, NoFallback) else await prepare_stand_in(runtime, submission, wanted, other)
 
 
-def told(prepared: PreparedJob, exhausted: BudgetExhausted | None) -> PreparedJob:
+def with_reason(prepared: PreparedJob, exhausted: BudgetExhausted | None) -> PreparedJob:
     """The job that stands in, with a word on why: a budget couldn't hold it on the model that was asked for."""
     if exhausted is None or prepared.requested_model is None:
         return prepared

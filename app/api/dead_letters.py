@@ -28,7 +28,7 @@ from app.api.runtime import Runtime, runtime_of
 from app.errors import NotFound
 from app.ids import job_name
 from app.jobs.dead.edit import Edit, prepare_edit, read_request
-from app.jobs.dead.outputs import texts_told
+from app.jobs.dead.outputs import published_texts
 from app.jobs.dead.read import LetterStory, list_groups, list_letters, open_jobs, read_story
 from app.jobs.dead.resolve import RENEW, Order, Refusal, Requeued, discard_one, requeue_one, tell_workers
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest, Selection
@@ -164,7 +164,7 @@ async def _private(runtime: Runtime, story: LetterStory) -> dict[str, Any]:
     texts = None
     try:
         async with asyncio.timeout(TEXTS_TIMEOUT_S):
-            texts = await texts_told(runtime.events, story.letter.job_id, story.n)
+            texts = await published_texts(runtime.events, story.letter.job_id, story.n)
     except (RedisError, TimeoutError):
         pass
     return {"request": story.hidden_request, "texts": texts}

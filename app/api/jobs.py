@@ -61,7 +61,7 @@ async def submit_job(request: Request, caller: Writer) -> Response:
         headers["Idempotency-Replayed"] = "true"
     when = outlook_at_submission(runtime, job)
     if when is not None:
-        runtime.forecasts.told(job.id, when)
+        runtime.forecasts.remember(job.id, when)
     if wait_s is not None:
         job, applied = await _wait_for_end(request, caller, job.id, wait_s)
         headers |= applied
@@ -182,7 +182,7 @@ async def _outlook(runtime: Runtime, caller: Caller, job: JobView) -> Outlook | 
     found = await outlook(runtime, caller.tenant_id, job.id)
     if found is None or found.forecast is None:
         return None
-    runtime.forecasts.told(job.id, found.forecast)
+    runtime.forecasts.remember(job.id, found.forecast)
     return found
 
 

@@ -48,8 +48,8 @@ def problem(error: PenstockError, headers: Mapping[str, str] | None = None) -> R
         "code": error.code,
         "retryable": error.retryable,
     }
-    told = {**standing_headers(error), **error.headers, **(headers or {})}
-    return Response(_encode(body), error.status, told, PROBLEM)
+    all_headers = {**standing_headers(error), **error.headers, **(headers or {})}
+    return Response(_encode(body), error.status, all_headers, PROBLEM)
 
 
 def error_classes() -> dict[str, type[PenstockError]]:

@@ -17,7 +17,7 @@ from app.api.candidates import (
     refusing_of,
     set_one_fails,
     stand_in,
-    told,
+    with_reason,
 )
 from app.api.documents import Described, answer
 from app.api.job_documents import Change, ForecastObject, forecast_object
@@ -132,7 +132,7 @@ async def _quote(runtime: Runtime, caller: Caller, wanted: JobRequest, num_bytes
         other = await stand_in(runtime, submission, models[0])
     if isinstance(other, NoFallback):
         return replace(first, refused=other.beside(exhausted))
-    second = await _ask(runtime, caller, told(other, exhausted))
+    second = await _ask(runtime, caller, with_reason(other, exhausted))
     if second.refused is None:
         return second
     if not isinstance(second.refused, BudgetExhausted):

@@ -15,7 +15,7 @@ from app.api.candidates import (
     refusing_of,
     set_one_fails,
     set_one_rests,
-    told,
+    with_reason,
 )
 from app.api.promising import NoProbeLeft, promising
 from app.api.runtime import Runtime
@@ -118,7 +118,7 @@ async def promise(runtime: Runtime, submission: Submission) -> Submitted:
                 continue
             hold.move(prepared.model.pool, prepared.cost)
             try:
-                submitted = await _write(runtime, submission, told(prepared, exhausted))
+                submitted = await _write(runtime, submission, with_reason(prepared, exhausted))
             except NoProbeLeft as refused:
                 refusing.append(refused.standing)
                 continue
@@ -168,7 +168,7 @@ async def _fall_back(runtime: Runtime, submission: Submission, wanted: Model, ex
             raise prepared.beside(exhausted)
         hold.move(other.pool, prepared.cost)
         try:
-            submitted = await _write(runtime, submission, told(prepared, exhausted))
+            submitted = await _write(runtime, submission, with_reason(prepared, exhausted))
         except BudgetExhausted:
             raise set_one_fails(other.name).beside(exhausted) from None
         except NoProbeLeft:

@@ -26,7 +26,7 @@ from app.db import create_engine, database_now
 from app.ids import job_name, parse_job_name
 from app.jobs import tables as t
 from app.jobs.dead.edit import Edit, prepare_edit, show_request
-from app.jobs.dead.outputs import texts_told
+from app.jobs.dead.outputs import published_texts
 from app.jobs.dead.read import (
     Letter,
     LetterFilter,
@@ -184,9 +184,9 @@ def watch_dead(settings: Settings, pool: str | None, *, as_json: bool) -> None:
 
 async def _print_deaths(console: Console, redis: Redis, pools: Sequence[str], *, as_json: bool) -> None:
     async for each in follow_obituaries(redis, pools, backlog=10):
-        told = {"pool": each.pool, "job": each.job, "tenant": each.tenant, "reason": each.reason}
-        told |= {"fingerprint": each.fingerprint, "at": each.at}
-        say(console, json.dumps(told) if as_json else f"{each.at}  " + "  ".join(list(told.values())[:-1]))
+        obituary = {"pool": each.pool, "job": each.job, "tenant": each.tenant, "reason": each.reason}
+        obituary |= {"fingerprint": each.fingerprint, "at": each.at}
+        say(console, json.dumps(obituary) if as_json else f"{each.at}  " + "  ".join(list(obituary.values())[:-1]))
 
 
 # --- requeue, discard ------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ async def _private(settings: Settings, story: LetterStory) -> dict[str, Any]:
         async with create_redis(settings) as redis:
             log = EventLog(redis, ttl_s=settings.event_ttl_s, max_entries=settings.event_max_entries)
             try:
-                texts = await texts_told(log, story.letter.job_id, story.n)
+                texts = await published_texts(log, story.letter.job_id, story.n)
             except (RedisError, OSError) as error:
                 print(f"penstock: the output isn't shown: {one_line(error) or error}", file=sys.stderr)
     return {"request": story.hidden_request, "texts": texts}

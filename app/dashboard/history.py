@@ -37,7 +37,7 @@ class History:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._samples: deque[Sample] = deque(maxlen=KEPT)
-        self._told: dict[str, int] = {}
+        self._noted: dict[str, int] = {}
         self._is_blind = False
         self._closing = asyncio.Event()
 
@@ -100,9 +100,9 @@ class History:
     async def _tell(self) -> None:
         now = self._services.decided()
         fresh = {
-            name: count - self._told.get(name, 0) for name, count in now.items() if count > self._told.get(name, 0)
+            name: count - self._noted.get(name, 0) for name, count in now.items() if count > self._noted.get(name, 0)
         }
         if fresh:
             # Told before it is sent: what may have been counted isn't counted again.
-            self._told = now
+            self._noted = now
             await note_decisions(self._services.redis, int(self._services.clock.now() // 60), fresh)

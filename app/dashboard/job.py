@@ -21,7 +21,7 @@ from app.dashboard.timeline import Begun, how_begun, timeline
 from app.errors import InvalidRequest, NotFound, Unavailable
 from app.ids import delivery_name, job_name, parse_job_name
 from app.jobs.cancel import cancel, spread_cancel
-from app.jobs.dead.outputs import texts_told
+from app.jobs.dead.outputs import published_texts
 from app.jobs.outlook import outlook_of
 from app.jobs.retier import change_tier
 from app.jobs.states import TIERS
@@ -89,7 +89,7 @@ async def retier_job(request: Request, name: JobId, session: Operator) -> Respon
                 )
         except (RedisError, TimeoutError) as error:
             raise Unavailable("Redis doesn't answer, so that the tier can't be changed now; try again") from error
-        return "job-retiered" if done.is_told else "job-retiered-later"
+        return "job-retiered" if done.is_nominated else "job-retiered-later"
 
     return await act(request, session, do, to=_path(job_id), refused=partial(_shown, request, job_id))
 
@@ -194,10 +194,10 @@ async def _outputs(services: Services, job_id: UUID, texts: JobTexts) -> list[st
         return [_choice(each) for each in texts.choices]
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_S):
-            told = await texts_told(services.events, job_id, texts.n)
+            published = await published_texts(services.events, job_id, texts.n)
     except (RedisError, TimeoutError):
         return []
-    return told if any(told) else []
+    return published if any(published) else []
 
 
 def _choice(choice: dict[str, Any]) -> str:

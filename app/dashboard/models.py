@@ -58,11 +58,11 @@ async def price(request: Request, session: Operator) -> Response:
         async with services.transaction() as conn:
             await change_price(conn, name, change, actor=session.actor, seen=text_of(form, "seen"), reason=why_of(form))
     except ChangedMeanwhile as error:
-        told = conflict_of(error, form, amounts=("input_price", "output_price"))
-        return await _form(request, name, told, error.status, entered=form)
+        problem = conflict_of(error, form, amounts=("input_price", "output_price"))
+        return await _form(request, name, problem, error.status, entered=form)
     except (PenstockError, ValueError) as error:
-        told = error.detail if isinstance(error, PenstockError) else "fallback: isn't a model's name"
-        return await _form(request, name, told, getattr(error, "status", 422), entered=form)
+        problem = error.detail if isinstance(error, PenstockError) else "fallback: isn't a model's name"
+        return await _form(request, name, problem, getattr(error, "status", 422), entered=form)
     return go(request, _PAGE, said="saved")
 
 

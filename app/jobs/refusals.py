@@ -45,10 +45,10 @@ def refusal(error: ValidationError) -> InvalidRequest:
     for each in details:
         if _is_shadowed(each, details):
             continue
-        told = _told(each)
-        known = found.setdefault(told["field"], told)
-        if told["message"] not in known["message"]:
-            known["message"] += f", or {told['message']}"
+        rule = _broken_rule(each)
+        known = found.setdefault(rule["field"], rule)
+        if rule["message"] not in known["message"]:
+            known["message"] += f", or {rule['message']}"
     errors = list(found.values())
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
@@ -70,7 +70,7 @@ def _is_shadowed(each: ErrorDetails, details: list[ErrorDetails]) -> bool:
     )
 
 
-def _told(each: ErrorDetails) -> dict[str, Any]:
+def _broken_rule(each: ErrorDetails) -> dict[str, Any]:
     context = each.get("ctx") or {}
     field, message = _path(each["loc"]), each["msg"]
     if each["type"] == "value_error":
@@ -82,11 +82,11 @@ def _told(each: ErrorDetails) -> dict[str, Any]:
         message = "isn't a known field"
     elif each["type"] == "missing":
         message = "is required"
-    told: dict[str, Any] = {"field": field or "body", "message": _in_house_words(message)}
+    rule: dict[str, Any] = {"field": field or "body", "message": _in_house_words(message)}
     limit = next((context[name] for name in _LIMITS if name in context), None)
     if limit is not None:
-        told["limit"] = limit
-    return told
+        rule["limit"] = limit
+    return rule
 
 
 def _path(parts: Sequence[int | str]) -> str:

@@ -30,12 +30,12 @@ class TierNotChangeable(PenstockError):
 
 @dataclass(frozen=True, slots=True)
 class Retiered:
-    """What was changed. `is_told`: Redis knows, too; else the sweep or the audit will tell it."""
+    """What was changed. `is_nominated`: Redis knows, too; else the sweep or the audit will tell it."""
 
     job_id: UUID
     before: str
     after: str
-    is_told: bool
+    is_nominated: bool
 
 
 _LOCK = text("""
@@ -69,7 +69,7 @@ async def change_tier(
     async with transaction() as conn:
         seen = await _look(conn, job_id, tier)
     if seen.tier == tier:
-        return Retiered(job_id, tier, tier, is_told=True)
+        return Retiered(job_id, tier, tier, is_nominated=True)
     queue = queue_of(seen.pool)
     await queue.ack([(job_id, seen.gen)])
     async with transaction() as conn:
@@ -80,14 +80,14 @@ async def change_tier(
             raise _not_changeable(job_id, now.status)
         detail = {"tenant": moved.tenant_id, "before": seen.tier, "after": tier, "reason": reason}
         await record_act(conn, actor, "job.tier", job_name(job_id), detail)
-    is_told = True
+    is_nominated = True
     if moved.is_eligible:
         try:
             await queue.ack([(job_id, seen.gen)])
-            is_told = await queue.enqueue([Nomination(*moved[:5])]) is not None
+            is_nominated = await queue.enqueue([Nomination(*moved[:5])]) is not None
         except RedisError:
-            is_told = False
-    return Retiered(job_id, seen.tier, tier, is_told)
+            is_nominated = False
+    return Retiered(job_id, seen.tier, tier, is_nominated)
 
 
 async def _look(conn: AsyncConnection, job_id: UUID, tier: Tier) -> Row[tuple[object, ...]]:

@@ -62,5 +62,5 @@ async def follow_obituaries(redis: Redis, pools: Sequence[str], *, backlog: int 
 
 
 def _read(pool: str, fields: dict[bytes, bytes]) -> Obituary:
-    told = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-    return Obituary(pool, *(told.get(name, "") for name in ("job", "tenant", "reason", "fingerprint", "at")))
+    known = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+    return Obituary(pool, *(known.get(name, "") for name in ("job", "tenant", "reason", "fingerprint", "at")))

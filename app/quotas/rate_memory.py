@@ -19,7 +19,7 @@ class Known:
     at_us: int
     outages: int  # how often Redis had been away by then
     is_ours: bool = False  # this process has let somebody in by itself: Redis doesn't know all of it
-    told_us: int = 0  # else: when Redis said so, by its own clock
+    redis_us: int = 0  # else: when Redis said so, by its own clock
 
 
 class RateMemory:
@@ -92,15 +92,15 @@ class RateMemory:
         known = self._known.get(bucket.key)
         return known if known is not None and self._is_owed(known) else None
 
-    def learn(self, bucket: Bucket, level: int, now_us: int, *, told_us: int, paid: Known | None) -> None:
-        """Redis said at `told_us` of its clock how full the bucket is, and knew of `paid`; what was taken here since is still owed."""
+    def learn(self, bucket: Bucket, level: int, now_us: int, *, redis_us: int, paid: Known | None) -> None:
+        """Redis said at `redis_us` of its clock how full the bucket is, and knew of `paid`; what was taken here since is still owed."""
         known = self._known.get(bucket.key)
         if known is not None and known is not paid:
             if self._is_owed(known):
                 return
-            if known.told_us - _LATE_US < told_us < known.told_us:
+            if known.redis_us - _LATE_US < redis_us < known.redis_us:
                 return
-        self._put(Known(bucket, level, now_us, self._outages, told_us=told_us))
+        self._put(Known(bucket, level, now_us, self._outages, redis_us=redis_us))
 
     def _is_owed(self, known: Known) -> bool:
         return known.is_ours or known.outages != self._outages

@@ -211,11 +211,11 @@ class RateLimiter:
         for bucket, amount, debt in zip(buckets, amounts, debts, strict=True):
             floor = 0 if debt is None else self._memory.level(bucket, now_us)
             args += [amount, bucket.rate.per_minute, bucket.rate.burst, floor]
-        is_admitted, told_us, *levels = await self._scripts.run("admit", [bucket.key for bucket in buckets], args)
+        is_admitted, redis_us, *levels = await self._scripts.run("admit", [bucket.key for bucket in buckets], args)
         for bucket, level, debt in zip(buckets, levels, debts, strict=True):
-            self._memory.learn(bucket, level, self._now_us(), told_us=told_us, paid=debt)
+            self._memory.learn(bucket, level, self._now_us(), redis_us=redis_us, paid=debt)
         standings = [Standing(bucket, level) for bucket, level in zip(buckets, levels, strict=True)]
-        return is_admitted == 1, standings, told_us, False
+        return is_admitted == 1, standings, redis_us, False
 
     def _leave(self, error: BaseException) -> None:
         self._looked_at = self._clock.monotonic()

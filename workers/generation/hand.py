@@ -33,7 +33,7 @@ class Choice:
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unpublished: ChoiceDelta | None = None
-    told_at: float | None = None  # when its last token came
+    last_token_at: float | None = None  # when its last token came
 
     def resume(self, known: ChoiceSoFar) -> None:
         """Go on from what readers know. The text follows from the tokens."""
@@ -119,11 +119,11 @@ class RunningJob:
         self.cached_tokens = 0
         self.run = started.attempt  # the attempt that this one's tokens go on from: itself, unless it is resumed
         self.num_resumed = 0  # tokens that an earlier attempt made
-        self.steps: list[Step] = []  # what readers were told, in order
-        self.told_at: float | None = None  # when that was last
+        self.steps: list[Step] = []  # what was published to readers, in order
+        self.published_at: float | None = None  # when that was last
         self.is_read = False  # whether somebody is known to read it as it comes
         self.preempted: list[dict[str, Any]] = []  # its choices that lost their KV pages: when, and when they came back
-        self._num_told = 0  # tokens
+        self._num_published = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
         self.has_output = False  # whether the engine has brought anything in this attempt
         self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
@@ -169,7 +169,7 @@ class RunningJob:
         for choice, known in zip(self.choices, checkpoint.choices, strict=True):
             choice.resume(known)
         self.run = checkpoint.run
-        self.num_resumed = self._num_told = self.num_generated
+        self.num_resumed = self._num_published = self.num_generated
         self.steps = list(checkpoint.steps)
 
     def take(self, delta: TokenDelta) -> bool:
@@ -184,10 +184,10 @@ class RunningJob:
 
         A finish without a token waits for the next token of any choice, or for the end: its event would have the id of the last.
         """
-        if self._num_told == self.num_generated and not at_end:
+        if self._num_published == self.num_generated and not at_end:
             return []
         deltas = self._unpublished()
-        self._num_told = self.num_generated
+        self._num_published = self.num_generated
         self.steps += [_step_of(delta) for delta in deltas]
         for choice in self.choices:
             choice.unpublished = None

@@ -52,9 +52,9 @@ class Meters:
             if not (job.num_resumed or job.num_discarded or job.started.died_at):  # else it isn't the job's first
                 self._first_token.labels(job.started.tier, self._model).observe(job.age_s(now))
         choice, number = job.choices[delta.choice], len(delta.token_ids)
-        if choice.told_at is not None and number:
-            self._gaps[job.started.tier, (now - choice.told_at) / number] += number
-        choice.told_at = now
+        if choice.last_token_at is not None and number:
+            self._gaps[job.started.tier, (now - choice.last_token_at) / number] += number
+        choice.last_token_at = now
 
     def stepped(self) -> None:
         """All that one step brought was taken in. Sequences that decode side by side have the same gaps: they are counted together."""

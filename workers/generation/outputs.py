@@ -99,7 +99,7 @@ def _tell_of_step(worker: WorkerContext, output: StepOutput) -> None:
 
 
 def _hurry_first_tokens(worker: WorkerContext, job: RunningJob) -> None:
-    if job.is_read and job.told_at is None:
+    if job.is_read and job.published_at is None:
         worker.first_tokens.set()
 
 

@@ -51,7 +51,7 @@ async def publish(
             continue
         deltas = [] if job.is_ending and job not in given_back else job.take_unpublished()
         if deltas:
-            job.told_at = now
+            job.published_at = now
             event = JobEvent(kind="tokens", attempt=job.started.attempt, deltas=deltas)
             publication = Publication(job.started.job_id, job.num_generated, event, job.run)
             worker.unsent.setdefault(job.started.job_id, []).append(publication)
@@ -72,6 +72,6 @@ async def publish(
 
 
 def _is_due(worker: WorkerContext, job: RunningJob, now: float, which: Literal["due", "first"]) -> bool:
-    if job.told_at is None:
+    if job.published_at is None:
         return job.is_read or which == "due"
-    return which == "due" and (job.is_read or now - job.told_at >= worker.settings.unread_event_interval_s)
+    return which == "due" and (job.is_read or now - job.published_at >= worker.settings.unread_event_interval_s)

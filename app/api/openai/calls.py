@@ -167,7 +167,7 @@ class PossibleCalls:
         else:
             calls = None
         if calls is not None:
-            yield from _told(calls)
+            yield from _parts_of(calls)
         elif held.strip() or (held and not self._has_called):
             yield Said(held, self._at)
 
@@ -210,7 +210,7 @@ class PossibleCalls:
             yield Said(raw, begin)
         else:
             self._has_called = True
-            yield from _told(calls)
+            yield from _parts_of(calls)
 
     def _pass(self, size: int) -> int:
         """Hold so much less; where it began."""
@@ -242,20 +242,20 @@ def _call_of(item: Any, names: frozenset[str]) -> tuple[str, str] | None:
             return None
     if not isinstance(arguments, dict):
         return None
-    told = json.dumps(arguments, ensure_ascii=False)
+    text = json.dumps(arguments, ensure_ascii=False)
     # Half of a pair of surrogates, written as an escape, is JSON, but no text that could be sent.
-    return item["name"], told if told.isascii() or _is_text(told) else json.dumps(arguments)
+    return item["name"], text if text.isascii() or _is_encodable(text) else json.dumps(arguments)
 
 
-def _is_text(told: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
-        told.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _told(calls: list[tuple[str, str]]) -> Iterator[Part]:
+def _parts_of(calls: list[tuple[str, str]]) -> Iterator[Part]:
     for name, arguments in calls:
         yield CallBegun(name)
         yield Arguments(arguments)

@@ -76,8 +76,8 @@ async def _events(call: Call, made: ChatChunks, *, shows_tokens: bool) -> AsyncI
     yield chunks(made.begin())
     async for each in deltas_of(call, shows_tokens=shows_tokens):
         if isinstance(each, Delta):
-            told = made.push(each.index, each.text, each.logprobs, each.reason)
-            if told:
-                yield chunks(told)
+            chunk = made.push(each.index, each.text, each.logprobs, each.reason)
+            if chunk:
+                yield chunks(chunk)
         elif isinstance(each, Ended):
             yield chunks(made.usage(succeeded(each.job)))

@@ -46,8 +46,8 @@ async def create_completion(request: Request, caller: Writer) -> Response:
 async def _events(calls: Sequence[Call], made: CompletionChunks, *, shows_tokens: bool) -> AsyncIterator[bytes]:
     ended: dict[int, JobView] = {}
     news = side_by_side([deltas_of(call, shows_tokens=shows_tokens) for call in calls])
-    async with contextlib.aclosing(news) as told:
-        async for prompt, each in told:
+    async with contextlib.aclosing(news) as parts:
+        async for prompt, each in parts:
             if isinstance(each, Delta):
                 yield chunks(made.push(prompt, each))
             elif isinstance(each, Ended):

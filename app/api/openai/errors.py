@@ -77,7 +77,7 @@ def type_of(status: int) -> str:
     return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
-def told(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceError:
+def face_error(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceError:
     """Our error in OpenAI's words; `renamed`: fields that the caller knows by another name."""
     status = 400 if error.status == 422 else error.status
     kind, code = type_of(status), error.code
@@ -106,12 +106,12 @@ def end_of(job: JobView) -> JobEndedWithout:
 
 def away() -> FaceError:
     """A server that we need doesn't answer."""
-    return told(Unavailable("a server that this needs doesn't answer now; nothing was lost, try again"))
+    return face_error(Unavailable("a server that this needs doesn't answer now; nothing was lost, try again"))
 
 
 def broken() -> FaceError:
     """Something that we didn't foresee."""
-    return told(PenstockError("something broke on our side; it was logged"))
+    return face_error(PenstockError("something broke on our side; it was logged"))
 
 
 def _renamed(request: Request) -> dict[str, str]:
@@ -131,9 +131,9 @@ class FaceRoute(APIRoute):
             try:
                 return await handle(request)
             except PenstockError as error:
-                return told(error, _renamed(request)).answer()
+                return face_error(error, _renamed(request)).answer()
             except ValidationError as error:
-                return told(refusal(error), _renamed(request)).answer()
+                return face_error(refusal(error), _renamed(request)).answer()
             except AWAY:
                 return away().answer()
             except HTTPException:
@@ -156,7 +156,7 @@ class BothRoute(APIRoute):
             try:
                 return await handle(request)
             except PenstockError as error:
-                error.extra["error"] = told(error).body
+                error.extra["error"] = face_error(error).body
                 return problem(error)
 
         return handler

@@ -58,8 +58,8 @@ class Once:
         self._num_tokens = max(self._num_tokens, self._at_token)
         if self._minds_tokens:
             self._ids += token_ids[known_tokens:]
-        is_told, self._has_ended = self._has_ended, self._has_ended or reason is not None
-        return News(new, known_tokens, None if is_told else reason)
+        had_ended, self._has_ended = self._has_ended, self._has_ended or reason is not None
+        return News(new, known_tokens, None if had_ended else reason)
 
     def _are_same(self, known: Sequence[int]) -> bool:
         return not self._minds_tokens or self._ids[self._at_token : self._at_token + len(known)] == list(known)

@@ -43,14 +43,14 @@ def _faced(handle: Handler, own: set[str], faces: set[str]) -> Handler:
         if not room or room in own or not is_problem:
             return answer
         problem = msgspec.json.decode(answer.body)
-        status, told = answer.status_code, problem
+        status, body = answer.status_code, problem
         if room in faces:
-            status, told = 400 if status == 422 else status, {}
-        told |= {"error": problem.get("error") or _error_of(problem, status)}
+            status, body = 400 if status == 422 else status, {}
+        body |= {"error": problem.get("error") or _error_of(problem, status)}
         headers = {
             name: value for name, value in answer.headers.items() if name not in {"content-length", "content-type"}
         }
-        return Response(_encode(told), status, headers, "application/json" if room in faces else PROBLEM)
+        return Response(_encode(body), status, headers, "application/json" if room in faces else PROBLEM)
 
     return handler
 

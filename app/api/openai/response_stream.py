@@ -43,12 +43,12 @@ class ResponseEvents:
         """What this text brings."""
         yield from self.start()
         self._places.push(text, logprobs or [])
-        yield from self._told(self._reader.push(text))
+        yield from self._events_of(self._reader.push(text))
 
     def end(self, job: JobView) -> Iterator[dict[str, Any]]:
         """The rest: the job has ended so."""
         yield from self.start()
-        yield from self._told(self._reader.close())
+        yield from self._events_of(self._reader.close())
         status = status_of(job)
         if not self._output.items and job.choices:
             yield from self._open(Said(""))
@@ -57,7 +57,7 @@ class ResponseEvents:
         kind = f"response.{status if status in {'completed', 'incomplete'} else 'failed'}"
         yield from self._tell(kind, response=response_object(job, self._request))
 
-    def _told(self, parts: Iterator[Part]) -> Iterator[dict[str, Any]]:
+    def _events_of(self, parts: Iterator[Part]) -> Iterator[dict[str, Any]]:
         for part in parts:
             if isinstance(part, CallBegun):
                 yield from self._close()

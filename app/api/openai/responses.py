@@ -106,12 +106,12 @@ async def _events(call: Call, asked: ResponseRequest, *, after: int = -1) -> Asy
     yield chunks([*made.begin()], named_event)
     async for each in deltas_of(call, shows_tokens=asked.has_logprobs):
         if isinstance(each, Begun):
-            told = made.start()
+            fresh = made.start()
         elif isinstance(each, Delta):
-            told = made.push(each.text, each.logprobs)
+            fresh = made.push(each.text, each.logprobs)
         else:
-            told = made.end(each.job)
-        if events := [*told]:
+            fresh = made.end(each.job)
+        if events := [*fresh]:
             yield chunks(events, named_event)
 
 

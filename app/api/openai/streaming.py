@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.api.openai.errors import AWAY, away, broken, end_of, told
+from app.api.openai.errors import AWAY, away, broken, end_of, face_error
 from app.api.openai.running import Call, leave
 from app.api.openai.sse import DONE, EventStream, data_event
 from app.errors import PenstockError
@@ -41,7 +41,7 @@ async def _guarded(events: AsyncIterator[bytes], outcome: _Outcome) -> AsyncIter
             yield event
         outcome.is_whole = True
     except PenstockError as error:
-        yield error_event(told(error).body)
+        yield error_event(face_error(error).body)
     except AWAY:
         yield error_event(away().body)
     except asyncio.CancelledError:

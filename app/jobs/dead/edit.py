@@ -133,7 +133,7 @@ def _validated(body: dict[str, Any]) -> JobRequest:
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)
-        fields = [".".join(str(part) for part in each["loc"]) or "request" for each in told]
-        detail = "; ".join(f"{field}: {each['msg']}" for field, each in zip(fields[:MAX_TOLD], told, strict=False))
+        errors = error.errors(include_url=False, include_input=False)
+        fields = [".".join(str(part) for part in each["loc"]) or "request" for each in errors]
+        detail = "; ".join(f"{field}: {each['msg']}" for field, each in zip(fields[:MAX_TOLD], errors, strict=False))
         raise InvalidRequest(detail, param=fields[0]) from None

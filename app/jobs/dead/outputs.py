@@ -8,7 +8,7 @@ _PAGE = 1000
 MAX_ENTRIES = 10_000
 
 
-async def texts_told(log: EventLog, job_id: UUID, n: int) -> list[str]:
+async def published_texts(log: EventLog, job_id: UUID, n: int) -> list[str]:
     """The text of each choice as far as readers of the newest run were told; empty ones where the stream is gone.
 
     Raises:
@@ -20,9 +20,9 @@ async def texts_told(log: EventLog, job_id: UUID, n: int) -> list[str]:
         entries += page
         after = page[-1].place.entry_id
     run = max((each.place.run for each in entries), default=0)
-    texts, told = [""] * n, [0] * n
+    texts, num_tokens = [""] * n, [0] * n
     for delta in (delta for each in entries if each.place.run == run for delta in each.event.deltas):
-        if delta.choice < n and delta.offset >= told[delta.choice]:  # else it was told before
+        if delta.choice < n and delta.offset >= num_tokens[delta.choice]:  # else it was published before
             texts[delta.choice] += delta.text
-            told[delta.choice] = delta.offset + len(delta.token_ids)
+            num_tokens[delta.choice] = delta.offset + len(delta.token_ids)
     return texts

@@ -207,10 +207,10 @@ async def tell_workers(queue_of: Callable[[str], JobQueue], requeued: Sequence[R
         by_pool.setdefault(each.pool, []).append(each.nomination)
     try:
         async with asyncio.timeout(_TELL_TIMEOUT_S):
-            told = [await queue_of(pool).enqueue(nominations) for pool, nominations in by_pool.items()]
+            nominated = [await queue_of(pool).enqueue(nominations) for pool, nominations in by_pool.items()]
     except (RedisError, OSError, TimeoutError):
         return False
-    return None not in told
+    return None not in nominated
 
 
 async def discard_one(transaction: Transaction, job_id: UUID, *, actor: str, reason: str) -> Refusal | None:

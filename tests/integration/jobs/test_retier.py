@@ -41,7 +41,9 @@ async def test_it_waits_in_the_other_tier_and_nowhere_else(
     engine: AsyncEngine, settings: Settings, queue: JobQueue
 ) -> None:
     (job_id,) = await submit_and_nominate(engine, settings, queue, 1, tier="batch")
-    assert await retier(engine, queue, job_id, "interactive") == Retiered(job_id, "batch", "interactive", is_told=True)
+    assert await retier(engine, queue, job_id, "interactive") == Retiered(
+        job_id, "batch", "interactive", is_nominated=True
+    )
     depth = await queue.depth()
     assert (depth["batch"].jobs, depth["interactive"].jobs) == (0, 1)
     await assert_audit_clean(engine, queue.redis)
@@ -158,7 +160,7 @@ async def test_a_nomination_that_is_lost_after_the_commit_comes_by_the_sweep(
         raise RedisError("away")
 
     queue.enqueue = lost  # type: ignore[method-assign]
-    assert not (await retier(engine, queue, job_id, "interactive")).is_told
+    assert not (await retier(engine, queue, job_id, "interactive")).is_nominated
     queue.enqueue = told  # type: ignore[method-assign]
     assert await sweep(engine, queue, cursor, grace_s=0) == 1
     await assert_audit_clean(engine, queue.redis)

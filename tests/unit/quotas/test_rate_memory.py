@@ -60,7 +60,7 @@ def test_it_admits_its_share_over_any_span_and_a_larger_job_only_when_empty(
 def memory_at(memory: RateMemory, limit: Bucket, now_us: int, share: float) -> RateMemory:
     """A copy, so that a trial leaves no trace."""
     copy = RateMemory(share=share)
-    copy.learn(limit, memory.level(limit, now_us), now_us, told_us=1, paid=None)
+    copy.learn(limit, memory.level(limit, now_us), now_us, redis_us=1, paid=None)
     return copy
 
 
@@ -75,7 +75,7 @@ def test_all_or_none() -> None:
 
 def test_it_goes_on_from_what_redis_had_told() -> None:
     memory, limit = RateMemory(share=0.5), bucket(per_minute=60, burst=10)
-    memory.learn(limit, 4 * PARTS, 0, told_us=1, paid=None)
+    memory.learn(limit, 4 * PARTS, 0, redis_us=1, paid=None)
     assert not memory.take([limit], [2], 0)[0]
     assert memory.take([limit], [1], 0)[0]
     # Half of the rate: a token in two seconds.
@@ -96,27 +96,27 @@ def test_what_comes_back_is_never_more_than_what_has_not_leaked() -> None:
 
 def test_what_was_let_in_is_owed_until_redis_knows_it() -> None:
     memory, limit = RateMemory(share=1.0), bucket(burst=10)
-    memory.learn(limit, PARTS, 0, told_us=100, paid=None)
+    memory.learn(limit, PARTS, 0, redis_us=100, paid=None)
     assert memory.owed(0) == []
     assert memory.take([limit], [2], 0)[0]
     debt = memory.debt(limit)
     assert debt is not None
     assert debt.level == 3 * PARTS
     assert memory.take([limit], [1], 0)[0]
-    memory.learn(limit, 3 * PARTS, 0, told_us=200, paid=debt)
+    memory.learn(limit, 3 * PARTS, 0, redis_us=200, paid=debt)
     assert memory.owed(0) == [limit], "one was let in after the debt was told"
     assert memory.level(limit, 0) == 4 * PARTS
     assert memory.owed(4_000_001) == [], "it has leaked out: there is nothing to tell"
-    memory.learn(limit, 4 * PARTS, 0, told_us=300, paid=memory.debt(limit))
+    memory.learn(limit, 4 * PARTS, 0, redis_us=300, paid=memory.debt(limit))
     assert memory.owed(0) == []
 
 
 def test_an_answer_that_was_overtaken_tells_nothing_but_a_clock_that_was_set_back_does() -> None:
     memory, limit = RateMemory(share=1.0), bucket(burst=10)
-    memory.learn(limit, 5 * PARTS, 0, told_us=10_000_000, paid=None)
-    memory.learn(limit, 4 * PARTS, 0, told_us=9_999_000, paid=None)
+    memory.learn(limit, 5 * PARTS, 0, redis_us=10_000_000, paid=None)
+    memory.learn(limit, 4 * PARTS, 0, redis_us=9_999_000, paid=None)
     assert memory.level(limit, 0) == 5 * PARTS
-    memory.learn(limit, 2 * PARTS, 0, told_us=1_000_000, paid=None)
+    memory.learn(limit, 2 * PARTS, 0, redis_us=1_000_000, paid=None)
     assert memory.level(limit, 0) == 2 * PARTS
 
 
