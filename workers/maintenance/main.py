@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
 from app.clock import SystemClock
-from app.db import create_engine
+from app.db import create_engine, looking
 from app.errors import PenstockError
 from app.probe import probe
 from app.racing import race
@@ -17,7 +17,7 @@ from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
-from app.webhooks.nominate import Rooms
+from app.webhooks.nominate import Rooms, is_any_due
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 from workers.maintenance.meters import Meters
@@ -38,10 +38,11 @@ async def run(config: Settings) -> None:
     meters = Meters(db)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom(), meters)
     rq = connect_rq(config)
-    queue, rooms = open_queue(rq), Rooms.of(config)
+    queue, rooms, looks = open_queue(rq), Rooms.of(config), looking(db)
 
     async def dispatch() -> int:
-        await dispatch_due(db, queue, rooms)
+        if await is_any_due(looks):
+            await dispatch_due(db, queue, rooms)
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
