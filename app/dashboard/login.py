@@ -146,8 +146,9 @@ async def use_link(request: Request, token: str) -> Response:
 
 
 def _link_form(request: Request, person: people.Person, token: str, *, problem: str | None = None) -> Response:
-    has_passwords = services_of(request).settings.dashboard_passwords
+    settings = services_of(request).settings
+    has_passwords = settings.dashboard_passwords
     return page(
-        request, "link.html", title="Choose a password" if has_passwords else "Welcome", status=422 if problem else 200,
+        request, "link.html", title="Choose a password" if has_passwords and not settings.oidc_issuer else "Welcome", status=422 if problem else 200,
         person=person, token=token, problem=problem, passwords=has_passwords, provider=provider_label(request),
     )  # fmt: skip

@@ -85,7 +85,11 @@ async def come_back(request: Request) -> Response:
         claims = await provider.redeem(
             code, flows.secrets_of(token), redirect_uri=callback_url(request), answered_as=given.get("iss")
         )
-    except (ProviderFailed, CodeRefused, InvalidToken) as error:
+    except ProviderFailed as error:
+        async with services.transaction() as conn:  # that isn't the visitor's fault
+            await throttle.forgive(conn, name=None, address=address)
+        return _failed(request, error, flow.next)
+    except (CodeRefused, InvalidToken) as error:
         return _failed(request, error, flow.next)
     return await _enter(request, services, claims, flow)
 
@@ -196,11 +200,19 @@ def _refused(
     to: str = PREFIX,
     is_over: bool = False,
     retry_after_s: int | None = None,
-    **known: str | None,
+    why: str | None = None,
+    operator: str | None = None,
 ) -> Response:
     """The log-in page with what is wrong, in words of ours. `is_over`: the browser may forget this try."""
     emit(
-        log, logging.WARNING, "dashboard.login_refused", address=address_of(request), by="oidc", reason=reason, **known
+        log,
+        logging.WARNING,
+        "dashboard.login_refused",
+        address=address_of(request),
+        by="oidc",
+        reason=reason,
+        why=why,
+        operator=operator,
     )
     answer = login_form(request, status=status, to=to, problem=said)
     if retry_after_s is not None:

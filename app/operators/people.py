@@ -56,11 +56,11 @@ async def create_person(conn: AsyncConnection, name: str, role: str, *, actor: s
     return await read_person(conn, name)
 
 
-async def ensure_owner(conn: AsyncConnection, *, actor: str) -> Person | None:
-    """The first owner, made where there is nobody; None where somebody can log in already."""
+async def ensure_owner(conn: AsyncConnection, *, actor: str, passwords: bool = True) -> Person | None:
+    """The first owner, made where there is nobody; None where somebody can log in already: by password, if there are `passwords`, or by OIDC."""
     await conn.execute(text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE"))
     found = await list_people(conn)
-    if any((each.has_password or each.has_identity) and each.disabled_at is None for each in found):
+    if any(((each.has_password and passwords) or each.has_identity) and each.disabled_at is None for each in found):
         return None
     owner = next((each for each in found if each.role == "owner" and each.disabled_at is None), None)
     return owner or await create_person(conn, FIRST_OWNER, "owner", actor=actor)

@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -103,7 +104,6 @@ class Provider:
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
         self._keys_until = 0.0
-        self._trusted: ssl.SSLContext | None = None
         self._calls = 0
 
     async def login_url(self, secrets: Secrets, *, redirect_uri: str) -> str:
@@ -174,7 +174,7 @@ class Provider:
             "POST", found.token, headers, body
         )
         answer = await self._ask("POST", url, headers=headers, body=body)
-        if answer.status == 400 and answer.document.get("error") == "invalid_grant":
+        if answer.status == 400 and answer.document.get("error") in {"invalid_grant", "invalid_request"}:
             raise CodeRefused("the provider takes this log-in's code no more")
         if answer.status != 200:
             raise ProviderFailed(f"the token endpoint answered {answer.status} {_word(answer.document.get('error'))}")
@@ -207,7 +207,9 @@ class Provider:
                 "the provider takes our secret neither by client_secret_basic nor by client_secret_post"
             )
         return Endpoints(
-            *[str(url) for url in urls],
+            authorization=str(urls[0]),
+            token=str(urls[1]),
+            keys=str(urls[2]),
             algorithms=algorithms,
             auth_method="client_secret_basic" if "client_secret_basic" in methods else "client_secret_post",
             names_itself=document.get("authorization_response_iss_parameter_supported") is True,
@@ -232,13 +234,18 @@ class Provider:
         self._calls += 1
         try:
             async with asyncio.timeout(self.client.timeout_s):
-                if self._trusted is None:
-                    self._trusted = await asyncio.to_thread(httpx.create_ssl_context)  # reads files
-                return await _fetch(self._trusted, method, url, {"Accept": "application/json", **(headers or {})}, body)
+                trusted = await asyncio.to_thread(_trusted)
+                return await _fetch(trusted, method, url, {"Accept": "application/json", **(headers or {})}, body)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             raise ProviderFailed(f"{type(error).__name__} from {urlsplit(url).netloc}") from error
         finally:
             self._calls -= 1
+
+
+@lru_cache(maxsize=1)
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: reads files, once."""
+    return httpx.create_ssl_context()
 
 
 async def _fetch(
@@ -274,7 +281,7 @@ def _is_safe(url: str, issuer: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False
-    if not host or parts.username is not None or parts.fragment:
+    if not host or not url.isascii() or not url.isprintable() or parts.username is not None or parts.fragment:
         return False
     return parts.scheme == "https" or (parts.scheme == home.scheme == "http" and is_local(host))
 

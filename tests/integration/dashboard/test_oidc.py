@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import RedirectResponse, Response
 
-from app.operators import flows, links, people
+from app.operators import flows, links, passwords, people
 from app.settings import Settings
 from tests.support.dashboard import HOST, Browser, browser
 from tests.support.oidc import FORGERIES, OidcProvider, asked_for, ec_key, oidc_provider, rsa_key
@@ -97,6 +97,10 @@ async def test_acts_and_the_log_out_are_as_after_a_password(
 ) -> None:
     provider.person["groups"] = "admins"
     await log_in(stranger, provider)
+    first = stranger.cookies["__Host-penstock-session"]
+    await log_in(stranger, provider)
+    assert stranger.cookies["__Host-penstock-session"] != first
+    assert await sessions(engine) == 1  # the one before ended
     assert (await stranger.post("/admin/operators", data={"name": "bob", "role": "viewer"})).status_code == 403
     page = (await stranger.get("/admin/account")).text
     stranger.csrf = page.split('name="csrf" value="')[1].split('"')[0]
@@ -118,6 +122,19 @@ async def test_who_comes_again_is_the_same_operator_with_the_role_of_now(
     provider.person["groups"] = ["staff", "admins", "sre"]
     await log_in(stranger, provider)
     assert "ada, owner" in (await stranger.get("/admin/account")).text
+    provider.person["groups"] = ["staff"]
+    await log_in(stranger, provider)  # the only owner
+    assert "ada, viewer" in (await stranger.get("/admin/account")).text
+
+
+async def test_who_comes_twice_at_once_for_the_first_time_is_one_operator(
+    provider: OidcProvider, engine: AsyncEngine, app: FastAPI
+) -> None:
+    async with browser(app) as one, browser(app) as other:
+        answers = await asyncio.gather(log_in(one, provider), log_in(other, provider))
+    assert [each.status_code for each in answers] == [303, 303]
+    assert [each[1] for each in await acts(engine, "operator.create")] == ["ada"]
+    assert await sessions(engine) == 2
 
 
 async def test_whose_groups_map_no_more_is_refused_and_their_sessions_end(
@@ -348,18 +365,26 @@ async def test_while_the_provider_hangs_the_page_says_so_and_others_are_served(
         assert (await stranger.get("/admin/oidc")).status_code == 303  # nothing has to be restarted
 
 
-async def test_a_provider_that_nobody_reaches_is_away(stranger: Browser, app: FastAPI, settings: Settings) -> None:
+async def test_a_provider_that_nobody_reaches_is_away_and_passwords_work(
+    stranger: Browser, app: FastAPI, settings: Settings, engine: AsyncEngine
+) -> None:
     async with oidc_provider() as provider:
         pass
     configure(app, settings, provider)
     assert_refused(await stranger.get("/admin/oidc"), 503, "The provider doesn&#39;t answer")
+    password = "four rivers meet here"
+    async with engine.begin() as conn:
+        person = await people.create_person(conn, "bob", "viewer", actor="test")
+        await people.set_password(conn, person.id, await passwords.hashed(password), actor="test")
+    answer = await stranger.post("/admin/login", data={"name": "bob", "password": password})
+    assert answer.status_code == 303
 
 
 async def test_a_discovery_document_that_can_not_be_is_refused(stranger: Browser, provider: OidcProvider) -> None:
     documents: list[dict[str, Any]] = [
         {"issuer": "https://evil.test"}, {"issuer": None}, {"token_endpoint": None}, {"jwks_uri": 7},
         {"token_endpoint": "http://evil.test/token"}, {"authorization_endpoint": "javascript:alert(1)"},
-        {"authorization_endpoint": "http://["}, {"id_token_signing_alg_values_supported": ["HS256", "none"]},
+        {"authorization_endpoint": "http://["}, {"token_endpoint": "https://é.test/"}, {"id_token_signing_alg_values_supported": ["HS256", "none"]},
         {"id_token_signing_alg_values_supported": 7}, {"token_endpoint_auth_methods_supported": 7},
     ]  # fmt: skip
     for document in documents:
@@ -525,4 +550,4 @@ async def test_who_comes_by_the_provider_needs_no_first_link(
     provider.person["groups"] = ["admins"]
     await log_in(stranger, provider)
     async with engine.begin() as conn:
-        assert await people.ensure_owner(conn, actor="test") is None
+        assert await people.ensure_owner(conn, actor="test", passwords=False) is None
