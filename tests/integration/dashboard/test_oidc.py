@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from app.operators import flows, links, passwords, people
 from app.settings import Settings
 from tests.support.dashboard import HOST, Browser, browser
-from tests.support.oidc import FORGERIES, OidcProvider, asked_for, ec_key, oidc_provider, rsa_key
+from tests.support.oidc import CLIENT_SECRET, FORGERIES, OidcProvider, asked_for, ec_key, oidc_provider, rsa_key
 
 ROLES = {"admins": "owner", "sre": "operator", "staff": "viewer"}
 OURS = {"Sec-Fetch-Site": "same-origin"}
@@ -420,17 +420,23 @@ async def test_a_client_may_show_its_secret_in_the_form(stranger: Browser, provi
 
 
 async def test_no_secret_stands_in_the_log(
-    stranger: Browser, provider: OidcProvider, caplog: pytest.LogCaptureFixture
+    stranger: Browser, provider: OidcProvider, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    back = await log_in(stranger, provider)
-    assert back.status_code == 303
+    caplog.set_level("DEBUG")
+    away = await stranger.get("/admin/oidc")
+    secrets = [stranger.cookies["__Host-penstock-oidc"], CLIENT_SECRET]
+    back = await provider.visited(away.headers["location"])
+    assert (await stranger.get(back)).status_code == 303
     provider.lies = {"aud": "another"}
     await log_in(stranger, provider)
-    told = [vars(each)["fields"] for each in caplog.records if each.getMessage() == "dashboard.login_refused"]
-    assert [(each["reason"], each["by"]) for each in told] == [("not_proven", "oidc")]
-    for asked in provider.requests:
-        assert asked["state"] not in caplog.text
-        assert asked["nonce"] not in caplog.text
+    said = [vars(each) for each in caplog.records if each.name.startswith("penstock")]
+    told = [each["fields"] for each in said if each["event"] == "dashboard.login_refused"]
+    assert [(each["reason"], each["by"], each["why"]) for each in told] == [
+        ("not_proven", "oidc", "a claim is wrong: InvalidClaimError aud")
+    ]
+    there = asked_for(away.headers["location"])
+    for secret in (*secrets, there["state"], there["nonce"], asked_for(back)["code"], "u-1"):
+        assert secret not in str(said)
 
 
 # --- without roles by groups: by a link ------------------------------------------------------------------------------
