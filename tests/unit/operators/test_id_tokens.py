@@ -24,7 +24,7 @@ KEY = ec_key("first")
 KNOWN = KeySet([KEY, rsa_key()])
 RIGHT = {"iss": ISSUER, "aud": CLIENT_ID, "sub": "u-1", "iat": NOW, "exp": NOW + 300, "nonce": NONCE}
 LIES: list[dict[str, Any]] = [
-    {"nonce": "another"}, {"nonce": None}, {"nonce": 1}, {"aud": "another"}, {"aud": None}, {"aud": []}, {"aud": [CLIENT_ID, 7]},
+    {"nonce": "another"}, {"nonce": None}, {"nonce": 1}, {"aud": "another", "azp": CLIENT_ID}, {"aud": "another"}, {"aud": None}, {"aud": []}, {"aud": [CLIENT_ID, 7]},
     {"aud": [CLIENT_ID, "another"]}, {"aud": [CLIENT_ID, "another"], "azp": "another"}, {"azp": "another"}, {"azp": 7},
     {"iss": "https://evil.test"}, {"iss": f"{ISSUER}/"}, {"iss": None}, {"iss": [ISSUER]},
     {"exp": NOW - 61}, {"exp": None}, {"exp": "never"}, {"exp": True}, {"iat": NOW + 61}, {"iat": None}, {"nbf": NOW + 61},
