@@ -36,7 +36,13 @@ class Task(msgspec.Struct, frozen=True):
     starts_at: float  # time.monotonic
 
 
-async def write(task: Task, config: Settings) -> None:
+class Wrote(msgspec.Struct, frozen=True):
+    """What it cost."""
+
+    processor_s: float  # this process's, for the tokens alone
+
+
+async def write(task: Task, config: Settings) -> Wrote:
     """Start all jobs, write their tokens, finish them."""
     db = create_engine(config, application_name="penstock-benchmark")
     try:
@@ -44,11 +50,14 @@ async def write(task: Task, config: Settings) -> None:
         size = -(-len(task.jobs) // _GROUPS)
         groups = [task.jobs[at : at + size] for at in range(0, len(task.jobs), size)]
         starts = [task.starts_at + place / len(groups) / task.rate for place in range(len(groups))]
+        began = time.process_time()
         await asyncio.gather(*[_write_group(group, at, task, config) for group, at in zip(groups, starts, strict=True)])
+        wrote = Wrote(time.process_time() - began)
         await _finish(db, task)
         pipe = await _Pipe.open(config)
         await pipe.send([_end(job, task.tokens) for job in task.jobs])
         await pipe.close()
+        return wrote
     finally:
         await db.dispose()
 
@@ -148,4 +157,5 @@ async def _finish(db: AsyncEngine, task: Task) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(write(msgspec.json.decode(sys.stdin.buffer.read(), type=Task), Settings()))
+    wrote = asyncio.run(write(msgspec.json.decode(sys.stdin.buffer.read(), type=Task), Settings()))
+    sys.stdout.buffer.write(msgspec.msgpack.encode(wrote))
