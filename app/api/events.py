@@ -9,10 +9,11 @@ from starlette.types import Receive, Scope, Send
 from app.api.authentication import Reader as MayRead
 from app.api.jobs import JobId, id_of
 from app.api.openapi import problems
+from app.api.outlet import Outlet
 from app.api.paging import given_of
 from app.api.runtime import runtime_of
 from app.errors import InvalidRequest
-from app.streams.reader import Reader
+from app.streams.reader import Reader, wire_of
 
 MAX_ID = 2**53 - 1  # what every client can count to
 _HEADERS = [
@@ -99,8 +100,9 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": _HELLO, "more_body": True})
+            reader.outlet = Outlet(send)
             while (items := await reader.read()) is not None:
-                body = b"".join([item.wire for item in items]) if items else _BEAT
+                body = wire_of(items) if items else _BEAT
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": _CUT if reader.cut_off else b"", "more_body": False})
         except asyncio.CancelledError:
