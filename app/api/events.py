@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.authentication import Reader as MayRead
 from app.api.jobs import JobId, id_of
 from app.api.openapi import problems
-from app.api.outlet import Outlet
+from app.api.outlet import Outlet, servers_send
 from app.api.paging import given_of
 from app.api.runtime import runtime_of
 from app.errors import InvalidRequest
@@ -90,7 +90,7 @@ class EventStream(Response):
         super().__init__()
         self._reader = reader
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they come. A caller who takes nothing for long is hung up on."""
         reader = self._reader
         leaving = asyncio.create_task(_close_when_gone(reader, receive))
@@ -100,6 +100,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": _HELLO, "more_body": True})
+            send = servers_send(scope, send)
             reader.outlet = Outlet(send)
             while (items := await reader.read()) is not None:
                 body = wire_of(items) if items else _BEAT
