@@ -82,6 +82,11 @@ class EventPlace(NamedTuple):
         return cls(run, low, second // _ORDERS, second % _ORDERS)
 
 
+def run_and_order(entry: tuple[int, int]) -> tuple[int, int]:
+    """What the two numbers of an entry's id tell without its place: a reader needs no more of nearly all of them."""
+    return entry[0] >> _SEQ_BITS, entry[1] % _ORDERS
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
     """An event with its place."""
@@ -107,7 +112,7 @@ class Publication:
     @property
     def place(self) -> EventPlace:
         """Where it belongs."""
-        order = {"started": 1, "restarted": 1, "tokens": 2}.get(self.event.kind, _END_ORDER)
+        order = {"started": 1, "restarted": 1, "tokens": 2}.get(self.event.kind, END_ORDER)
         return EventPlace(self.run, self.seq, self.event.attempt, order)
 
 
@@ -116,7 +121,7 @@ _RESUMED = (
     1 << 31
 )  # set in ids of attempts that go on from an earlier one's tokens: no run has so many tokens, and no job attempts
 _ORDERS = 4  # places that one attempt has at one seq
-_END_ORDER = 3
+END_ORDER = 3
 _KEEP_PART = 1 / 100  # of the time that a stream stays: after so much of it the time is set anew
 _MAX_KEPT = 10_000
 _encoder = msgspec.json.Encoder()
@@ -162,7 +167,7 @@ class EventLog:
     def _must_keep(self, publication: Publication) -> bool:
         """Whether its stream's time is to be set: at the start, at the end, and now and then between them."""
         now = asyncio.get_running_loop().time()
-        if publication.place.order == _END_ORDER:
+        if publication.place.order == END_ORDER:
             self._kept_at.pop(publication.job_id, None)
             return True
         kept_at = self._kept_at.get(publication.job_id)
