@@ -55,7 +55,7 @@ async def insert_jobs(
     prepared: Sequence[PreparedJob],
     prices: Mapping[str, Prices],
 ) -> None:
-    """Write many rows of `jobs`, in the caller's transaction; their inputs follow when budgets have said how many tokens they get."""
+    """Write many rows of `jobs`, in the caller's transaction."""
     deadlines = [each.request.deadline_s for each in prepared]
     rows = [
         job_row(tenant_id, api_key_id, each)
