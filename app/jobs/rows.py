@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.prepare import PreparedJob
+from app.jobs.prompt_ids import pack_ids
 from app.observe.tracing import current_traceparent
 from app.quotas.budgets import Prices
 
@@ -43,7 +43,7 @@ def input_row(job: PreparedJob) -> dict[str, Any]:
         "job_id": job.id,
         "request": job.request.canonical(),
         "sampling": job.sampling,
-        "prompt_ids": np.asarray(job.prompt_ids, dtype="<i4").tobytes(),
+        "prompt_ids": pack_ids(job.prompt_ids),
         "tokenizer_hash": job.model.tokenizer_hash,
     }
 

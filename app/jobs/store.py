@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_event
+from app.jobs.prompt_ids import unpack_ids
 from app.jobs.states import Lane, tier_rank
 from app.jobs.timing import Timing
 from app.queue.fairness import COMMON_LEVEL, priority_of
@@ -181,7 +181,7 @@ async def load(
     return [
         StartedJob(
             row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,
-            np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
+            unpack_ids(row.prompt_ids), row.tokenizer_hash, row.request, row.sampling,
             row.deadline_in_s, row.cancel_requested, row.died_at, row.age_s, row.waited_s, row.traceparent,
             levels.get(row.id, COMMON_LEVEL),
         )
