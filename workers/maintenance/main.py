@@ -8,9 +8,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
+import uvloop
+
 from app.clock import SystemClock
 from app.db import create_engine, looking
 from app.errors import PenstockError
+from app.garbage import collect_seldom
 from app.probe import probe
 from app.racing import race
 from app.redis import create_redis
@@ -71,8 +74,9 @@ def main() -> int:
     """The process's exit status: 0 after a signal, 1 after an error, which stands on stderr."""
     config = settings()
     configure_logging(config.log_level)
+    collect_seldom()
     try:
-        asyncio.run(run(config))
+        uvloop.run(run(config))
     except PenstockError as error:
         emit(log, logging.CRITICAL, "maintenance_failed", reason=error.detail)
         return 1
