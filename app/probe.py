@@ -5,26 +5,18 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
-import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from app.errors import Misconfigured
 from app.observe.metrics import TEXT, exposition
 from app.telemetry import emit
 
+if TYPE_CHECKING:
+    import uvicorn
+
 log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are for the process that we are a part of."""
-        yield
 
 
 @asynccontextmanager
@@ -43,6 +35,29 @@ async def probe(
         yield
         return
     listener = _listen(host, port)
+    server = _server(why_not_ready, registry)
+    serving = asyncio.create_task(server.serve([listener]))
+    emit(log, logging.INFO, "probe_listening", host=host, port=listener.getsockname()[1])
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _server(why_not_ready: Callable[[], str | None], registry: CollectorRegistry) -> "uvicorn.Server":
+    # Imported here: a process without a port shall start without them. A worker that was killed is missed until it has.
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals are for the process that we are a part of."""
+            yield
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -57,17 +72,10 @@ async def probe(
         return Response(exposition(registry), media_type=TEXT)
 
     routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    config = uvicorn.Config(
-        Starlette(routes=routes), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False
+    app = Starlette(routes=routes)
+    return Server(
+        uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False)
     )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
-    emit(log, logging.INFO, "probe_listening", host=host, port=listener.getsockname()[1])
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def _listen(host: str, port: int) -> socket.socket:

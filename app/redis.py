@@ -1,15 +1,17 @@
 """How do we talk to Redis? One client a process, scripts loaded by digest."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.settings import Settings
@@ -35,7 +37,7 @@ def create_redis(settings: Settings) -> Redis:
         protocol=2,
     )
     pool = client.connection_pool
-    pool.connection_class = type("Connection", (_ToldOfItsEnd, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_ToldOfItsEnd, _PackedInC, pool.connection_class), {})
     return client
 
 
@@ -52,6 +54,27 @@ class _ToldOfItsEnd(AbstractConnection):
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
             raise RedisConnectionError("the connection was closed") from error
+
+
+class _PackedInC(AbstractConnection):
+    """A connection whose commands are written by hiredis, as redis-py does it where it isn't asynchronous."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """One command as it is sent.
+
+        Raises:
+            DataError: an argument is none of str, bytes, int and float.
+        """
+        name, *rest = args
+        words = name.encode().split() if isinstance(name, str) else name.split()  # such as CONFIG GET
+        try:
+            return [hiredis.pack_command((*words, *rest))]
+        except TypeError as error:
+            raise DataError(str(error)) from error
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """Many commands as they are sent."""
+        return [b"".join([self.pack_command(*each)[0] for each in commands])]
 
 
 class Scripts:

@@ -1,5 +1,6 @@
 """Which settings are there? Each one once: name with unit, default, bounds. docs/configuration.md documents them all."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,12 +10,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+_ISSUER = re.compile(
+    r"(https://[a-z0-9.-]+|https://\[[0-9a-f:]+\]|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[^\s?#@\\]*)?",
+    re.IGNORECASE,
+)
 
 
 class Settings(BaseSettings):
     """Read from the environment: PENSTOCK_<NAME>; the servers' addresses also from DATABASE_URL and REDIS_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PENSTOCK_", extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     # Servers
     database_url: str | None = Field(
@@ -398,6 +405,36 @@ class Settings(BaseSettings):
     dashboard_insecure_cookie: bool = Field(
         False, description="Let the session's cookie travel over plain http (development, where a browser wants that)."
     )
+    dashboard_passwords: bool = Field(
+        True, description="Operators may log in by password. `false` wants an OIDC provider; one-time links work on."
+    )
+    oidc_issuer: str | None = Field(
+        None,
+        description="OIDC provider by which operators log in, word for word as its discovery document calls itself. Unset: none.",
+    )
+    oidc_client_id: str | None = Field(
+        None, min_length=1, max_length=255, description="What the provider calls the dashboard."
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        None, min_length=1, max_length=1024, description="The dashboard's secret with it."
+    )
+    oidc_scopes: str = Field(
+        "openid profile", description="What is asked for, with spaces between; `openid` must be there."
+    )
+    oidc_groups_claim: str = Field(
+        "groups",
+        min_length=1,
+        max_length=200,
+        description="Claim of the ID token that names groups; dots lead into objects, such as realm_access.roles.",
+    )
+    oidc_roles: dict[str, Literal["viewer", "operator", "owner"]] | None = Field(
+        None,
+        description="JSON object: the role of each group. Unset: groups say nothing, and only operators who were sent a link get in.",
+    )
+    oidc_label: str = Field(
+        "single sign-on", min_length=1, max_length=40, description="What the button calls the provider."
+    )
+    oidc_timeout_s: float = Field(5.0, gt=0, le=60, description="How long one call to the provider may take.")
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
@@ -408,6 +445,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "lease_renew_s < lease_fence_s < lease_ttl_s must hold: a worker stops before others believe it dead"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _oidc_fits(self) -> Self:
+        if trouble := oidc_trouble(self):
+            raise ValueError(trouble)
         return self
 
     @property
@@ -440,6 +483,30 @@ class Settings(BaseSettings):
         if not self.redis_url:
             raise Misconfigured("REDIS_URL isn't set: set it, or use `penstock up`, which starts an embedded Redis")
         return self.redis_url
+
+
+def oidc_trouble(given: Settings) -> str | None:
+    """What is wrong with the OIDC provider's settings, and what to do; None where nothing is."""
+    parts = {
+        "PENSTOCK_OIDC_ISSUER": given.oidc_issuer,
+        "PENSTOCK_OIDC_CLIENT_ID": given.oidc_client_id,
+        "PENSTOCK_OIDC_CLIENT_SECRET": given.oidc_client_secret,
+    }
+    lacking = [name for name, value in parts.items() if value is None]
+    if 0 < len(lacking) < len(parts):
+        return f"{', '.join(lacking)}: must be set where one of {', '.join(parts)} is"
+    if given.oidc_issuer is not None and not _ISSUER.fullmatch(given.oidc_issuer):
+        return (
+            "PENSTOCK_OIDC_ISSUER: must be an https URL without user, query and fragment, such as https://id.example.com/realms/ops "
+            "(http only for localhost, 127.0.0.1 and [::1])"
+        )
+    if "openid" not in given.oidc_scopes.split():
+        return "PENSTOCK_OIDC_SCOPES: must have openid in it, such as: openid profile groups"
+    if given.oidc_roles is not None and (not given.oidc_roles or "" in given.oidc_roles):
+        return 'PENSTOCK_OIDC_ROLES: must name at least one group, such as {"penstock-admins": "owner"}, or be unset'
+    if not given.dashboard_passwords and given.oidc_issuer is None:
+        return "PENSTOCK_DASHBOARD_PASSWORDS: can be false only where PENSTOCK_OIDC_ISSUER is set: nobody could log in otherwise"
+    return None
 
 
 @lru_cache(maxsize=1)

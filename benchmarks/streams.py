@@ -33,7 +33,7 @@ from app.schema import migrate
 from app.settings import Settings
 from benchmarks.result import Bar, Result
 from benchmarks.streaming.readers import Crowd, Heard
-from benchmarks.streaming.writer import POOL, Task
+from benchmarks.streaming.writer import POOL, Task, Wrote
 from workers.engine.tokenizer import byte_bundle
 
 _PEPPER = "only-for-this-benchmark-0123456789"
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> Result:
             config = Settings(database_url=postgres.url, redis_url=redis.url)
             migrate(config)
             jobs, token = asyncio.run(_seed(config, args.readers))
-            _Run(args, config, folder, jobs, token, result).measure()
+            assert redis.process is not None
+            _Run(args, config, folder, jobs, token, result, redis.process.pid).measure()
     return result
 
 
@@ -75,10 +76,19 @@ class _Run:
     """One API, a writer, a crowd of readers."""
 
     def __init__(
-        self, args: argparse.Namespace, config: Settings, folder: Path, jobs: list[UUID], token: str, result: Result
+        self,
+        args: argparse.Namespace,
+        config: Settings,
+        folder: Path,
+        jobs: list[UUID],
+        token: str,
+        result: Result,
+        redis_pid: int,
     ) -> None:
         self._args, self._config, self._jobs, self._token, self._result = args, config, jobs, token, result
-        self._log, self._heard = folder / "api.log", folder / "heard"
+        self._log, self._heard, self._wrote = folder / "api.log", folder / "heard", folder / "wrote"
+        self._redis_pid = redis_pid
+        self._api_s = 0.0  # what the API processes have spent on it, those that have ended
         self._tokens = int(args.seconds * args.rate)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -98,10 +108,12 @@ class _Run:
         starts_at = time.monotonic() + _LEAD_S
         task = Task(self._jobs, self._args.rate, self._tokens, starts_at)
         crowd = Crowd("127.0.0.1", self._port, self._token, [job_name(job) for job in self._jobs], self._tokens)
-        writer = self._spawn("benchmarks.streaming.writer", task)
-        readers = self._spawn("benchmarks.streaming.readers", crowd)
+        writer = self._spawn("benchmarks.streaming.writer", task, self._wrote)
+        readers = self._spawn("benchmarks.streaming.readers", crowd, self._heard)
         disturbed: list[tuple[float, float]] = []
         try:
+            _sleep_until(starts_at)
+            spent, redis_spent = _spent_s(api.pid), _spent_s(self._redis_pid)
             phase_s = self._args.seconds / (self._args.restarts + 1)
             for place in range(self._args.restarts + 1):
                 _sleep_until(starts_at + place * phase_s + phase_s * 0.95)
@@ -109,14 +121,26 @@ class _Run:
                 if place == self._args.restarts:
                     break
                 began = time.monotonic()
+                self._api_s += _spent_s(api.pid) - spent
                 api.send_signal(signal.SIGKILL if place % 2 else signal.SIGTERM)
                 api.wait()
                 api = self._start_api()
+                spent = _spent_s(api.pid)
                 disturbed.append((began, time.monotonic() + _SETTLED_S))
             if readers.wait(90) or writer.wait(60):
                 self._result.failed.append("the writer or the readers ended with an error")
                 return
-            self._tell(msgspec.msgpack.decode(self._heard.read_bytes(), type=Heard), starts_at, disturbed)
+            heard = msgspec.msgpack.decode(self._heard.read_bytes(), type=Heard)
+            wrote = msgspec.msgpack.decode(self._wrote.read_bytes(), type=Wrote)
+            self._tell(heard, starts_at, disturbed)
+            self._tell_costs(
+                {
+                    "API": self._api_s + _spent_s(api.pid) - spent,
+                    "Redis": _spent_s(self._redis_pid) - redis_spent,
+                    "writer": wrote.processor_s,
+                    "readers": heard.processor_s,
+                }
+            )
         finally:
             for process in (api, writer, readers):
                 process.kill()
@@ -136,10 +160,10 @@ class _Run:
                 time.sleep(0.05)
         raise FileNotFoundError(f"the API process doesn't answer: {self._log.read_text()[-2000:]}")
 
-    def _spawn(self, module: str, what: msgspec.Struct) -> "subprocess.Popen[bytes]":
-        with self._heard.open("ab") as heard:  # the readers write there, the writer nothing
+    def _spawn(self, module: str, what: msgspec.Struct, told: Path) -> "subprocess.Popen[bytes]":
+        with told.open("wb") as stdout:
             process = subprocess.Popen(
-                [sys.executable, "-m", module], env=self._environment, stdin=subprocess.PIPE, stdout=heard
+                [sys.executable, "-m", module], env=self._environment, stdin=subprocess.PIPE, stdout=stdout
             )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(what))
@@ -156,6 +180,12 @@ class _Run:
         share = (now.user + now.system - spent.user - spent.system) / (time.monotonic() - at)
         self._result.figures[f"life {place + 1}: KiB a reader"] = (_memory(api) - empty) / 1024 / self._args.readers
         self._result.figures[f"life {place + 1}: processor"] = share
+
+    def _tell_costs(self, spent_s: dict[str, float]) -> None:
+        """Processor time (user and system) of each process, of all tokens and what is done around them."""
+        num_tokens = self._tokens * len(self._jobs)
+        for name, seconds in spent_s.items():
+            self._result.figures[f"{name}: processor time a token, us"] = seconds / num_tokens * 1e6
 
     def _tell(self, heard: Heard, starts_at: float, disturbed: list[tuple[float, float]]) -> None:
         figures = self._result.figures
@@ -184,6 +214,11 @@ class _Run:
 
 def _memory(api: "subprocess.Popen[bytes]") -> int:
     return int(psutil.Process(api.pid).memory_info().rss)
+
+
+def _spent_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _quantile(ordered: list[float], share: float) -> float:

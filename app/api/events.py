@@ -9,10 +9,11 @@ from starlette.types import Receive, Scope, Send
 from app.api.authentication import Reader as MayRead
 from app.api.jobs import JobId, id_of
 from app.api.openapi import problems
+from app.api.outlet import Outlet, servers_send
 from app.api.paging import given_of
 from app.api.runtime import runtime_of
 from app.errors import InvalidRequest
-from app.streams.reader import Reader
+from app.streams.reader import Reader, wire_of
 
 MAX_ID = 2**53 - 1  # what every client can count to
 _HEADERS = [
@@ -89,7 +90,7 @@ class EventStream(Response):
         super().__init__()
         self._reader = reader
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they come. A caller who takes nothing for long is hung up on."""
         reader = self._reader
         leaving = asyncio.create_task(_close_when_gone(reader, receive))
@@ -99,8 +100,10 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": _HELLO, "more_body": True})
+            send = servers_send(scope, send)
+            reader.outlet = Outlet(send)
             while (items := await reader.read()) is not None:
-                body = b"".join([item.wire for item in items]) if items else _BEAT
+                body = wire_of(items) if items else _BEAT
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": _CUT if reader.cut_off else b"", "more_body": False})
         except asyncio.CancelledError:

@@ -35,6 +35,7 @@ from app.api import (
 from app.api.access import AccessLog
 from app.api.openai import chat, completions, models, responses
 from app.api.openai import paths as face_paths
+from app.api.outlet import DirectApp
 from app.api.runtime import open_runtime
 from app.api.traced import Traced
 from app.clock import Clock, SystemClock
@@ -66,7 +67,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             app.state.runtime = runtime
             yield
 
-    app = FastAPI(
+    app = DirectApp(
         title="Penstock",
         version="1",
         summary="Generation jobs: nothing lost, nothing twice, fair by tokens.",

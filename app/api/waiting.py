@@ -93,8 +93,11 @@ class EndWatch:
                         self._wake(job_id)
 
     def _heard(self, data: bytes) -> None:
-        with contextlib.suppress(ValueError):
-            self._wake(UUID(hex=data.partition(b":")[0].decode("ascii")))
+        if not self._seats:
+            return
+        for each in data.split():
+            with contextlib.suppress(ValueError):
+                self._wake(UUID(hex=each.partition(b":")[0].decode("ascii")))
 
     def _wake(self, job_id: UUID) -> None:
         for seat in self._seats.get(job_id, ()):

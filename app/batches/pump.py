@@ -49,14 +49,14 @@ _NEXT = text("""
         FROM batch_lines WHERE batch_id = :batch AND state = 'waiting' ORDER BY rank LIMIT :most) next
     WHERE before < :bytes ORDER BY rank
 """)
-_LOCK = text("""
-    SELECT number FROM batch_lines WHERE batch_id = :batch AND number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'
-    FOR UPDATE
-""")
+_OPEN = text(
+    "SELECT number FROM batch_lines WHERE batch_id = :batch AND number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'"
+)
 _BIND = text("""
     UPDATE batch_lines l SET state = 'submitted', job_id = s.job_id
     FROM unnest(CAST(:numbers AS integer[]), CAST(:jobs AS uuid[])) AS s (number, job_id)
     WHERE l.batch_id = :batch AND l.number = s.number AND l.state = 'waiting'
+    RETURNING l.number
 """)
 
 
@@ -203,19 +203,15 @@ class Pump:
             now = await lock_batch(conn, batch.id, {"in_progress"})
             if now is None:
                 return Pumped()  # cancelled or expired meanwhile
-            numbers = [each.number for each in chunk.ready] + [each.number for each in chunk.failed]
-            waiting = set(await conn.scalars(_LOCK, {"batch": batch.id, "numbers": numbers}))
-            ready = [each for each in chunk.ready if each.number in waiting]
-            failed = [each for each in chunk.failed if each.number in waiting]
-            accepted: list[Accepted] = []
+            # Bound first: the budgets, which others wait for, are to be locked last.
+            bound = {"numbers": [each.number for each in chunk.ready], "jobs": [each.job.id for each in chunk.ready]}
+            bound_now = set(await conn.scalars(_BIND, {"batch": batch.id, **bound}))
+            ready = [each for each in chunk.ready if each.number in bound_now]
+            accepted = await accept(conn, _caller(batch), [each.job for each in ready])
             if ready:
-                accepted = await accept(conn, _caller(batch), [each.job for each in ready])
                 await self._take_probe(conn, ready)
-                bound = {"numbers": [each.number for each in ready], "jobs": [each.job_id for each in accepted]}
-                written = await conn.execute(_BIND, {"batch": batch.id, **bound})
-                assert written.rowcount == len(ready), "they are locked, and a line has one job"
-            if failed:
-                await record(conn, now, [], failed)
+            failed = await _still_open(conn, batch, chunk.failed)
+            await record(conn, now, [], failed)
             kill_point("batches.before_submit_commit")
         kill_point("batches.after_submit_commit")
         return Pumped(accepted, len(failed))
@@ -251,6 +247,13 @@ def prepare_lines(
         else:
             chunk.ready.append(ReadyLine(number, custom_id, job))
     return chunk
+
+
+async def _still_open(conn: AsyncConnection, batch: Batch, failed: Sequence[Told]) -> list[Told]:
+    if not failed:
+        return []
+    still_open = set(await conn.scalars(_OPEN, {"batch": batch.id, "numbers": [each.number for each in failed]}))
+    return [each for each in failed if each.number in still_open]
 
 
 async def _rights(conn: AsyncConnection, tenant_id: str) -> Rights:

@@ -50,7 +50,7 @@ def operators(settings: Settings) -> None:
     rows = [
         (
             each.name, each.role,
-            "disabled" if each.disabled_at else "active" if each.has_password else "no password yet",
+            "disabled" if each.disabled_at else "active" if each.has_password or each.has_identity else "no password yet",
             shown_time(each.logged_in_at, "never"),
         )
         for each in in_transaction(settings, people.list_people)

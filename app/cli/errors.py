@@ -69,13 +69,14 @@ def _settings_error(error: Any) -> str | None:
     wrong = []
     for each in error.errors():
         message = each["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
+        if not message.startswith("PENSTOCK_"):
+            message = message[:1].lower() + message[1:]
         if not each["loc"]:  # how several of them fit together; its input would be all settings, with their secrets
             wrong.append(message)
             continue
         name = str(each["loc"][0])
         variable = name if name.isupper() else f"PENSTOCK_{name.upper()}"
-        secret = any(word in name.lower() for word in ("pepper", "url", "key"))
+        secret = any(word in name.lower() for word in ("pepper", "url", "key", "secret"))
         wrong.append(f"{variable}: {message}" + ("" if secret else f" (it is {each['input']!r})"))
     return "; ".join(wrong)
 

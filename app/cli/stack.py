@@ -223,7 +223,7 @@ class Stack:
         from app.operators.people import ensure_owner
 
         async with db.begin() as conn:
-            owner = await ensure_owner(conn, actor="cli")
+            owner = await ensure_owner(conn, actor="cli", passwords=self.settings.dashboard_passwords)
             return None if owner is None else await make_link(conn, owner, actor="cli")
 
     async def _start_processes(self, db: AsyncEngine) -> None:

@@ -106,7 +106,11 @@ def safe_next(to: str) -> str:
         to.startswith(f"{PREFIX}/") and not any(each in to for each in ("//", "\\", "\n", "\r", "..")) and len(to) < 500
     )
     return (
-        to if is_ours and not to.startswith((f"{PREFIX}/login", f"{PREFIX}/link")) and not to.endswith(LIVE) else PREFIX
+        to
+        if is_ours
+        and not to.startswith((f"{PREFIX}/login", f"{PREFIX}/link", f"{PREFIX}/oidc"))
+        and not to.endswith(LIVE)
+        else PREFIX
     )
 
 

@@ -6,6 +6,7 @@ from fastapi.responses import RedirectResponse
 from app.dashboard.access import LogInFirst, Viewer, address_of, drop_cookie, set_cookie
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form
+from app.dashboard.login_pages import provider_label
 from app.dashboard.pages import go, page
 from app.dashboard.services import services_of
 from app.errors import InvalidRequest
@@ -25,7 +26,7 @@ async def begin(request: Request, _: Viewer) -> Response:
 @router.get("/account")
 async def account(request: Request, session: Viewer) -> Response:
     """Name, role, password, sessions."""
-    return page(request, "account.html", title="Your account", problem=None, ends_at=session.expires_at)
+    return await _shown(request, session)
 
 
 @router.post("/account/password")
@@ -36,9 +37,7 @@ async def change_password(request: Request, session: Viewer) -> Response:
         known = await _check(request, session, form)
         password_hash = await passwords.hashed(form["password"][0])
     except (InvalidRequest, throttle.TooManyTries) as error:
-        return page(
-            request, "account.html", title="Your account", status=422, problem=error.detail, ends_at=session.expires_at
-        )
+        return await _shown(request, session, problem=error.detail)
     async with services.transaction() as conn:
         if not await still_holds(conn, known):
             raise LogInFirst(f"{PREFIX}/account")
@@ -63,6 +62,8 @@ async def log_out_everywhere(request: Request, session: Viewer) -> Response:
 
 async def _check(request: Request, session: Session, form: dict[str, list[str]]) -> Credentials:
     services, address = services_of(request), address_of(request)
+    if not services.settings.dashboard_passwords:
+        raise InvalidRequest("password: nobody logs in by password here", param="password")
     async with services.transaction() as conn:
         await throttle.count_try(conn, name=session.name, address=address)
     async with services.transaction() as conn:
@@ -73,3 +74,13 @@ async def _check(request: Request, session: Session, form: dict[str, list[str]])
         await throttle.forgive(conn, name=session.name, address=address)
     passwords.check_new(form.get("password", [""])[0], form.get("again", [""])[0], name=session.name)
     return known
+
+
+async def _shown(request: Request, session: Session, *, problem: str | None = None) -> Response:
+    async with services_of(request).transaction() as conn:
+        person = await people.read_person(conn, session.name)
+    return page(
+        request, "account.html", title="Your account", status=422 if problem else 200, problem=problem, person=person,
+        ends_at=session.expires_at, passwords=services_of(request).settings.dashboard_passwords,
+        provider=provider_label(request),
+    )  # fmt: skip

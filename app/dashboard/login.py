@@ -9,6 +9,7 @@ from starlette.background import BackgroundTask
 from app.dashboard.access import Viewer, address_of, cookie_name, drop_cookie, safe_next, session_of, set_cookie
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form, text_of
+from app.dashboard.login_pages import login_form, provider_label, used_up
 from app.dashboard.pages import page
 from app.dashboard.plain_http import lost_cookie
 from app.dashboard.services import Services, services_of
@@ -23,10 +24,7 @@ log = logging.getLogger("penstock.dashboard")
 router = APIRouter()
 MOST_BYTES = 16 * 2**10  # of a form whose sender isn't known yet
 _WRONG = "Name or password is wrong."
-_USED_UP = (
-    "This link was used already, or its 15 minutes are over. Have a new one made: "
-    "the command penstock dashboard link NAME prints it, and so can an owner on the page of operators."
-)
+_NO_PASSWORDS = "Nobody logs in by password here."
 
 
 @router.get("/login")
@@ -36,7 +34,7 @@ async def login_page(request: Request, next: str = PREFIX) -> Response:  # noqa:
         return instead
     if await session_of(request) is not None:
         return RedirectResponse(safe_next(next), 303)
-    return page(request, "login.html", title="Log in", next=safe_next(next), name="", problem=None)
+    return login_form(request, to=safe_next(next))
 
 
 @router.post("/login")
@@ -47,6 +45,8 @@ async def log_in(request: Request) -> Response:
         return instead
     form, address = await read_form(request, most_bytes=MOST_BYTES), address_of(request)
     name, to = text_of(form, "name").lower(), safe_next(text_of(form, "next"))
+    if not services.settings.dashboard_passwords:
+        return login_form(request, status=403, to=to, problem=_NO_PASSWORDS)
     try:
         async with passwords.guessing(network_of(address)) as guess:
             async with services.transaction() as conn:
@@ -56,9 +56,7 @@ async def log_in(request: Request) -> Response:
             is_right = await guess.is_right(known.password_hash, form.get("password", [""])[0])
     except (throttle.TooManyTries, Unavailable) as error:
         emit(log, logging.WARNING, "dashboard.login_throttled", address=address, code=error.code)
-        refused = page(
-            request, "login.html", title="Log in", status=error.status, next=to, name=name, problem=error.detail
-        )
+        refused = login_form(request, status=error.status, to=to, name=name, problem=error.detail)
         refused.headers["Retry-After"] = str(error.extra["retry_after_s"])
         return refused
     token = None
@@ -80,7 +78,7 @@ def _refused(request: Request, known: Credentials, name: str, to: str) -> Respon
     address, person = address_of(request), known.person
     # A name that nobody has isn't logged: some type their password there.
     emit(log, logging.WARNING, "dashboard.login_refused", address=address, operator=person.name if person else None)
-    answer = page(request, "login.html", title="Log in", status=401, next=to, name=name, problem=_WRONG)
+    answer = login_form(request, status=401, to=to, name=name, problem=_WRONG)
     if person is not None:
         answer.background = BackgroundTask(_write_down, services_of(request), person.name, address)
     return answer
@@ -111,13 +109,13 @@ async def link_page(request: Request, token: str) -> Response:
     async with services_of(request).transaction() as conn:
         person = await links.whose_link(conn, token)
     if person is None:
-        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
-    return page(request, "link.html", title="Choose a password", person=person, token=token, problem=None)
+        return used_up(request)
+    return _link_form(request, person, token)
 
 
 @router.post("/link/{token}")
 async def use_link(request: Request, token: str) -> Response:
-    """Set the password, use the link up, log in: all or nothing."""
+    """Set the password, where there are passwords; use the link up, log in: all or nothing."""
     services = services_of(request)
     if (instead := lost_cookie(request, services.settings)) is not None:
         return instead
@@ -125,28 +123,32 @@ async def use_link(request: Request, token: str) -> Response:
     async with services.transaction() as conn:
         person = await links.whose_link(conn, token)
     if person is None:
-        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
-    password = form.get("password", [""])[0]
-    try:
-        passwords.check_new(password, form.get("again", [""])[0], name=person.name)
-    except InvalidRequest as error:
-        return page(
-            request,
-            "link.html",
-            title="Choose a password",
-            status=422,
-            person=person,
-            token=token,
-            problem=error.detail,
-        )
-    password_hash = await passwords.hashed(password)
+        return used_up(request)
+    password_hash = None
+    if services.settings.dashboard_passwords:
+        password = form.get("password", [""])[0]
+        try:
+            passwords.check_new(password, form.get("again", [""])[0], name=person.name)
+        except InvalidRequest as error:
+            return _link_form(request, person, token, problem=error.detail)
+        password_hash = await passwords.hashed(password)
     async with services.transaction() as conn:
         person = await links.use_link(conn, token)
         if person is not None:
-            await people.set_password(conn, person.id, password_hash, actor=f"operator:{person.name}")
+            if password_hash is not None:
+                await people.set_password(conn, person.id, password_hash, actor=f"operator:{person.name}")
             session = await open_session(conn, person, longest_s=services.settings.dashboard_session_s, by="link")
     if person is None:  # another use was faster
-        return page(request, "link_used.html", title="This link is used up", status=410, problem=_USED_UP)
-    answer = RedirectResponse(f"{PREFIX}/?said=welcome", 303)
+        return used_up(request)
+    answer = RedirectResponse(f"{PREFIX}/{'?said=welcome' if password_hash else ''}", 303)
     set_cookie(answer, session, services.settings)
     return answer
+
+
+def _link_form(request: Request, person: people.Person, token: str, *, problem: str | None = None) -> Response:
+    settings = services_of(request).settings
+    has_passwords = settings.dashboard_passwords
+    return page(
+        request, "link.html", title="Choose a password" if has_passwords and not settings.oidc_issuer else "Welcome", status=422 if problem else 200,
+        person=person, token=token, problem=problem, passwords=has_passwords, provider=provider_label(request),
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from app.dashboard import (
     account,
     assets,
     login,
+    oidc,
     overview,
     people,
     stories,
@@ -40,7 +41,7 @@ log = logging.getLogger("penstock.dashboard")
 _CLOSE_S = 3.0
 # A page: a module with a `router`, named here. Its entry of the navigation is in pages.py.
 ROUTERS = (
-    assets.router, login.router, account.router, people.router, overview.router, tenants.router, tenant.router,
+    assets.router, login.router, oidc.router, account.router, people.router, overview.router, tenants.router, tenant.router,
     tenant_budgets.router, tenant_keys.router, *stories.ROUTERS,
 )  # fmt: skip
 

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Request, Response
 from app.dashboard.access import Owner
 from app.dashboard.assets import PREFIX
 from app.dashboard.forms import read_form, text_of
+from app.dashboard.login_pages import provider_label
 from app.dashboard.pages import go, page
 from app.dashboard.services import services_of
 from app.errors import AlreadyExists, InvalidRequest
-from app.operators import links, people
+from app.operators import identities, links, people
 from app.operators.roles import ROLES
 
 router = APIRouter(prefix="/operators")
@@ -76,6 +77,14 @@ async def enable(request: Request, name: str, session: Owner) -> Response:
     return go(request, _PAGE, said="saved")
 
 
+@router.post("/{name}/unlink")
+async def unlink(request: Request, name: str, session: Owner) -> Response:
+    """Tie them to nobody at the OIDC provider any more."""
+    async with services_of(request).transaction() as conn:
+        await identities.unlink(conn, name, actor=session.actor)
+    return go(request, _PAGE, said="saved")
+
+
 def link_url(request: Request, token: str) -> str:
     """The whole address of a one-time link."""
     ours = urlsplit(services_of(request).settings.dashboard_url or str(request.base_url))
@@ -91,9 +100,11 @@ async def _shown(
     link_for: str = "",
     name: str = "",
 ) -> Response:
+    settings = services_of(request).settings
     async with services_of(request).transaction() as conn:
         found = await people.list_people(conn)
     return page(
         request, "operators.html", section="operators", status=status, people=found, roles=ROLES, problem=problem,
-        link=link, link_for=link_for, name=name,
+        link=link, link_for=link_for, name=name, passwords=settings.dashboard_passwords, provider=provider_label(request),
+        by_groups=settings.oidc_issuer is not None and settings.oidc_roles is not None,
     )  # fmt: skip

@@ -216,9 +216,10 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
         if row.status == "dead":
             dead.append(row)
     note_ends(conn, [(row.status, row.tier, row.model) for row in rows])
-    await settle(conn, settlements)
     await emit(conn, events)
     await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
+    # Last: from then on everybody who reserves or settles in the same budgets waits for our commit.
+    await settle(conn, settlements)
 
 
 def _usage_rows(row: Row[Any], ending: Ending) -> list[dict[str, Any]]:

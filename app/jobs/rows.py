@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
 from app.jobs.copying import insert_rows
 from app.jobs.prepare import PreparedJob
+from app.jobs.prompt_ids import pack_ids
 from app.observe.tracing import current_traceparent
 from app.quotas.budgets import Prices
 
@@ -43,7 +43,7 @@ def input_row(job: PreparedJob) -> dict[str, Any]:
         "job_id": job.id,
         "request": job.request.canonical(),
         "sampling": job.sampling,
-        "prompt_ids": np.asarray(job.prompt_ids, dtype="<i4").tobytes(),
+        "prompt_ids": pack_ids(job.prompt_ids),
         "tokenizer_hash": job.model.tokenizer_hash,
     }
 
@@ -55,7 +55,7 @@ async def insert_jobs(
     prepared: Sequence[PreparedJob],
     prices: Mapping[str, Prices],
 ) -> None:
-    """Write many rows of `jobs`, in the caller's transaction; their inputs follow when budgets have said how many tokens they get."""
+    """Write many rows of `jobs`, in the caller's transaction."""
     deadlines = [each.request.deadline_s for each in prepared]
     rows = [
         job_row(tenant_id, api_key_id, each)

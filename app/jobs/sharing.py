@@ -7,11 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs.finish import finish_shared
+from app.jobs.prompt_ids import pack_ids
 from app.jobs.rescue import Rescued
 from app.jobs.states import tier_rank
 from app.queue.places import place_sql
@@ -44,7 +44,7 @@ def work_key(
     left_out = {"speculate", "seed"} if is_greedy else {"speculate"}
     parameters = {name: value for name, value in sampling.items() if name not in left_out}
     digest = hashlib.sha256(msgspec.json.encode([list(served_by), n, parameters], order="sorted"))
-    digest.update(np.asarray(prompt_ids, dtype="<i4").tobytes())
+    digest.update(pack_ids(prompt_ids))
     return digest.digest()
 
 

@@ -1,18 +1,18 @@
 """Every compare-and-set on a job row but the last one (finish): start, give back, cancel. Postgres decides here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_event
+from app.jobs.prompt_ids import unpack_ids
 from app.jobs.states import Lane, tier_rank
 from app.jobs.timing import Timing
 from app.queue.fairness import COMMON_LEVEL, priority_of
@@ -113,18 +113,20 @@ class HeldRow:
 
 
 # A deadline that the job can't meet even if it writes no more than it must: it isn't started, and maintenance ends it.
-# Locked in the order of their ids first: two workers that were handed the same jobs don't deadlock.
+# Locked in the order of their ids first: two workers that were handed the same jobs don't deadlock. What is asked of them is asked
+# under that lock and not again in the UPDATE: there it would let Postgres look for all jobs that wait, however many.
 _START = text(f"""
+    WITH held AS MATERIALIZED (
+        SELECT jobs.id, nominated.gen = jobs.gen AND jobs.status = 'queued'
+            AND jobs.reservation > 0
+            AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
+            AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp()
+                + CASE WHEN jobs.attempt = 0 THEN make_interval(secs => :pace * {CERTAIN_SQL}) ELSE interval '0' END) AS may_start
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS nominated (id, gen)
+        JOIN jobs ON jobs.id = nominated.id ORDER BY jobs.id FOR UPDATE OF jobs)
     UPDATE jobs SET status = 'running', attempt = attempt + 1, incarnation = :incarnation,
         started_at = coalesce(started_at, statement_timestamp())
-    FROM (
-        SELECT held.id, wanted.gen FROM unnest(CAST(:ids AS uuid[]), CAST(:gens AS integer[])) AS wanted (id, gen)
-        JOIN jobs AS held ON held.id = wanted.id ORDER BY held.id FOR UPDATE OF held) AS nominated
-    WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'
-      AND jobs.reservation > 0
-      AND (jobs.not_before IS NULL OR jobs.not_before <= statement_timestamp())
-      AND (jobs.deadline_at IS NULL OR jobs.deadline_at > statement_timestamp()
-          + CASE WHEN jobs.attempt = 0 THEN make_interval(secs => :pace * {CERTAIN_SQL}) ELSE interval '0' END)
+    FROM held WHERE jobs.id = held.id AND held.may_start
     RETURNING jobs.id, jobs.tenant_id, jobs.webhook, jobs.model, jobs.tier, jobs.metadata, jobs.attempt, jobs.started_at,
         jobs.reservation, jobs.traceparent
 """)  # noqa: S608 - our own text
@@ -165,21 +167,23 @@ async def start(
     ).all()
     await emit(conn, [job_event(row, "job.started", row.started_at) for row in started if row.attempt == 1])
     levels = {each.job_id: each.level for each in nominated}
-    return [
-        replace(each, level=levels[each.job_id]) for each in await load(conn, incarnation, [row.id for row in started])
-    ]
+    return await load(conn, incarnation, [row.id for row in started], levels)
 
 
-async def load(conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID]) -> list[StartedJob]:
-    """What these jobs need to run, of those that run under `incarnation`."""
+async def load(
+    conn: AsyncConnection, incarnation: UUID, job_ids: Sequence[UUID], levels: Mapping[UUID, int] | None = None
+) -> list[StartedJob]:
+    """What these jobs need to run, of those that run under `incarnation`; `levels` of their claims, where they are known."""
     if not job_ids:
         return []
+    levels = levels or {}
     rows = await conn.execute(_LOAD, {"ids": list(job_ids), "incarnation": incarnation})
     return [
         StartedJob(
             row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,
-            np.frombuffer(row.prompt_ids, dtype="<i4").tolist(), row.tokenizer_hash, row.request, row.sampling,
+            unpack_ids(row.prompt_ids), row.tokenizer_hash, row.request, row.sampling,
             row.deadline_in_s, row.cancel_requested, row.died_at, row.age_s, row.waited_s, row.traceparent,
+            levels.get(row.id, COMMON_LEVEL),
         )
         for row in rows
     ]  # fmt: skip

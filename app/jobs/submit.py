@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import QueueLimitReached, TenantSuspended
@@ -67,8 +68,7 @@ async def accept(
     """
     if not prepared:
         return []
-    # What a budget may cut isn't known before it was asked: such a job's input is written after that.
-    if len(prepared) == 1 and key is None and prepared[0].request.on_budget != "truncate":
+    if len(prepared) == 1 and key is None:
         return await _accept_one(conn, caller, prepared[0])
     return await _accept_many(conn, caller, prepared, key)
 
@@ -120,19 +120,22 @@ def ask_of(caller: Caller, job: PreparedJob, prices: Prices) -> Ask:
 
 
 async def _accept_one(conn: AsyncConnection, caller: Caller, job: PreparedJob) -> list[Accepted]:
-    """Row, input, caps and budgets by one round trip; what they refuse is rolled back."""
+    """Row, input, caps and budgets by one round trip, each as `_accept_many` has it; what they refuse is rolled back."""
     row = job_row(caller.tenant_id, caller.api_key_id, job)
     arrival = await arrive(conn, row, input_row(job), deadline_s=job.request.deadline_s)
     await hold_to_locked(conn, caller.tenant_id, arrival.caps, jobs=1, tokens=job.cost, are_written=True)
     answers = await let_in(conn, [ask_of(caller, job, arrival.prices)], arrival.budgets)
-    await _write_answers(conn, [job], answers)
-    return await _accepted(conn, caller, [job], answers, arrival)
+    final = await _write_answers(conn, [job], answers)
+    return await _accepted(conn, caller, final, answers, arrival if answers[0].changes is None else None)
 
 
 async def _accept_many(
     conn: AsyncConnection, caller: Caller, prepared: Sequence[PreparedJob], key: IdempotencyKey | None
 ) -> list[Accepted]:
-    """Caps, rows, key, budgets, inputs, in this order. Under a key there may be jobs already: they are promised again."""
+    """Caps, rows, key, inputs, budgets, in this order. Under a key there may be jobs already: they are promised again.
+
+    The budgets come last: from then on everybody who reserves or settles in them waits for our commit.
+    """
     try:
         await hold_to_caps(conn, caller.tenant_id, jobs=len(prepared), tokens=sum(each.cost for each in prepared))
     except (QueueLimitReached, TenantSuspended):
@@ -147,23 +150,29 @@ async def _accept_many(
         made = await idempotency.claim(conn, caller.tenant_id, key, [each.id for each in prepared])
         if made is not None:
             return _replayed(made)
+    await insert_rows(conn, t.job_inputs, [input_row(each) for each in prepared])
     answers = await let_in(conn, [ask_of(caller, each, prices[each.model.name]) for each in prepared])
-    await _write_answers(conn, prepared, answers)
-    final = [_cut(each, answer) for each, answer in zip(prepared, answers, strict=True)]
-    await insert_rows(conn, t.job_inputs, [input_row(each) for each in final])
+    final = await _write_answers(conn, prepared, answers)
     return await _accepted(conn, caller, final, answers)
 
 
-async def _write_answers(conn: AsyncConnection, prepared: Sequence[PreparedJob], answers: Sequence[Answer]) -> None:
-    """What the budgets have changed of the rows that were written before they were asked."""
-    for job, answer in zip(prepared, answers, strict=True):
+async def _write_answers(
+    conn: AsyncConnection, prepared: Sequence[PreparedJob], answers: Sequence[Answer]
+) -> list[PreparedJob]:
+    """What the budgets have changed of the rows and inputs that were written before they were asked; return the jobs as they are now."""
+    final = [_cut(job, answer) for job, answer in zip(prepared, answers, strict=True)]
+    for job, answer in zip(final, answers, strict=True):
         values: dict[str, Any] = {}
-        if answer.max_tokens != job.max_tokens:
-            values |= {"max_tokens": answer.max_tokens, "changes": (job.changes or {}) | (answer.changes or {})}
+        if answer.changes is not None:
+            values |= {"max_tokens": job.max_tokens, "changes": (job.changes or {}) | answer.changes}
+            await conn.execute(
+                update(t.job_inputs).where(t.job_inputs.c.job_id == job.id).values(sampling=job.sampling)
+            )
         if answer.hold is not None:
             values |= {"reservation": 0, "held_by": answer.hold.budget_id, "not_before": answer.hold.until}
         if values:
-            await conn.execute(t.jobs.update().where(t.jobs.c.id == job.id).values(**values))
+            await conn.execute(update(t.jobs).where(t.jobs.c.id == job.id).values(**values))
+    return final
 
 
 def _cut(job: PreparedJob, answer: Answer) -> PreparedJob:

@@ -38,11 +38,16 @@ async def make_link(conn: AsyncConnection, person: Person, *, actor: str) -> str
 
 async def whose_link(conn: AsyncConnection, token: str) -> Person | None:
     """The operator of a link that can still be used; looking uses nothing up."""
+    return await whose_link_by_hash(conn, digest(token))
+
+
+async def whose_link_by_hash(conn: AsyncConnection, link_hash: bytes) -> Person | None:
+    """As `whose_link`, for who kept the token's digest."""
     name = await conn.scalar(
         select(operators.c.name)
         .join_from(operator_links, operators)
         .where(
-            _l.token_hash == digest(token), _l.used_at.is_(None), _l.expires_at > func.statement_timestamp(),
+            _l.token_hash == link_hash, _l.used_at.is_(None), _l.expires_at > func.statement_timestamp(),
             operators.c.disabled_at.is_(None),
         )
     )  # fmt: skip
@@ -51,10 +56,15 @@ async def whose_link(conn: AsyncConnection, token: str) -> Person | None:
 
 async def use_link(conn: AsyncConnection, token: str) -> Person | None:
     """The operator of the link, which can't be used again once the caller's transaction commits; None where it can't be used."""
-    person = await whose_link(conn, token)
+    return await use_link_by_hash(conn, digest(token))
+
+
+async def use_link_by_hash(conn: AsyncConnection, link_hash: bytes) -> Person | None:
+    """As `use_link`, for who kept the token's digest."""
+    person = await whose_link_by_hash(conn, link_hash)
     used = await conn.execute(
         operator_links.update()
-        .where(_l.token_hash == digest(token), _l.used_at.is_(None), _l.expires_at > func.statement_timestamp())
+        .where(_l.token_hash == link_hash, _l.used_at.is_(None), _l.expires_at > func.statement_timestamp())
         .values(used_at=func.statement_timestamp())
     )
     return person if used.rowcount else None

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, exists, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import AlreadyExists, InvalidRequest, NotFound
 from app.ids import new_id
 from app.operators.roles import ROLES, Role
-from app.operators.tables import operator_links, operator_sessions, operators
+from app.operators.tables import operator_identities, operator_links, operator_sessions, operators
 from app.quotas.acts import record_act
 
 FIRST_OWNER = "owner"
@@ -26,13 +26,17 @@ class Person:
     name: str
     role: Role
     has_password: bool
+    has_identity: bool  # an OIDC provider knows them
     created_at: datetime
     logged_in_at: datetime | None
     disabled_at: datetime | None
 
 
 _o = operators.c
-_COLUMNS = (_o.id, _o.name, _o.role, _o.password_hash.is_not(None), _o.created_at, _o.logged_in_at, _o.disabled_at)
+_HAS_IDENTITY = exists().where(operator_identities.c.operator_id == _o.id)
+_COLUMNS = (
+    _o.id, _o.name, _o.role, _o.password_hash.is_not(None), _HAS_IDENTITY, _o.created_at, _o.logged_in_at, _o.disabled_at,
+)  # fmt: skip
 
 
 async def create_person(conn: AsyncConnection, name: str, role: str, *, actor: str) -> Person:
@@ -52,11 +56,11 @@ async def create_person(conn: AsyncConnection, name: str, role: str, *, actor: s
     return await read_person(conn, name)
 
 
-async def ensure_owner(conn: AsyncConnection, *, actor: str) -> Person | None:
-    """The first owner, made where there is nobody; None where somebody has a password already and so can log in."""
+async def ensure_owner(conn: AsyncConnection, *, actor: str, passwords: bool = True) -> Person | None:
+    """The first owner, made where there is nobody; None where somebody can log in already: by password, if there are `passwords`, or by OIDC."""
     await conn.execute(text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE"))
     found = await list_people(conn)
-    if any(each.has_password and each.disabled_at is None for each in found):
+    if any(((each.has_password and passwords) or each.has_identity) and each.disabled_at is None for each in found):
         return None
     owner = next((each for each in found if each.role == "owner" and each.disabled_at is None), None)
     return owner or await create_person(conn, FIRST_OWNER, "owner", actor=actor)

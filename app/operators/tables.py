@@ -41,6 +41,30 @@ operator_links = Table(
     Index(None, "operator_id"),
 )
 
+# Whom an OIDC provider means by a subject. Never by e-mail address: those are given to others, and some providers let anybody enter any.
+operator_identities = Table(
+    "operator_identities",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("operator_id", ForeignKey("operators.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Timestamp, nullable=False, server_default=func.now()),
+    Index(None, "operator_id", "issuer", unique=True),
+)
+
+# Log-ins that were begun and are at the provider. What the browser keeps of one is random; here is its hash.
+oidc_flows = Table(
+    "oidc_flows",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("network", Text, nullable=False),
+    Column("next", Text, nullable=False),
+    Column("link_hash", LargeBinary),  # of the one-time link that is used up at its end
+    Column("expires_at", Timestamp, nullable=False),
+    Index(None, "network", "expires_at"),
+    Index(None, "expires_at"),
+)
+
 # Log-ins that failed lately, by name and by address.
 login_failures = Table(
     "login_failures",

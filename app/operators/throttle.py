@@ -50,23 +50,27 @@ _WAIT = text("""
 _FORGET = text("DELETE FROM login_failures WHERE last_at < statement_timestamp() - make_interval(secs => :forget)")
 
 
-async def count_try(conn: AsyncConnection, *, name: str, address: str) -> None:
+async def count_try(conn: AsyncConnection, *, name: str | None, address: str) -> None:
     """Count a try as failed, until `forgive` says otherwise. To be committed before the password is looked at.
+
+    Without a `name` it is counted for the address alone: nobody knows yet whose it is.
 
     Raises:
         TooManyTries: it isn't to be looked at now.
     """
     await conn.execute(_FORGET, {"forget": FORGET_S})
-    for subject, allowance in ((_place(address), BY_ADDRESS), (_account(name), BY_NAME)):
+    counted = [(_place(address), BY_ADDRESS), *([(_account(name), BY_NAME)] if name is not None else [])]
+    for subject, allowance in counted:
         values = {"subject": subject, "forget": FORGET_S, "free": allowance.free, "longest": LONGEST_S}
         if (await conn.execute(_COUNT, values)).one_or_none() is None:
             wait_s = max(1, await conn.scalar(_WAIT, {"subject": subject}) or 1)
             raise TooManyTries(f"too many log-ins failed: try again in {wait_s} s", retry_after_s=wait_s)
 
 
-async def forgive(conn: AsyncConnection, *, name: str, address: str) -> None:
+async def forgive(conn: AsyncConnection, *, name: str | None, address: str) -> None:
     """The try was right: the account's failures are forgotten, and the address gets this one back."""
-    await conn.execute(delete(login_failures).where(login_failures.c.subject == _account(name)))
+    if name is not None:
+        await conn.execute(delete(login_failures).where(login_failures.c.subject == _account(name)))
     await conn.execute(
         text("UPDATE login_failures SET failures = greatest(0, failures - 1) WHERE subject = :subject"),
         {"subject": _place(address)},

@@ -82,6 +82,11 @@ class EventPlace(NamedTuple):
         return cls(run, low, second // _ORDERS, second % _ORDERS)
 
 
+def run_and_order(entry: tuple[int, int]) -> tuple[int, int]:
+    """What the two numbers of an entry's id tell without its place: a reader needs no more of nearly all of them."""
+    return entry[0] >> _SEQ_BITS, entry[1] % _ORDERS
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
     """An event with its place."""
@@ -107,7 +112,7 @@ class Publication:
     @property
     def place(self) -> EventPlace:
         """Where it belongs."""
-        order = {"started": 1, "restarted": 1, "tokens": 2}.get(self.event.kind, _END_ORDER)
+        order = {"started": 1, "restarted": 1, "tokens": 2}.get(self.event.kind, END_ORDER)
         return EventPlace(self.run, self.seq, self.event.attempt, order)
 
 
@@ -116,9 +121,10 @@ _RESUMED = (
     1 << 31
 )  # set in ids of attempts that go on from an earlier one's tokens: no run has so many tokens, and no job attempts
 _ORDERS = 4  # places that one attempt has at one seq
-_END_ORDER = 3
+END_ORDER = 3
 _KEEP_PART = 1 / 100  # of the time that a stream stays: after so much of it the time is set anew
 _MAX_KEPT = 10_000
+_ENDS_A_MESSAGE = 500
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JobEvent)
 
@@ -145,29 +151,26 @@ class EventLog:
         for each in publications:
             key = events_key(each.job_id)
             appends.append(len(pipe.command_stack))
-            pipe.xadd(
-                key,
-                {"d": _encoder.encode(each.event)},
-                id=each.place.entry_id,
-                maxlen=self._max_entries,
-                approximate=True,
-            )
+            event = _encoder.encode(each.event)
+            pipe.execute_command("XADD", key, "MAXLEN", "~", self._max_entries, each.place.entry_id, "d", event)
             if self._must_keep(each):
-                pipe.expire(key, self._ttl_s)
+                pipe.execute_command("EXPIRE", key, self._ttl_s)
         replies = await pipe.execute(raise_on_error=False)
         for reply in [replies[place] for place in appends]:
             if isinstance(reply, Exception) and not _is_refused(reply):
                 raise reply
 
     def _must_keep(self, publication: Publication) -> bool:
-        """Whether its stream's time is to be set: at the start, at the end, and now and then between them."""
+        """Whether its stream's time is to be set: at the start, and now and then from there on."""
         now = asyncio.get_running_loop().time()
-        if publication.place.order == _END_ORDER:
+        kept_at, is_end = self._kept_at.get(publication.job_id), publication.place.order == END_ORDER
+        if is_end:
             self._kept_at.pop(publication.job_id, None)
-            return True
-        kept_at = self._kept_at.get(publication.job_id)
-        if kept_at is not None and publication.event.kind == "tokens" and now - kept_at < self._ttl_s * _KEEP_PART:
+        is_new = publication.event.kind in {"started", "restarted"}
+        if kept_at is not None and not is_new and now - kept_at < self._ttl_s * _KEEP_PART:
             return False
+        if is_end:
+            return True
         if len(self._kept_at) >= _MAX_KEPT:
             self._kept_at.clear()  # of jobs that were given back: the others are set once more
         self._kept_at[publication.job_id] = now
@@ -198,11 +201,10 @@ def _is_refused(reply: Exception) -> bool:
 
 
 async def announce_end(redis: Redis, ended: list[tuple[UUID, str]]) -> None:
-    """Wake those who wait for these jobs; who misses it polls."""
-    pipe = redis.pipeline(transaction=False)
-    for job_id, status in ended:
-        pipe.publish(ENDED_CHANNEL, f"{job_id.hex}:{status}")
-    await pipe.execute()
+    """Wake those who wait for these jobs, many by one message; who misses it polls."""
+    for first in range(0, len(ended), _ENDS_A_MESSAGE):
+        some = ended[first : first + _ENDS_A_MESSAGE]
+        await redis.publish(ENDED_CHANNEL, " ".join(f"{job_id.hex}:{status}" for job_id, status in some))
 
 
 async def announce_readers(redis: Redis, job_ids: Sequence[UUID], *, ttl_s: int) -> None:

@@ -106,6 +106,8 @@ def wake_key(hub: str) -> str:
     return f"ev:wake:{hub}"
 
 
-ENDED_CHANNEL = "jobs:ended"  # job id and status, when a job reached its end
+ENDED_CHANNEL = (
+    "jobs:ended"  # job:status, when a job reached its end; those that ended together with spaces between them
+)
 READ_CHANNEL = "jobs:read"  # job id, when somebody begins to read its events
 CANCEL_CHANNEL = "jobs:cancel"  # job id, when somebody wants a running job to stop

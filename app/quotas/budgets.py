@@ -302,26 +302,29 @@ async def reserve(conn: AsyncConnection, reservations: Sequence[Reservation]) ->
     return await account.write(conn)
 
 
-_RESERVED = text("""
-    SELECT l.job_id, l.reservation, l.budget_id, l.window_start, l.amount, b.metric
-    FROM ledger l JOIN budgets b ON b.id = l.budget_id
-    WHERE l.kind = 'reserve' AND (l.job_id, l.reservation) IN (
-        SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:reservations AS smallint[])))
-""")
+# Billing never passes what was reserved: the engine stops at max_tokens, and the prompt was counted before.
 _SETTLE = text("""
-    WITH settled AS (
-        UPDATE budget_windows w SET used = w.used + s.used, reserved = w.reserved - s.reserved
-        FROM unnest(CAST(:budgets AS uuid[]), CAST(:starts AS timestamptz[]), CAST(:used AS bigint[]),
-                    CAST(:reserved AS bigint[])) AS s (budget_id, window_start, used, reserved)
-        WHERE w.budget_id = s.budget_id AND w.window_start = s.window_start)
+    WITH booked AS (
+        SELECT l.budget_id, l.window_start, l.job_id, l.reservation, l.amount AS reserved,
+               least(l.amount, CASE b.metric WHEN 'input_tokens' THEN s.input WHEN 'output_tokens' THEN s.output
+                   WHEN 'total_tokens' THEN s.input + s.output WHEN 'requests' THEN s.requests WHEN 'cost' THEN s.cost END) AS used
+        FROM unnest(CAST(:jobs AS uuid[]), CAST(:reservations AS smallint[]), CAST(:input AS bigint[]), CAST(:output AS bigint[]),
+                    CAST(:requests AS bigint[]), CAST(:cost AS bigint[])) AS s (job_id, reservation, input, output, requests, cost)
+        JOIN ledger l ON l.job_id = s.job_id AND l.reservation = s.reservation AND l.kind = 'reserve'
+        JOIN budgets b ON b.id = l.budget_id),
+    totals AS (SELECT budget_id, window_start, sum(used) AS used, sum(reserved) AS reserved FROM booked GROUP BY 1, 2),
+    held AS (
+        SELECT w.budget_id, w.window_start FROM budget_windows w JOIN totals USING (budget_id, window_start)
+        ORDER BY w.budget_id, w.window_start FOR UPDATE OF w),
+    settled AS (
+        UPDATE budget_windows w SET used = w.used + t.used, reserved = w.reserved - t.reserved
+        FROM held JOIN totals t USING (budget_id, window_start)
+        WHERE w.budget_id = held.budget_id AND w.window_start = held.window_start)
     INSERT INTO ledger (budget_id, window_start, job_id, reservation, kind, amount)
-    SELECT e.budget_id, e.window_start, e.job_id, e.reservation, k.kind,
-           CASE k.kind WHEN 'settle' THEN e.used ELSE e.reserved - e.used END
-    FROM unnest(CAST(:entry_budgets AS uuid[]), CAST(:entry_starts AS timestamptz[]), CAST(:jobs AS uuid[]),
-                CAST(:reservations AS smallint[]), CAST(:entry_used AS bigint[]), CAST(:entry_reserved AS bigint[]))
-        AS e (budget_id, window_start, job_id, reservation, used, reserved)
-    CROSS JOIN (VALUES ('settle'), ('release')) AS k (kind)
+    SELECT budget_id, window_start, job_id, reservation, kind, CASE kind WHEN 'settle' THEN used ELSE reserved - used END
+    FROM booked CROSS JOIN (VALUES ('settle'), ('release')) AS k (kind)
 """)
+_NOTHING = Spending(0, 0, 0)
 
 
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> None:
@@ -331,38 +334,18 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> No
     """
     if not settlements:
         return
-    used_by_job = {each.job_id: each.used for each in settlements}
-    keys = {"jobs": [s.job_id for s in settlements], "reservations": [s.reservation for s in settlements]}
-    rows = (await conn.execute(_RESERVED, keys)).all()
-    if not rows:
-        return
-    spent = [_booked(used_by_job[row.job_id], row.metric, row.amount) for row in rows]
-    totals: dict[tuple[UUID, datetime], list[int]] = defaultdict(lambda: [0, 0])
-    for row, amount in zip(rows, spent, strict=True):
-        total = totals[row.budget_id, row.window_start]
-        total[0] += amount
-        total[1] += row.amount
-    places = {"budgets": [budget for budget, _ in totals], "starts": [start for _, start in totals]}
-    await conn.execute(_LOCK, places)
+    used = [each.used or _NOTHING for each in settlements]
     await conn.execute(
         _SETTLE,
         {
-            **places,
-            "used": [used for used, _ in totals.values()],
-            "reserved": [reserved for _, reserved in totals.values()],
-            "entry_budgets": [row.budget_id for row in rows],
-            "entry_starts": [row.window_start for row in rows],
-            "jobs": [row.job_id for row in rows],
-            "reservations": [row.reservation for row in rows],
-            "entry_used": spent,
-            "entry_reserved": [row.amount for row in rows],
+            "jobs": [each.job_id for each in settlements],
+            "reservations": [each.reservation for each in settlements],
+            "input": [each.input_tokens for each in used],
+            "output": [each.output_tokens for each in used],
+            "requests": [int(each.used is not None) for each in settlements],
+            "cost": [each.cost_micros for each in used],
         },
     )
-
-
-def _booked(used: Spending | None, metric: str, reserved: int) -> int:
-    """Billing never passes what was reserved: the engine stops at max_tokens, and the prompt was counted before."""
-    return 0 if used is None else min(used.amount(metric), reserved)
 
 
 def whose(callers: Iterable[tuple[str, UUID | None]]) -> dict[str, Any]:

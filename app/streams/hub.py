@@ -212,13 +212,13 @@ class Hub:
         """Ask for each topic that has changed from where its readers stand now."""
         for key in self._stale:
             topic = self._by_key.get(key)
-            cursor = None if topic is None else topic.cursor
-            if cursor is None:
+            feed = None if topic is None else topic.hindmost
+            if feed is None:
                 self._wanted.drop(key)
                 self._asked.pop(key, None)
             else:
-                self._wanted.ask(key, b"%d-%d" % cursor)
-                self._asked[key] = cursor
+                self._wanted.ask(key, feed.entry_id)
+                self._asked[key] = feed.cursor
         self._stale.clear()
 
     async def _ring_forever(self) -> None:

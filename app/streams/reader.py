@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +35,11 @@ class Item:
         return self._wire
 
 
+def wire_of(items: Sequence[Item]) -> bytes:
+    """Items as they are sent, in one piece."""
+    return items[0].wire if len(items) == 1 else b"".join([item.wire for item in items])
+
+
 class Reader:
     """One reader of one job. `read` gives what is new; whoever has read enough calls `close`."""
 
@@ -49,6 +54,7 @@ class Reader:
         "_on_room",
         "_rest",
         "_rest_run",
+        "_unsent",
         "_waiter",
         "busy_since",
         "cut_off",
@@ -57,6 +63,7 @@ class Reader:
         "is_closed",
         "job_id",
         "most_bytes",
+        "outlet",
         "stalled",
     )
 
@@ -79,6 +86,10 @@ class Reader:
         self.cut_off = False
         self.is_closed = False
         self.stalled: Callable[[], object] | None = None  # what stops a write that goes nowhere
+        self.outlet: Callable[[bytes], Awaitable[None] | None] | None = (
+            None  # where news go while `read` waits for them
+        )
+        self._unsent: Awaitable[None] | None = None  # what the outlet hasn't finished
         self._items: deque[Item] = deque()
         self._num_bytes = 0
         self._beats = False
@@ -98,11 +109,22 @@ class Reader:
         """Whether no more may be put in."""
         return self._num_bytes >= self.most_bytes
 
-    def put(self, item: Item) -> None:
-        """Something new."""
-        self._items.append(item)
-        self._num_bytes += item.size
-        self._wake()
+    def put(self, items: Sequence[Item], num_bytes: int) -> None:
+        """Something new, of this size; `tell` tells the reader of all that was put in."""
+        self._items += items
+        self._num_bytes += num_bytes
+
+    def tell(self) -> None:
+        """There may be news. A reader that waits for them and has an outlet gets them through it: no task is woken for it."""
+        waiter = self._waiter
+        if not self._items or waiter is None or waiter.done():
+            return
+        if self.outlet is None:
+            waiter.set_result(None)
+            return
+        self._unsent = self.outlet(wire_of(self._take()))
+        if self._unsent is not None:
+            waiter.set_result(None)
 
     def call_at_room(self, on_room: Callable[[], None]) -> None:
         """Have this called once the buffer is half empty."""
@@ -155,6 +177,8 @@ class Reader:
 
     async def _next(self) -> list[Item] | None:
         while not self.is_closed:
+            if self._unsent is not None:
+                await self._finish_sending(self._unsent)
             if self._items:
                 return self._take()
             if self.cut_off:
@@ -170,6 +194,11 @@ class Reader:
             finally:
                 self._waiter = None
         return None
+
+    async def _finish_sending(self, unsent: Awaitable[None]) -> None:
+        self._unsent, self.busy_since = None, self._now()
+        await unsent
+        self.busy_since = 0.0
 
     def _take(self) -> list[Item]:
         items = list(self._items)

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from operator import attrgetter
 from uuid import UUID
 
 import msgspec
 
-from app.queue.events import EventPlace, JobEvent
+from app.queue.events import END_ORDER, EventPlace, JobEvent, run_and_order
 from app.queue.keys import events_key
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader
 
+_cursor = attrgetter("cursor")
 _decode = msgspec.json.Decoder(JobEvent).decode
-_END_ORDER = 3
 
 
 def _event(content: bytes) -> JobEvent | None:
@@ -23,49 +23,49 @@ def _event(content: bytes) -> JobEvent | None:
         return None
 
 
-class Cursor(NamedTuple):
-    """An entry's id in Redis, as it is ordered there."""
+Cursor = tuple[int, int]  # the two numbers of an entry's id in Redis, ordered as there
 
-    first: int
-    second: int
 
-    @classmethod
-    def of(cls, entry_id: bytes | str) -> "Cursor":
-        """From `first-second`."""
-        first, second = entry_id.split(b"-") if isinstance(entry_id, bytes) else entry_id.split("-")
-        return cls(int(first), int(second))
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.second}"
+def cursor_of(entry_id: bytes) -> Cursor:
+    """From `first-second`."""
+    first, _, second = entry_id.partition(b"-")
+    return int(first), int(second)
 
 
 class Feed:
     """Readers who stand at the same place of a job's stream."""
 
-    __slots__ = ("cursor", "fold", "readers", "waits_for_room", "whole_at")
+    __slots__ = ("cursor", "entry_id", "fold", "readers", "waits_for_room", "whole_at")
 
-    def __init__(self, fold: Fold, cursor: Cursor, readers: list[Reader]) -> None:
+    def __init__(self, fold: Fold, entry_id: bytes, readers: list[Reader]) -> None:
         self.fold = fold
-        self.cursor = cursor
+        self.entry_id = entry_id  # after which there is news
+        self.cursor = cursor_of(entry_id)
         self.readers = readers
         self.waits_for_room = False
         self.whole_at = 0  # the attempt whose end has been read, with all that came before it
 
-    def take(self, entry: Cursor, place: EventPlace, event: JobEvent | None, now: float) -> None:
-        """Move on by one entry; None is one that can't be read."""
-        self.cursor = entry
+    def take(self, entry_id: bytes, cursor: Cursor, event: JobEvent | None, now: float) -> bool:
+        """Move on by one entry; None is one that can't be read. Whether a reader's buffer is full then."""
+        self.entry_id, self.cursor = entry_id, cursor
         if event is None:
             self.fold.has_gap = True
-            return
-        events = self.fold.take(place.run, event.deltas)
-        if events:
+            return False
+        run, order = run_and_order(cursor)
+        is_full = False
+        if events := self.fold.take(run, event.deltas):
             items = [Item(each) for each in events]
+            num_bytes = sum([item.size for item in items])
             for reader in self.readers:
                 reader.heard_at = now
-                for item in items:
-                    reader.put(item)
-        is_whole = place.order == _END_ORDER and self.fold.has_all(place.run, place.seq)
-        self.whole_at = place.attempt if is_whole else 0
+                reader.put(items, num_bytes)
+                is_full |= reader.is_full
+        if order == END_ORDER:
+            place = EventPlace.at(*cursor)
+            self.whole_at = place.attempt if self.fold.has_all(run, place.seq) else 0
+        else:
+            self.whole_at = 0
+        return is_full
 
     def stands_with(self, other: "Feed") -> bool:
         """Whether both can go on as one."""
@@ -90,7 +90,7 @@ class Topic:
     def join(self, reader: Reader) -> None:
         """A new reader, who stands where its fold does."""
         fold = reader.fold.fork()
-        self.feeds.append(Feed(fold, Cursor.of(fold.seek), [reader]))
+        self.feeds.append(Feed(fold, fold.seek.encode(), [reader]))
 
     def leave(self, reader: Reader) -> None:
         """It reads no more."""
@@ -100,10 +100,11 @@ class Topic:
         self.feeds = [feed for feed in self.feeds if feed.readers]
 
     @property
-    def cursor(self) -> Cursor | None:
-        """From where on entries are wanted; None where every reader's buffer is full."""
-        wanted = [feed.cursor for feed in self.feeds if not feed.waits_for_room]
-        return min(wanted) if wanted else None
+    def hindmost(self) -> Feed | None:
+        """From whose place on entries are wanted; None where every reader's buffer is full."""
+        if len(self.feeds) == 1:  # as nearly always
+            return None if self.feeds[0].waits_for_room else self.feeds[0]
+        return min((feed for feed in self.feeds if not feed.waits_for_room), key=_cursor, default=None)
 
     def take(self, asked: Cursor, entries: Sequence[tuple[bytes, bytes]], now: float) -> None:
         """Entries of the stream, oldest first, as (id, JSON): all that followed `asked`, up to the last of them.
@@ -111,13 +112,16 @@ class Topic:
         A feed that stands before `asked` misses what lies between, so it waits for an answer of its own.
         """
         for entry_id, content in entries:
-            cursor, event = Cursor.of(entry_id), _event(content)
-            place = EventPlace.at(*cursor)
-            self.has_end = place.order == _END_ORDER
+            cursor, event = cursor_of(entry_id), _event(content)
             for feed in list(self.feeds):
-                if asked <= feed.cursor < cursor and not feed.waits_for_room:
-                    feed.take(cursor, place, event, now)
+                is_next = asked <= feed.cursor < cursor and not feed.waits_for_room
+                if is_next and feed.take(entry_id, cursor, event, now):
                     self._part_from_full(feed)
+        if entries:
+            self.has_end = run_and_order(cursor)[1] == END_ORDER
+        for feed in self.feeds:
+            for reader in feed.readers:
+                reader.tell()
         if len(self.feeds) > 1:
             self._merge()
 
@@ -138,7 +142,7 @@ class Topic:
         full = [reader for reader in feed.readers if reader.is_full]
         for reader in full:
             feed.readers.remove(reader)
-            alone = Feed(feed.fold.fork(), feed.cursor, [reader])
+            alone = Feed(feed.fold.fork(), feed.entry_id, [reader])
             alone.waits_for_room, alone.whole_at = True, feed.whole_at
             self.feeds.append(alone)
             reader.call_at_room(partial(self._has_room, alone))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.settings import Settings
 from app.webhooks.lanes import FIRST_ROOM, Busy, Candidate, pick
@@ -121,14 +121,18 @@ _HAND_OVER = text(f"""
 """)  # noqa: S608  constants only
 
 
+async def is_any_due(looks: AsyncEngine) -> bool:
+    """Whether a delivery is due, room or not. `looks`: as `app.db.looking` makes it, for it is asked all the time, and mostly in vain."""
+    async with looks.connect() as conn:
+        return bool(await conn.scalar(_ANY_DUE))
+
+
 async def nominate(conn: AsyncConnection, rooms: Rooms, *, limit: int) -> list[Nomination]:
     """Take what is due and has room in its lane: tenants in turn, of each one's lanes the first before the second of any, the oldest first.
 
     What doesn't begin within `again_after_s` is due again. A delivery whose last try was lost with its worker is given up here, and so is
     one to an endpoint that is disabled.
     """
-    if not await conn.scalar(_ANY_DUE):
-        return []
     await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     await conn.execute(_GIVE_UP, {"page": _PAGE})
     busy = [Busy(*row) for row in await conn.execute(_BUSY, {"first_room": FIRST_ROOM})]

@@ -34,6 +34,7 @@ class Heard(msgspec.Struct):
     refused: int = 0
     made_us: list[int] = []  # of each token event: when it was made, and how long it took to come here
     took_us: list[int] = []
+    processor_s: float = 0.0  # what all of it cost this process, once it had begun
 
 
 class _Data(msgspec.Struct):
@@ -146,7 +147,9 @@ async def read(crowd: Crowd) -> Heard:
     """Read all jobs to their ends."""
     heard = Heard(made_us=_figures(), took_us=_figures())
     random = Random(1)
+    began = time.process_time()
     await asyncio.gather(*[_read(crowd, job, heard, random) for job in crowd.jobs])
+    heard.processor_s = time.process_time() - began
     heard.made_us, heard.took_us = list(heard.made_us), list(heard.took_us)
     return heard
 

@@ -39,8 +39,8 @@ GUARDS = (
         (
             Patch(
                 "app/batches/pump.py",
-                "number = ANY(CAST(:numbers AS integer[])) AND state = 'waiting'\n    FOR UPDATE",
-                "number = ANY(CAST(:numbers AS integer[]))\n    FOR UPDATE",
+                "AND l.number = s.number AND l.state = 'waiting'",
+                "AND l.number = s.number",
             ),
         ),
         (f"{BATCHES}::test_two_keepers_at_once_make_one_job_and_one_result_of_each_line",),
@@ -87,8 +87,8 @@ GUARDS = (
         (
             Patch(
                 "app/jobs/store.py",
-                "WHERE jobs.id = nominated.id AND jobs.gen = nominated.gen AND jobs.status = 'queued'",
-                "WHERE jobs.id = nominated.id AND jobs.status = 'queued'",
+                "nominated.gen = jobs.gen AND jobs.status = 'queued'",
+                "jobs.status = 'queued'",
             ),
         ),
         (f"{LIFE}::test_a_stale_gen_starts_nothing",),
@@ -161,7 +161,7 @@ GUARDS = (
     Guard(
         "reserve-before-start",
         "a job that waits for a budget can't start, whoever nominates it",
-        (Patch("app/jobs/store.py", "      AND jobs.reservation > 0\n", ""),),
+        (Patch("app/jobs/store.py", "            AND jobs.reservation > 0\n", ""),),
         (
             "tests/integration/jobs/test_spending.py::test_a_nomination_of_a_held_job_starts_nothing_though_its_time_has_come",
         ),

@@ -48,6 +48,11 @@ class Detokenizer:
         return self._num_tokens
 
     @property
+    def has_stop_strings(self) -> bool:
+        """Whether a stop string may end the text: then each token is to be pushed as it comes."""
+        return bool(self._stop)
+
+    @property
     def stop_string(self) -> str | None:
         """The stop string that was found."""
         return self._stop_string

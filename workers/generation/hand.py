@@ -34,6 +34,9 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unpublished: ChoiceDelta | None = None
     last_token_at: float | None = None  # when its last token came
+    _undecoded: list[int] = field(default_factory=list)  # tokens that aren't text yet
+    _new_logprobs: list[TokenLogprob] = field(default_factory=list)  # theirs
+    _offset: int = 0  # of the first of them
 
     def resume(self, known: ChoiceSoFar) -> None:
         """Go on from what readers know. The text follows from the tokens."""
@@ -43,28 +46,46 @@ class Choice:
         if self.finish_reason is not None and not stopped:
             self.text += self.detokenizer.flush(whole_only=self.is_structured)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the choice has, those that aren't text yet included."""
+        return len(self.token_ids) + len(self._undecoded)
+
     def take(self, delta: TokenDelta) -> bool:
         """Take new tokens in; return whether a stop string ended the choice, so that the engine need not go on."""
         if self.finish_reason is not None:
             return False  # the engine was a step ahead of our stop string
+        if not self._undecoded:
+            self._offset = delta.offset
+        self._undecoded += delta.token_ids
+        self._new_logprobs += [TokenLogprob(each.chosen, each.top_ids, each.top_logprobs) for each in delta.logprobs]
+        if delta.finish_reason is None and not self.detokenizer.has_stop_strings:
+            return False  # their text isn't needed before somebody is told: many tokens cost little more than one
+        return self.decode(delta.finish_reason)
+
+    def decode(self, finish_reason: str | None = None) -> bool:
+        """Turn what was taken into text, the choice's end with `finish_reason` included; return whether a stop string came."""
+        if not self._undecoded and finish_reason is None:
+            return False
+        new, self._undecoded = self._undecoded, []
+        logprobs, self._new_logprobs = self._new_logprobs, []
         before = self.detokenizer.num_tokens
-        text, stopped = self.detokenizer.push(delta.token_ids)
+        text, stopped = self.detokenizer.push(new)
         taken = self.detokenizer.num_tokens - before
         if stopped:
             self.finish_reason = "stop"
-        elif delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
+        elif finish_reason is not None:
+            self.finish_reason = finish_reason
             # Half a character would spoil what is a beginning of a valid document.
             text += self.detokenizer.flush(whole_only=self.is_structured)
-        new = delta.token_ids[:taken]
-        logprobs = [TokenLogprob(each.chosen, each.top_ids, each.top_logprobs) for each in delta.logprobs[:taken]]
+        new, logprobs = new[:taken], logprobs[:taken]
         self.token_ids += new
         self.logprobs += logprobs
         self.text += text
         waiting = self.unpublished
         self.unpublished = ChoiceDelta(
             choice=self.index,
-            offset=waiting.offset if waiting else delta.offset,
+            offset=waiting.offset if waiting else self._offset,
             token_ids=[*waiting.token_ids, *new] if waiting else new,
             text=waiting.text + text if waiting else text,
             text_offset=waiting.text_offset if waiting else len(self.text) - len(text),
@@ -125,6 +146,7 @@ class RunningJob:
         self.preempted: list[dict[str, Any]] = []  # its choices that lost their KV pages: when, and when they came back
         self._num_published = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
+        self._unreadable: Exception | None = None  # what its tokens did to the tokenizer
         self.has_output = False  # whether the engine has brought anything in this attempt
         self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
 
@@ -152,7 +174,7 @@ class RunningJob:
     @property
     def num_generated(self) -> int:
         """Tokens of all choices so far, resumed ones included: the sequence number of the job's next event."""
-        return sum(len(choice.token_ids) for choice in self.choices)
+        return sum(choice.num_tokens for choice in self.choices)
 
     @property
     def num_unfinished(self) -> int:
@@ -173,7 +195,13 @@ class RunningJob:
         self.steps = list(checkpoint.steps)
 
     def take(self, delta: TokenDelta) -> bool:
-        """Take new tokens in; return whether the engine shall drop this choice."""
+        """Take new tokens in; return whether the engine shall drop this choice.
+
+        Raises:
+            Exception: whatever the tokenizer raised at these tokens, or at some that were taken before.
+        """
+        if self._unreadable is not None:
+            raise self._unreadable
         self.has_output = True
         cached_tokens = min(delta.cached_tokens, len(self.started.prompt_ids))  # of resumed ones, too, by the engine
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
@@ -186,6 +214,7 @@ class RunningJob:
         """
         if self._num_published == self.num_generated and not at_end:
             return []
+        self._decode()
         deltas = self._unpublished()
         self._num_published = self.num_generated
         self.steps += [_step_of(delta) for delta in deltas]
@@ -195,6 +224,14 @@ class RunningJob:
 
     def _unpublished(self) -> list[ChoiceDelta]:
         return [choice.unpublished for choice in self.choices if choice.unpublished is not None]
+
+    def _decode(self) -> None:
+        """Turn all that was taken into text. Who only wants to know what there is isn't the one to fail the job: the next `take` is."""
+        try:
+            for choice in self.choices:
+                choice.decode()
+        except Exception as error:  # noqa: BLE001 - the per-job edge, raised later
+            self._unreadable = error
 
     def _trace(self) -> bytes:
         """How readers were told, what they will be told with the end included."""
@@ -227,6 +264,7 @@ class RunningJob:
 
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
+        self._decode()
         used = self.used()
         has_text = status == "succeeded" or used.completion_tokens > 0
         return Ending(

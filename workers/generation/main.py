@@ -6,6 +6,8 @@ import signal
 import sys
 from random import SystemRandom
 
+import uvloop
+
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError
@@ -51,7 +53,7 @@ def main() -> int:
     configure_logging(config.log_level)
     collect_seldom()
     try:
-        asyncio.run(run(config))
+        uvloop.run(run(config))
     except (PenstockError, EngineError) as error:
         tail = error.log_tail[-480:] if isinstance(error, EngineStartFailed) else ""
         emit(log, logging.CRITICAL, "worker_failed", reason=str(error), log_tail=tail)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
-from app.db import has_lost_connection
+from app.db import has_lost_connection, looking
 from app.errors import Unavailable
 from app.ids import new_id
 from app.jobs import breakers, caps, held, rescue, resync, sharing, timekeeping
@@ -55,6 +55,7 @@ class Keeper:
         self._settings = settings
         self._clock = clock
         self._db = db
+        self._looks = looking(db)
         self._redis = redis
         self._random = random
         self._queues: dict[str, JobQueue] = {}
@@ -149,7 +150,7 @@ class Keeper:
         return await self._spread(Rescued(due, [])) + await self._wake_held()
 
     async def _wake_held(self) -> int:
-        async with self._db.connect() as conn:
+        async with self._looks.connect() as conn:
             ready = await held.ready_budgets(conn)
         woken = 0
         for budget_id in ready:
@@ -263,7 +264,7 @@ class Keeper:
         return sum(map(len, rescued.nominations.values())) + len(rescued.ended)
 
     async def _pools(self) -> list[JobQueue]:
-        async with self._db.connect() as conn:
+        async with self._looks.connect() as conn:
             rows = await conn.execute(select(t.models.c.pool).distinct())
         return [self._queue(row.pool) for row in rows]
 

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
+import uvloop
+
 from app.clock import SystemClock
-from app.db import create_engine
+from app.db import create_engine, looking
 from app.errors import PenstockError
+from app.garbage import collect_seldom
 from app.probe import probe
 from app.racing import race
 from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
-from app.webhooks.nominate import Rooms
+from app.webhooks.nominate import Rooms, is_any_due
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 from workers.maintenance.meters import Meters
@@ -38,10 +41,11 @@ async def run(config: Settings) -> None:
     meters = Meters(db)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom(), meters)
     rq = connect_rq(config)
-    queue, rooms = open_queue(rq), Rooms.of(config)
+    queue, rooms, looks = open_queue(rq), Rooms.of(config), looking(db)
 
     async def dispatch() -> int:
-        await dispatch_due(db, queue, rooms)
+        if await is_any_due(looks):
+            await dispatch_due(db, queue, rooms)
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
@@ -70,8 +74,9 @@ def main() -> int:
     """The process's exit status: 0 after a signal, 1 after an error, which stands on stderr."""
     config = settings()
     configure_logging(config.log_level)
+    collect_seldom()
     try:
-        asyncio.run(run(config))
+        uvloop.run(run(config))
     except PenstockError as error:
         emit(log, logging.CRITICAL, "maintenance_failed", reason=error.detail)
         return 1

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import Row, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +23,7 @@ from app.ids import job_name
 from app.jobs import tables as t
 from app.jobs.dead.edit import Edit, input_forgotten
 from app.jobs.dead.letters import COUNTERS
+from app.jobs.prompt_ids import pack_ids
 from app.jobs.spending import Ask, let_in, prices_of
 from app.queue.places import place_sql
 from app.queue.streams import JobQueue, Nomination
@@ -258,6 +258,6 @@ async def _rewrite(conn: AsyncConnection, job_id: UUID, edit: Edit) -> None:
         .where(t.job_inputs.c.job_id == job_id)
         .values(
             request=new.request.canonical(), sampling=edit.sampling,
-            prompt_ids=np.asarray(new.prompt_ids, dtype="<i4").tobytes(), tokenizer_hash=new.model.tokenizer_hash,
+            prompt_ids=pack_ids(new.prompt_ids), tokenizer_hash=new.model.tokenizer_hash,
         )
     )  # fmt: skip

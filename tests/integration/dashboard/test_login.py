@@ -295,7 +295,7 @@ async def test_each_act_wants_a_session_and_its_token(app: FastAPI) -> None:
             roles = [each.call for each in route.dependant.dependencies if hasattr(each.call, "role")]
             if not roles:
                 unguarded.add(route.path)
-    assert unguarded == {"/login", "/link/{token}"}
+    assert unguarded == {"/login", "/link/{token}", "/oidc", "/oidc/link/{token}", "/oidc/callback"}
 
 
 async def test_the_navigation_shows_what_there_is(viewer: Browser, owner: Browser) -> None:

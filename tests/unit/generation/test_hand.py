@@ -1,8 +1,10 @@
 """Does a running job turn the engine's deltas into text, events and an end that fit together?"""
 
 from itertools import pairwise
+from typing import cast
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -101,6 +103,41 @@ def test_events_joined_are_the_text(text: str, cuts: list[int], told: list[bool]
     assert "".join(each.text for each in heard) == running.choices[0].text == text
     assert [token for each in heard for token in each.token_ids] == ids
     assert [each.offset for each in heard] == [sum(len(e.token_ids) for e in heard[:i]) for i in range(len(heard))]
+
+
+def test_tokens_that_are_not_text_yet_count_and_are_told_and_billed() -> None:
+    running = job()
+    running.take(delta(running, 0, 0, list(b"ab")))
+    assert running.num_generated == 2
+    (told,) = running.take_unpublished()
+    assert (told.text, told.offset) == ("ab", 0)
+    running.take(delta(running, 0, 2, list(b"c")))
+    ending = running.ending("cancelled")
+    assert ending.choices == [{"index": 0, "text": "abc", "finish_reason": None}]
+    assert ending.used.completion_tokens == 3
+
+
+class Unreadable:
+    """A tokenizer that can't decode one token."""
+
+    decoder = TOKENIZER.decoder
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        if 300 in ids:
+            raise OverflowError("300")
+        return TOKENIZER.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def test_what_cant_be_text_is_the_next_takes_error_and_stops_no_reader_of_others() -> None:
+    running = RunningJob(job().started, cast("Tokenizer", Unreadable()), 10.0)
+    running.take(delta(running, 0, 0, [300]))
+    assert running.take_unpublished() == []
+    with pytest.raises(OverflowError):
+        running.take(delta(running, 0, 1, list(b"a")))
+    assert running.ending("failed", {"code": "internal_error", "message": ""}).choices is None
+    at_once = RunningJob(job().started, cast("Tokenizer", Unreadable()), 10.0)
+    with pytest.raises(OverflowError):
+        at_once.take(delta(at_once, 0, 0, [300], "length"))
 
 
 def structured(text: bytes, reason: str) -> RunningJob:
