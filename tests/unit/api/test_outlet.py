@@ -104,9 +104,9 @@ async def test_what_comes_while_the_server_is_busy_is_read_after_what_it_is_busy
     await asyncio.sleep(0)
     server.is_open.clear()
     give(one, 1)
+    assert one.busy_since == 7.0  # from here on it may stall
     give(one, 2)
     await asyncio.sleep(0)
-    assert one.busy_since == 7.0  # from here on it may stall
     give(one, 3)
     assert server.sent == []
     assert not reading.done()
@@ -115,6 +115,19 @@ async def test_what_comes_while_the_server_is_busy_is_read_after_what_it_is_busy
     assert items is not None
     assert server.sent == [news(1).wire]
     assert [item.event.id for item in items] == [2, 3]
+
+
+async def test_a_reader_that_is_cut_off_before_its_task_has_seen_the_shut_window_is_stopped() -> None:
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    one.stalled = reading.cancel
+    await asyncio.sleep(0)
+    server.is_open.clear()
+    give(one, 1)
+    one.cut()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
 
 
 async def test_a_busy_readers_buffer_fills_up_and_is_bounded_by_whoever_fills_it() -> None:
