@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 100  # entries of one stream in one answer
 _BLOCK_MS = 1000  # how long Redis waits for news; the wake-up may be lost
-_PACE_S = 0.004  # between two looks, so that one brings what several writers wrote
+_PACE_S = 0.004  # from the beginning of a look to that of the next, so that one brings what several writers wrote
 _PACE_A_TOPIC_S = 0.000_002  # each costs Redis and us something in each look
 _RECONNECT_S = 0.5
 _POLL_S = 1.0  # for ends that Redis told nobody of
@@ -194,6 +194,7 @@ class Hub:
                 await self._changed.wait()
                 continue
             self._is_blocked = True
+            began = self._now()
             try:
                 answer = await self._doorway.read(self._wanted, count=_PAGE, block_ms=_BLOCK_MS)
             except (RedisError, OSError, TimeoutError) as error:
@@ -206,7 +207,8 @@ class Hub:
                 self._is_blocked = False
             self.is_connected.set()
             await self._spread(answer)
-            await asyncio.sleep(_PACE_S + _PACE_A_TOPIC_S * len(self._wanted))
+            pace_s = _PACE_S + _PACE_A_TOPIC_S * len(self._wanted)
+            await asyncio.sleep(max(0.0, began + pace_s - self._now()))
 
     def _look_again(self) -> None:
         """Ask for each topic that has changed from where its readers stand now."""

@@ -124,6 +124,7 @@ class Reader:
             return
         self._unsent = self.outlet(wire_of(self._take()))
         if self._unsent is not None:
+            self.busy_since = self._now()
             waiter.set_result(None)
 
     def call_at_room(self, on_room: Callable[[], None]) -> None:
@@ -178,7 +179,9 @@ class Reader:
     async def _next(self) -> list[Item] | None:
         while not self.is_closed:
             if self._unsent is not None:
-                await self._finish_sending(self._unsent)
+                unsent, self._unsent = self._unsent, None
+                await unsent
+                self.busy_since = 0.0
             if self._items:
                 return self._take()
             if self.cut_off:
@@ -194,11 +197,6 @@ class Reader:
             finally:
                 self._waiter = None
         return None
-
-    async def _finish_sending(self, unsent: Awaitable[None]) -> None:
-        self._unsent, self.busy_since = None, self._now()
-        await unsent
-        self.busy_since = 0.0
 
     def _take(self) -> list[Item]:
         items = list(self._items)

@@ -1,0 +1,171 @@
+"""Does every chunk leave once and in order, whether the server takes it at once, makes one wait, or fails?"""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from starlette.types import Message
+
+from app.api.outlet import Outlet
+from app.streams.event import Event
+from app.streams.fold import Fold
+from app.streams.reader import Item, Reader
+
+
+class Server:
+    """An ASGI server's `send`, which waits while its window is shut."""
+
+    def __init__(self) -> None:
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.sent: list[bytes] = []
+        self.error: OSError | None = None
+
+    async def send(self, message: Message) -> None:
+        await self.is_open.wait()
+        await asyncio.sleep(0) if self.error else None
+        if self.error is not None:
+            raise self.error
+        assert message["more_body"]
+        self.sent.append(message["body"])
+
+
+def reader(*, most_bytes: int = 1 << 20) -> Reader:
+    async def load(_: object) -> None:
+        raise AssertionError("no output is asked for")
+
+    return Reader(uuid4(), Fold(1), most_bytes=most_bytes, load=load, on_close=lambda _: None, now=lambda: 7.0)  # type: ignore[arg-type]
+
+
+def news(number: int) -> Item:
+    return Item(Event(id=number, kind="tokens", text=str(number)))
+
+
+def give(reader: Reader, *numbers: int) -> None:
+    items = [news(number) for number in numbers]
+    reader.put(items, sum(item.size for item in items))
+    reader.tell()
+
+
+async def test_a_chunk_that_is_taken_at_once_leaves_nothing_to_wait_for() -> None:
+    server = Server()
+    outlet = Outlet(server.send)
+    assert outlet(b"one") is None
+    assert server.sent == [b"one"]
+
+
+async def test_a_chunk_that_has_to_wait_is_sent_by_whoever_awaits_the_rest() -> None:
+    server = Server()
+    server.is_open.clear()
+    rest = Outlet(server.send)(b"one")
+    assert rest is not None
+    asyncio.get_running_loop().call_soon(server.is_open.set)
+    await rest
+    assert server.sent == [b"one"]
+
+
+async def test_a_send_that_is_given_up_while_it_waits_is_closed() -> None:
+    ended = False
+
+    async def send(message: Message) -> None:
+        nonlocal ended
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    rest = Outlet(send)(b"one")
+    assert rest is not None
+    waiting = asyncio.ensure_future(rest)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended
+
+
+async def test_news_leave_while_the_reader_sleeps() -> None:
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    give(one, 1)
+    give(one, 2, 3)
+    assert server.sent == [news(1).wire, news(2).wire + news(3).wire]
+    assert not reading.done()
+    one.close()
+    assert await reading is None
+
+
+async def test_what_comes_while_the_server_is_busy_is_read_after_what_it_is_busy_with() -> None:
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    server.is_open.clear()
+    give(one, 1)
+    assert one.busy_since == 7.0  # from here on it may stall
+    give(one, 2)
+    await asyncio.sleep(0)
+    give(one, 3)
+    assert server.sent == []
+    assert not reading.done()
+    server.is_open.set()
+    items = await reading
+    assert items is not None
+    assert server.sent == [news(1).wire]
+    assert [item.event.id for item in items] == [2, 3]
+
+
+async def test_a_reader_that_is_cut_off_before_its_task_has_seen_the_shut_window_is_stopped() -> None:
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    one.stalled = reading.cancel
+    await asyncio.sleep(0)
+    server.is_open.clear()
+    give(one, 1)
+    one.cut()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_a_busy_readers_buffer_fills_up_and_is_bounded_by_whoever_fills_it() -> None:
+    server, one = Server(), reader(most_bytes=news(1).size)
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    server.is_open.clear()
+    give(one, 1)
+    assert not one.is_full  # that is on its way
+    give(one, 2)
+    assert one.is_full
+    had_room: list[bool] = []
+    one.call_at_room(lambda: had_room.append(True))
+    server.is_open.set()
+    await reading
+    assert had_room == [True]
+
+
+async def test_a_send_that_fails_is_the_readers_own_trouble() -> None:
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    server.error = OSError("gone")
+    give(one, 1)  # raises nothing here: the hub has others to serve
+    with pytest.raises(OSError, match="gone"):
+        await reading
+
+
+async def test_a_send_that_fails_at_once_is_the_readers_own_trouble_too() -> None:
+    async def send(message: Message) -> None:
+        raise OSError("gone")
+
+    one = reader()
+    one.outlet = Outlet(send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    give(one, 1)
+    with pytest.raises(OSError, match="gone"):
+        await reading
