@@ -155,8 +155,11 @@ async def _record(
         if each.choices is not None
     ]
     await insert_rows(conn, t.job_results, results)
+    spent = {row.id: _spent(row, endings[row.id]) for row in rows}
     if rows:
-        await insert_rows(conn, usage, [each for row in rows for each in _usage_rows(row, endings[row.id])])
+        await insert_rows(
+            conn, usage, [each for row in rows for each in _usage_rows(row, endings[row.id], spent[row.id])]
+        )
         await insert_rows(
             conn, t.attempts,
             [
@@ -168,7 +171,7 @@ async def _record(
                 for row in rows
             ],
         )  # fmt: skip
-    await _aftermath(conn, rows, endings)
+    await _aftermath(conn, rows, endings, spent)
 
 
 async def has_finished(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
@@ -196,20 +199,23 @@ async def end_queued(
     if not job_ids:
         return []
     rows = (await conn.execute(_END_QUEUED, {"ids": list(job_ids), "status": status, "error": _json(error)})).all()
-    await _aftermath(conn, rows, {})
+    await _aftermath(conn, rows, {}, {})
     return [(row.id, row.gen, row.pool) for row in rows]
 
 
-async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: dict[UUID, Ending]) -> None:
+async def _aftermath(
+    conn: AsyncConnection,
+    rows: Sequence[Row[Any]],
+    endings: dict[UUID, Ending],
+    spent: dict[UUID, Spending | None],
+) -> None:
     """What every end brings with it: the settlement, the notices, the dead letter."""
     settlements, events, dead = [], [], []
     for row in rows:
-        ending = endings.get(row.id)
-        used = ending.used if ending and ending.billed else None
-        prices = Prices(row.input_price, row.output_price)
-        spent = Spending.at(prices, used.prompt_tokens, used.completion_tokens) if used else None
-        settlements.append(Settlement(row.id, row.reservation, spent))
-        cost_micros = (spent.cost_micros if spent else 0) if prices.are_set else None
+        ending, billed = endings.get(row.id), spent.get(row.id)
+        settlements.append(Settlement(row.id, row.reservation, billed))
+        used = ending.used if ending and billed else None
+        cost_micros = (billed.cost_micros if billed else 0) if _prices(row).are_set else None
         events.append(job_event(row, f"job.{row.status}", row.finished_at, used, cost_micros=cost_micros))
         if row.is_response:
             events.append(response_event(row, ending.choices if ending else None))
@@ -222,21 +228,32 @@ async def _aftermath(conn: AsyncConnection, rows: Sequence[Row[Any]], endings: d
     await settle(conn, settlements)
 
 
-def _usage_rows(row: Row[Any], ending: Ending) -> list[dict[str, Any]]:
+def _prices(row: Row[Any]) -> Prices:
+    return Prices(row.input_price, row.output_price)
+
+
+def _spent(row: Row[Any], ending: Ending) -> Spending | None:
+    """What goes on the tenant's bill; None where nothing does."""
+    if not ending.billed:
+        return None
+    return Spending.at(_prices(row), ending.used.prompt_tokens, ending.used.completion_tokens)
+
+
+def _usage_rows(row: Row[Any], ending: Ending, billed: Spending | None) -> list[dict[str, Any]]:
     """What is billed, and what is our waste, each where there is any; an attempt always leaves a row."""
     used, wasted = ending.used, ending.wasted
-    if not ending.billed:
+    if billed is None:
         wasted = Used(
             used.prompt_tokens + wasted.prompt_tokens,
             used.cached_tokens + wasted.cached_tokens,
             used.completion_tokens + wasted.completion_tokens,
         )
-        return [_usage_row(row, ending.attempt, "wasted", wasted)]
-    billed = _usage_row(row, ending.attempt, "billed", used)
-    return [billed, _usage_row(row, ending.attempt, "wasted", wasted)] if wasted != Used() else [billed]
+        return [_usage_row(row, ending.attempt, "wasted", wasted, 0)]
+    rows = [_usage_row(row, ending.attempt, "billed", used, billed.cost_micros)]
+    return [*rows, _usage_row(row, ending.attempt, "wasted", wasted, 0)] if wasted != Used() else rows
 
 
-def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str, Any]:
+def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used, cost_micros: int) -> dict[str, Any]:
     return {
         "job_id": row.id,
         "attempt": attempt,
@@ -248,13 +265,8 @@ def _usage_row(row: Row[Any], attempt: int, kind: str, tokens: Used) -> dict[str
         "prompt_tokens": tokens.prompt_tokens,
         "cached_tokens": tokens.cached_tokens,
         "completion_tokens": tokens.completion_tokens,
-        # What nobody pays costs nothing.
-        "cost_micros": 0 if kind == "wasted" else _cost_micros(row, tokens),
+        "cost_micros": cost_micros,  # what nobody pays costs nothing
     }
-
-
-def _cost_micros(row: Row[Any], tokens: Used) -> int:
-    return Prices(row.input_price, row.output_price).cost_micros(tokens.prompt_tokens, tokens.completion_tokens)
 
 
 def _bounded(error: dict[str, Any] | None) -> dict[str, Any] | None:

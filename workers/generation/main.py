@@ -8,6 +8,7 @@ from random import SystemRandom
 
 import uvloop
 
+import app.starting  # noqa: F401 - before all others
 from app.clock import SystemClock
 from app.db import create_engine
 from app.errors import PenstockError

@@ -10,6 +10,7 @@ from random import SystemRandom
 
 import uvloop
 
+import app.starting  # noqa: F401 - before all others
 from app.clock import SystemClock
 from app.db import create_engine, looking
 from app.errors import PenstockError

@@ -216,3 +216,30 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     recorder.scanned.clear()  # the check can fail
     await recorder.execute(text("SELECT count(*) FROM jobs WHERE metadata = '{}'"))
     assert recorder.scanned == ["jobs"]
+
+
+async def test_a_start_looks_at_what_it_was_handed_though_the_statistics_know_of_no_queue(engine: AsyncEngine) -> None:
+    await seed(engine, "acme")
+    ids = [new_id() for _ in range(5000)]
+    async with engine.begin() as conn:
+        await conn.execute(text("ANALYZE jobs"))  # of an idle night
+        incarnation = await open_lease(conn)
+        await conn.execute(
+            text("""
+                INSERT INTO jobs (id, tenant_id, pool, model, tier, prompt_tokens, max_tokens)
+                SELECT id, 'acme', 'tiny', 'tiny', 'batch', 5, 8 FROM unnest(CAST(:ids AS uuid[])) AS id
+            """),
+            {"ids": ids},
+        )
+        handed = {"ids": ids[:8], "gens": [1] * 8, "incarnation": incarnation, "pace": 0.1}
+        explained = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {store._START.text}")
+        plan = (await conn.execute(explained, handed)).scalar_one()[0]["Plan"]
+        assert await conn.scalar(text("SELECT count(*) FROM jobs WHERE status = 'running'")) == 8
+    assert max(_rows_of(plan)) <= 8
+
+
+def _rows_of(plan: dict[str, Any]) -> list[float]:
+    """Rows that each node of an executed plan has looked at."""
+    thrown_away = sum(value for name, value in plan.items() if name.startswith("Rows Removed"))
+    own = (plan["Actual Rows"] + thrown_away) * plan["Actual Loops"]
+    return [own, *(rows for child in plan.get("Plans", []) for rows in _rows_of(child))]
