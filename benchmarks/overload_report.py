@@ -145,7 +145,6 @@ async def report(db: AsyncEngine, result: Result, play: Play, tally: Tally, memo
     ended = await ended_since(db, play.began, tally.foretold)
     result.figures["the latest of each tier"] = latest(ended)
     result.figures["jobs past their ceiling"] = [asdict(each) for each in ended if each.took_s > CEILINGS_S[each.tier]]
-    result.figures["jobs"] = [asdict(each) for each in ended]
     result.tables += [result.plain_table(), table, table_of(ended)]
     share = good / len(judged) if judged else 0.0
     result.bars += [
