@@ -38,19 +38,22 @@ async def ended_since(db: AsyncEngine, began: Any, foretold: Mapping[str, float]
     """All jobs that were submitted since `began` and have run, the latest first. `foretold`: job's id as the API shows it -> seconds."""
     async with db.connect() as conn:
         rows = (await conn.execute(_ENDED, {"began": began})).all()
-    return [_ended(row, foretold.get(job_name(row.id))) for row in rows]
+    return [of_row(row, foretold) for row in rows]
 
 
-def _ended(row: Any, foretold_s: float | None) -> Ended:
+def of_row(row: Any, foretold: Mapping[str, float]) -> Ended:
+    """From a row of `_ENDED`."""
     first_s = row.prefill_s or 0.0
     times = (row.detail or {}).get("preempted", [])
-    # One without an end went on when its job ended; what came before the first token counts there.
-    stood_s = sum(
-        (row.held_s if each["back_s"] is None else each["back_s"]) - max(each["out_s"], first_s) for each in times
+    # One without an end lasted until the job's; what lies before the first token counts there.
+    preempted_s = sum(
+        max(0.0, (row.held_s if each["back_s"] is None else each["back_s"]) - max(each["out_s"], first_s))
+        for each in times
     )
-    preempted_s = max(0.0, stood_s)
     ran_s = row.held_s - first_s - preempted_s
-    return Ended(row.tier, row.took_s, foretold_s, row.waited_s, first_s, ran_s, preempted_s, len(times))
+    return Ended(
+        row.tier, row.took_s, foretold.get(job_name(row.id)), row.waited_s, first_s, ran_s, preempted_s, len(times)
+    )
 
 
 def latest(ended: Sequence[Ended]) -> dict[str, dict[str, Any]]:

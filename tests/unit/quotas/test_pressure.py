@@ -146,12 +146,12 @@ def test_a_tenant_that_was_served_ahead_of_others_is_refused_what_these_are_serv
 
 
 def test_a_lower_tier_is_slow_before_any_of_its_jobs_has_shown_it() -> None:
-    crowded = PoolLoad({tier: Backlog(1, 2100, 1) for tier in WEIGHTS}, WEIGHTS, 1, 210.0, paces={"interactive": 0.04})
+    crowded = PoolLoad({tier: Backlog(1, 2100, 1) for tier in WEIGHTS}, WEIGHTS, 1, 210.0, 0.04)
     # It holds 9/8 - 16/21 of the engine's places, and is served in 4/21 of them.
     assert math.isclose(crowded.crowded_pace_of("standard"), 0.04 * (9 / 8 - 16 / 21) * 21 / 4)
     assert crowded.crowded_pace_of("interactive") == 0
     assert crowded.slow_pace_of("standard") == SPREAD * crowded.crowded_pace_of("standard")
-    alone = replace(crowded, tiers={"standard": Backlog(1, 2100, 1)}, paces={"standard": 0.04})
+    alone = replace(crowded, tiers={"standard": Backlog(1, 2100, 1)})
     assert alone.crowded_pace_of("standard") == 0
     assert math.isclose(alone.slow_pace_of("standard") or 0, 0.06)
 
