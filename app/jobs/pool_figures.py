@@ -104,7 +104,7 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
     standings = await read_standings(
         queue, {tier: [*sample, *by_tier[tier]] for tier, sample in zip(TIERS, samples, strict=True)}
     )
-    owed = {}
+    owed: dict[Key, float] = {}
     for tier, count, sample in zip(TIERS, counts, samples, strict=True):
         others = [(name, weights[name]) for name in sample]
         scale = int(count) / len(sample) if sample else 0.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from app.queue.places import TIER_WEIGHTS
 from app.queue.streams import JobQueue
@@ -48,7 +48,7 @@ async def read_standings(queue: JobQueue, tenants: Mapping[str, Sequence[bytes]]
         pipe.hmget(keys.tiers, names)
         pipe.hget(keys.mean, ":all")
         for tier in asked:
-            pipe.zmscore(keys.active(tier), looked_for[tier])
+            pipe.zmscore(keys.active(tier), cast("list[str]", looked_for[tier]))  # bytes do, too
             pipe.hmget(keys.remembered(tier), looked_for[tier])
         found: list[Any] = await pipe.execute()
     known: dict[str, dict[bytes, float]] = {tier: {} for tier in names}
