@@ -1,5 +1,6 @@
 """What was the time of the latest jobs made of? Of each tier: what was foretold, wait, run, and how long and how often it stood preempted."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,7 +47,7 @@ def of_row(row: Any, foretold: Mapping[str, float]) -> Ended:
     first_s = row.prefill_s or 0.0
     times = (row.detail or {}).get("preempted", [])
     # One without an end lasted until the job's; what lies before the first token counts there.
-    preempted_s = sum(
+    preempted_s = math.fsum(
         max(0.0, (row.held_s if each["back_s"] is None else each["back_s"]) - max(each["out_s"], first_s))
         for each in times
     )
