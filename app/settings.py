@@ -204,10 +204,14 @@ class Settings(BaseSettings):
         30.0, description="Longest predicted wait with which an interactive job is accepted."
     )
     max_wait_standard_s: Seconds = Field(
-        600.0, description="Longest predicted wait with which a standard job is accepted."
+        600.0,
+        description="Longest predicted wait with which a standard job is accepted; one that has waited for two thirds of it is "
+        "no longer preempted by higher tiers, as far as their share allows.",
     )
     max_wait_batch_s: Seconds = Field(
-        86_400.0, description="Longest predicted wait with which a batch job is accepted."
+        86_400.0,
+        description="Longest predicted wait with which a batch job is accepted; one that has waited for two thirds of it is "
+        "no longer preempted by higher tiers, as far as their share allows.",
     )
     max_queued_tokens_interactive: int = Field(
         20_000_000, ge=1, le=10**15, description="Most tokens that may wait in a pool's interactive tier."

@@ -198,6 +198,7 @@ class _Overload:
             if answer.status_code == 202:
                 tally.accepted_ms.append((now - sent) * 1000)
                 tally.in_at[number] = now
+                tally.note_forecast(answer.json())
                 return
             if answer.status_code not in {429, 503} or "reason" not in answer.json():
                 tally.others.append(f"{answer.status_code}: {answer.text[:200]}")

@@ -1,7 +1,8 @@
 """What did the overload do to the clients? Figures and bars, from what they saw and from the jobs' rows."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.jobs.states import TIERS
+from benchmarks.overload_latest import ended_since, latest, table_of
 from benchmarks.result import Bar, Result
 
 CEILINGS_S = {"interactive": 10.0, "standard": 30.0, "batch": 100.0}
@@ -46,6 +48,14 @@ class Tally:
     first: dict[int, Refused] = field(default_factory=dict)  # client -> its first refusal
     in_at: dict[int, float] = field(default_factory=dict)  # client -> when it was accepted
     num_without_retry_after: int = 0
+    foretold: dict[str, float] = field(default_factory=dict)  # job -> seconds until its start, of the forecast's p95
+
+    def note_forecast(self, job: dict[str, Any]) -> None:
+        """A job was accepted: what its 202 said of its start."""
+        told = (job["forecast"] or {}).get("start_p95")
+        if told is not None:
+            begin, start = (datetime.fromisoformat(each) for each in (job["created_at"], told))
+            self.foretold[job["id"]] = (start - begin).total_seconds()
 
 
 async def report(db: AsyncEngine, result: Result, play: Play, tally: Tally, memory: dict[str, list[float]]) -> None:
@@ -132,7 +142,10 @@ async def report(db: AsyncEngine, result: Result, play: Play, tally: Tally, memo
             f"{CEILINGS_S[tier]:g}",
             *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in figures.values()),
         )
-    result.tables += [result.plain_table(), table]
+    ended = await ended_since(db, play.began, tally.foretold)
+    result.figures["the latest of each tier"] = latest(ended)
+    result.figures["jobs past their ceiling"] = [asdict(each) for each in ended if each.took_s > CEILINGS_S[each.tier]]
+    result.tables += [result.plain_table(), table, table_of(ended)]
     share = good / len(judged) if judged else 0.0
     result.bars += [
         Bar("accepted jobs that ended past their tier's ceiling", len(late), 0, ""),

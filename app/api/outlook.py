@@ -19,7 +19,8 @@ async def outlook(runtime: Runtime, tenant_id: str, job_id: UUID) -> Outlook | N
 def outlook_of_quote(runtime: Runtime, tenant_id: str, job: PreparedJob) -> Forecast:
     """From memory alone, of a job that isn't submitted: behind all that its tenant has waiting."""
     pool, tier, loads = job.model.pool, job.request.tier, runtime.loads
-    waiting = Waiting(tier, job.cost, job.max_tokens, loads.weight_of(pool, tier, tenant_id))
+    weight, owed = loads.weight_of(pool, tier, tenant_id), loads.owed_tokens(pool, tier, tenant_id)
+    waiting = Waiting(tier, job.cost, job.max_tokens, weight, owed)
     lengths, now = runtime.lengths.of(tenant_id, job.model.name), datetime.fromtimestamp(runtime.clock.now(), UTC)
     return forecast(loads.figures(pool), waiting, _ahead_in(runtime, pool, tier, tenant_id, 0), lengths, now=now)
 
@@ -33,7 +34,8 @@ def outlook_at_submission(runtime: Runtime, job: JobView) -> Forecast | None:
     ahead = _ahead_in(runtime, job.pool, job.tier, job.tenant_id, cost)
     lengths = runtime.lengths.of(job.tenant_id, job.model)
     weight = runtime.loads.weight_of(job.pool, job.tier, job.tenant_id)
-    return forecast(figures, Waiting(job.tier, cost, job.max_tokens, weight), ahead, lengths, now=job.created_at)
+    owed = runtime.loads.owed_tokens(job.pool, job.tier, job.tenant_id)
+    return forecast(figures, Waiting(job.tier, cost, job.max_tokens, weight, owed), ahead, lengths, now=job.created_at)
 
 
 def _ahead_in(runtime: Runtime, pool: str, tier: str, tenant_id: str, own_cost: int) -> Ahead:

@@ -210,6 +210,7 @@ class Admission:
             request.deadline_s,
             service_s,
             max_tokens * (load.slow_pace_of(request.tier) or 0.0) * lengths.most,
+            self._loads.owed_tokens(model.pool, request.tier, tenant),
         )
 
     def _judge(

@@ -31,6 +31,7 @@ class Waiting:
     tokens: int
     max_tokens: int
     weight: float = 1.0  # of its tenant
+    owed_tokens: float = 0.0  # of other tenants of its tier, that are claimed before its tenant's next turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def forecast(figures: PoolFigures | None, job: Waiting, ahead: Ahead, lengths: L
     seen = figures.load.tier(job.tier)
     others = replace(seen, tokens=max(seen.tokens - job.tokens, ahead.tokens), jobs=max(seen.jobs - 1, ahead.jobs))
     load = replace(figures.load, tiers={**figures.load.tiers, job.tier: others})
-    ask = Ask(job.tier, 0, own_tokens=ahead.tokens, weight=job.weight)
+    ask = Ask(job.tier, 0, own_tokens=ahead.tokens, weight=job.weight, owed_tokens=job.owed_tokens)
     position = 1 + min(ahead.jobs * max(1, others.tenants), others.jobs)
     soonest, wait = soonest_wait_s(load, ask), predicted_wait_s(load, ask)
     if soonest is None or wait is None:

@@ -46,6 +46,8 @@ class _Taken:
 class _Reading:
     own: dict[Key, int] = field(default_factory=dict)  # jobs
     weights: dict[Key, float] = field(default_factory=dict)
+    owed: dict[Key, float] = field(default_factory=dict)  # tokens
+    owed_to_tiers: dict[str, dict[str, float]] = field(default_factory=dict)  # pool -> by tier
 
 
 class LoadBoard:
@@ -101,7 +103,7 @@ class LoadBoard:
             backlogs, source = await self._backlogs([row.pool for row in rows], now)
             for row in rows:
                 tiers = backlogs.get(row.pool, {}) if backlogs is not None else self._last(row.pool)
-                self._figures[row.pool] = figures_of(row, tiers, source, now)
+                self._figures[row.pool] = figures_of(row, tiers, source, now, self._reading.owed_to_tiers.get(row.pool))
                 self._busy_at |= {(row.pool, tier): now for tier, each in tiers.items() if each.tokens > 0}
             # What a round has seen, or added to the last figures, isn't to be added again.
             self._taken = deque(each for each in self._taken if each.at is not None and each.at >= now)
@@ -147,6 +149,10 @@ class LoadBoard:
         """The tenant's weight in the pool; 1 until a round has looked, which `own_tokens` asks for."""
         return self._reading.weights.get((pool, tier, tenant), 1.0)
 
+    def owed_tokens(self, pool: str, tier: str, tenant: str) -> float:
+        """What other tenants of the tier are served before this one's next turn; 0 until a round has looked, which `own_tokens` asks for."""
+        return self._reading.owed.get((pool, tier, tenant), 0.0)
+
     def take(self, pool: str, tier: str, tenant: str, tokens: int) -> "Hold":
         """Count a job in from the decision on; leave the context when it is enqueued, or wasn't accepted."""
         return Hold(self, _Taken(None, pool, tier, tenant, tokens))
@@ -187,6 +193,8 @@ class LoadBoard:
             found[pool] = waiting.tiers
             reading.own |= waiting.jobs
             reading.weights |= waiting.weights
+            reading.owed |= waiting.owed
+            reading.owed_to_tiers[pool] = waiting.owed_to_tiers
         self._reading = reading
         return found
 

@@ -31,9 +31,12 @@ async def outlook_of(
         return Outlook(None, explain(facts, figures, None))
     own_tokens = loads.own_tokens(facts.pool, facts.tier, tenant_id)
     weight = loads.weight_of(facts.pool, facts.tier, tenant_id)
+    owed = loads.owed_tokens(facts.pool, facts.tier, tenant_id)
     ahead = await ahead_of(conn, job_id, own_tokens=own_tokens)
     usual = lengths.of(tenant_id, facts.model)
-    when = forecast(figures, Waiting(facts.tier, facts.tokens, facts.max_tokens, weight), ahead, usual, now=facts.now)
+    when = forecast(
+        figures, Waiting(facts.tier, facts.tokens, facts.max_tokens, weight, owed), ahead, usual, now=facts.now
+    )
     why = explain(facts, figures, when)
     if why.reason not in {"queue", "breaker_open"}:
         # Its turn isn't what holds it up: nobody knows when that is over.

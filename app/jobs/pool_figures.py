@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from app.jobs.states import TIERS
 from app.queue.places import TIER_WEIGHTS, place_again
+from app.queue.standings import read_standings
 from app.queue.streams import JobQueue
 from app.quotas.pressure import Backlog, PoolLoad
 
@@ -71,6 +72,8 @@ class Waiting:
     tiers: dict[str, Backlog]
     jobs: dict[Key, int]
     weights: dict[Key, float]
+    owed: dict[Key, float]  # tokens of other tenants of the tier that are claimed before this one's next turn
+    owed_to_tiers: dict[str, float]  # by tier, tokens of other tiers that are claimed before its next turn
 
 
 async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
@@ -90,25 +93,40 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
             pipe.xlen(keys.stream(tier, tenant))
         found = await pipe.execute()
     depth, counts, samples, lengths = found[0], found[1:4], found[4:7], found[7:]
-    names = [*dict.fromkeys([name for sample in samples for name in sample] + [each[2].encode() for each in asked])]
+    by_tier = {tier: [key[2].encode() for key in asked if key[1] == tier] for tier in TIERS}
+    names = [*dict.fromkeys(name for sample in [*samples, *by_tier.values()] for name in sample)]
     terms = await queue.redis.hmget(keys.terms, names) if names else []
     weights = {name: _weight(value) for name, value in zip(names, terms, strict=True)}
     tiers = {}
     for tier, count, sample in zip(TIERS, counts, samples, strict=True):
         weight = sum(weights[name] for name in sample) * (int(count) / len(sample) if sample else 0.0)
         tiers[tier] = Backlog(_depth(depth, tier, "jobs"), _depth(depth, tier, "tokens"), int(count), weight)
+    standings = await read_standings(
+        queue, {tier: [*sample, *by_tier[tier]] for tier, sample in zip(TIERS, samples, strict=True)}
+    )
+    owed: dict[Key, float] = {}
+    for tier, count, sample in zip(TIERS, counts, samples, strict=True):
+        others = [(name, weights[name]) for name in sample]
+        scale = int(count) / len(sample) if sample else 0.0
+        owed |= {(keys.pool, tier, name.decode()): scale * standings.owed(tier, name, others) for name in by_tier[tier]}
     return Waiting(
         tiers,
         {key: int(length) for key, length in zip(asked, lengths, strict=True)},
         {key: weights[key[2].encode()] for key in asked},
+        owed,
+        standings.owed_to_tiers([tier for tier in TIERS if tiers[tier].tokens > 0]),
     )
 
 
-def figures_of(row: Any, tiers: Mapping[str, Backlog], source: Source, now: float) -> PoolFigures:
-    """From a row of `WORKERS` and what waits, by tier."""
+def figures_of(
+    row: Any, tiers: Mapping[str, Backlog], source: Source, now: float, owed: Mapping[str, float] | None = None
+) -> PoolFigures:
+    """From a row of `WORKERS` and what waits, by tier; `owed`: `PoolLoad.owed`, where it is known."""
     unmeasured = (row.ready - row.measured) * (row.mean_drain or 0.0)
     drain = row.drain + unmeasured
-    load = PoolLoad(tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace, _paces(row.paces), _paces(row.slow_paces))
+    load = PoolLoad(
+        tiers, TIER_WEIGHTS, row.ready, drain or None, row.pace, _paces(row.paces), _paces(row.slow_paces), owed=owed or {}
+    )  # fmt: skip
     return PoolFigures(
         load, source, now, row.served, row.mean_drain, row.best_pace, row.load_s, row.running
     )  # fmt: skip

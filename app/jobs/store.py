@@ -49,11 +49,20 @@ class StartedJob:
     waited_s: float = 0.0  # since it could run
     traceparent: str | None = None
     level: int = COMMON_LEVEL  # of its claim: app.queue.fairness.LEVELS
+    is_hurried: bool = (
+        False  # it has waited for so long that higher tiers don't preempt it: workers/generation/hurry.py
+    )
 
     @property
     def priority(self) -> int:
         """At which an engine runs it, the lowest first."""
-        return priority_of(tier_rank(self.tier), self.level)
+        own = priority_of(tier_rank(self.tier), self.level)
+        return min(own, priority_of(0)) if self.is_hurried else own
+
+    @property
+    def cost(self) -> int:
+        """Most tokens that it can hold at once."""
+        return len(self.prompt_ids) + self.n * int(self.sampling["max_tokens"])
 
 
 @dataclass(frozen=True, slots=True)

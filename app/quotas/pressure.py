@@ -11,6 +11,7 @@ REASONS: tuple[Reason, ...] = ("tier_wait", "tier_tokens", "pool_tokens", "share
 _LEAST_RATE = 1e-6  # tokens a second; less is no measurement
 # How far a wait may pass its prediction: rates are means of the last seconds, and other tenants' later jobs may come first.
 SPREAD = 1.5
+_HELD = 1.125  # jobs that a worker holds where it is full, in parts of those that it runs: an eighth more waits in its engine
 # Of the pool's ceiling, how much each tier may use: the lowest is shed first.
 POOL_PARTS = {"interactive": 1.0, "standard": 0.9, "batch": 0.8}
 
@@ -40,7 +41,7 @@ class PoolLoad:
     """A pool as it was a moment ago."""
 
     tiers: Mapping[str, Backlog]
-    weights: Mapping[str, float]  # what the tiers that have work share by
+    weights: Mapping[str, float]  # what the tiers that have work share by, the highest first
     num_workers: int = 0  # that take jobs
     drain_per_s: float | None = (
         None  # tokens of backlog that all of them take in a second at full load; None: not measured yet
@@ -51,6 +52,9 @@ class PoolLoad:
     )  # the same by tier, where it was measured: lower ones are preempted
     slow_paces: Mapping[str, float] = field(default_factory=dict)  # what few of the tier's jobs are slower than
     busy: frozenset[str] = frozenset()  # tiers that had work lately, though they may have none just now
+    owed: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by tier, tokens of other tiers that are claimed before its next turn: it was served ahead of them
 
     @property
     def tokens(self) -> int:
@@ -68,7 +72,30 @@ class PoolLoad:
     def slow_pace_of(self, tier: str) -> float | None:
         """Seconds for each token that few jobs of the tier take longer than; None: not measured yet."""
         pace = self.pace_of(tier)
-        return None if pace is None else max(pace * SPREAD, self.slow_paces.get(tier, 0.0))
+        return (
+            None
+            if pace is None
+            else SPREAD * max(pace, self.crowded_pace_of(tier), self.slow_paces.get(tier, 0.0) / SPREAD)
+        )
+
+    def crowded_pace_of(self, tier: str) -> float:
+        """Seconds for each token of a job of the tier where higher tiers have as much work as they like; 0 for the highest that has any.
+
+        By Little's law, against the day when that is the case and no job of it has ended yet. A worker holds as many jobs of the tier as the
+        higher ones leave room for, and a few more; they run in its share of the places, and each would take as long as one of the highest
+        tier if it were never preempted.
+        """
+        pace = next((self.paces[name] for name in self.weights if name in self.paces), self.seconds_per_token)
+        busy = self._busy_with(tier)
+        above = sum(self.weights[name] for name in busy[: busy.index(tier)])
+        if pace is None or above == 0:
+            return 0.0
+        total = sum(self.weights[name] for name in busy)
+        return pace * (_HELD - above / total) * total / self.weights[tier]
+
+    def _busy_with(self, tier: str) -> list[str]:
+        """The tiers that have work, or had some lately, and this one, the highest first."""
+        return [name for name in self.weights if name == tier or name in self.busy or self.tier(name).tokens > 0]
 
     def rate_of(self, tier: str) -> float | None:
         """Tokens a second that the tier gets while all tiers that have work, or had some lately, keep having some; None: unknown.
@@ -77,12 +104,7 @@ class PoolLoad:
         """
         if self.num_workers == 0 or self.drain_per_s is None or self.drain_per_s < _LEAST_RATE:
             return None
-        busy = sum(
-            weight
-            for name, weight in self.weights.items()
-            if name == tier or name in self.busy or self.tier(name).tokens > 0
-        )
-        return self.drain_per_s * self.weights[tier] / busy
+        return self.drain_per_s * self.weights[tier] / sum(self.weights[name] for name in self._busy_with(tier))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +118,9 @@ class Ask:
     deadline_s: float | None = None
     service_s: float = 0.0  # how long it will probably run
     longest_s: float = 0.0  # and how long in 19 of 20 cases
+    owed_tokens: float = (
+        0.0  # of the other tenants of its tier, that are claimed before its own turn: it was served ahead of them
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +158,13 @@ def predicted_wait_s(load: PoolLoad, ask: Ask) -> float | None:
     """Seconds until the job would start, if the tiers and tenants that have work keep having some; None where no rate is known.
 
     Of others' work that is yet to come it counts no more than `SPREAD` allows for: among many small tenants one that has much waiting
-    would be told absurdities.
+    would be told absurdities. Likewise, of what tenants may be served until they have caught up with this one, no more than waits in the tier.
     """
     rate, backlog = load.rate_of(ask.tier), load.tier(ask.tier)
-    return None if rate is None else min(backlog.tokens * SPREAD, ask.own_tokens * _times_own(backlog, ask)) / rate
+    if rate is None or load.drain_per_s is None:
+        return None
+    shared = min(backlog.tokens * SPREAD, ask.own_tokens * _times_own(backlog, ask))
+    return (shared + min(backlog.tokens, ask.owed_tokens)) / rate + load.owed.get(ask.tier, 0.0) / load.drain_per_s
 
 
 def tier_wait_s(load: PoolLoad, tier: str) -> float | None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PenstockError
 from app.jobs import store
+from app.jobs.admission import ceilings_of
 from app.jobs.caps import within_caps
 from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
@@ -26,6 +27,7 @@ from workers.engine.protocol import Grammar, Request, SamplingParams
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob, request_id_of
+from workers.generation.hurry import hurry
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +251,7 @@ def take_in(worker: WorkerContext, finisher: Finisher, started: Sequence[Started
             continue  # adopted by the lease's renewal, while the reply of its start was on its way
         now = worker.clock.monotonic()
         try:
-            ours = _in_our_tokens(worker, each)
+            ours = _hurry(worker, _in_our_tokens(worker, each))
             job, request = RunningJob(ours, worker.tokenizer, now), request_of(ours)
         except Exception as error:  # noqa: BLE001 - the per-job edge: what one job asks for must not stop the others
             emit(log, logging.WARNING, "job_not_runnable", error=error, job=each.job_id.hex)
@@ -278,6 +280,15 @@ def request_of(job: StartedJob) -> Request:
         priority=job.priority,
         cache_salt=job.tenant_id,
     )
+
+
+def _hurry(worker: WorkerContext, job: StartedJob) -> StartedJob:
+    info = worker.engine.info
+    return hurry(
+        job, worker.hand.values(),
+        ceilings_s={tier: ceilings_of(tier, worker.settings).wait_s for tier in TIERS},
+        max_num_seqs=info.max_num_seqs, max_tokens=info.num_blocks * info.block_size,
+    )  # fmt: skip
 
 
 def _in_our_tokens(worker: WorkerContext, job: StartedJob) -> StartedJob:

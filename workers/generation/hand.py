@@ -169,7 +169,7 @@ class RunningJob:
     @property
     def cost(self) -> int:
         """Most tokens that the job can hold at once."""
-        return len(self.started.prompt_ids) + self.started.n * int(self.started.sampling["max_tokens"])
+        return self.started.cost
 
     @property
     def num_generated(self) -> int:

@@ -8,14 +8,17 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
+from app.ids import new_id
 from app.jobs import leases
 from app.jobs.loads import LoadBoard
+from app.jobs.states import TIERS
 from app.queue.fairness import Terms
-from app.queue.streams import JobQueue
+from app.queue.streams import JobQueue, Nomination, Room
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from tests.support.jobs import POOL, open_lease, seed, submit_and_nominate
 
+NO_ROOM = Room(0, 0)
 COST = 24  # of a job: 16 + 8 tokens
 
 
@@ -143,3 +146,31 @@ async def test_tenants_weights_and_the_tiers_paces_are_known(
     assert figures.load.paces == {"standard": pytest.approx(0.2), "batch": 0.5}
     assert figures.load.slow_pace_of("standard") == 0.4
     assert figures.load.slow_pace_of("batch") == 0.75, "never less than half more than the mean"
+
+
+async def test_what_the_queue_owes_to_others_first_is_known(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue
+) -> None:
+    async def nominate(tier: str, tenant: str, jobs: int) -> None:
+        await queue.enqueue([Nomination(new_id(), 1, tier, tenant, 100) for _ in range(jobs)])
+
+    await worker_says(engine)
+    await queue.share({"rival": Terms(2)})
+    await nominate("standard", "acme", 4)
+    await nominate("standard", "rival", 1)
+    for tenant in ("acme", "rival", "new"):
+        board.own_tokens(POOL, "standard", tenant)
+    await board.refresh()
+    assert [board.owed_tokens(POOL, "standard", each) for each in ("acme", "rival", "new")] == [0, 0, 0]
+    await nominate("batch", "rival", 1)
+    rooms = {**dict.fromkeys(TIERS, NO_ROOM), "standard": Room(300, 9)}
+    assert len(await queue.claim("w", max_jobs=2, room=rooms, lead=1000)) == 2
+    await nominate("standard", "rival", 1)
+    await board.refresh()
+    # Each was given a job of 100, and rival's weight is 2: 50 of work by weight, so 100 in all.
+    owed = [board.owed_tokens(POOL, "standard", each) for each in ("acme", "rival", "new")]
+    assert owed == [100, 0, 0], "who was never seen begins at the least served"
+    figures = board.figures(POOL)
+    assert figures is not None
+    # The tier has had 200 / its weight 4, batch nothing.
+    assert figures.load.owed == {"interactive": 0, "standard": 50, "batch": 0}

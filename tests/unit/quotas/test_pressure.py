@@ -121,6 +121,41 @@ def test_tiers_that_have_work_share_by_their_weights() -> None:
     assert predicted_wait_s(busy, Ask("batch", 1, own_tokens=2100)) == 210.0
 
 
+@given(st.data(), LOADS, st.floats(0, 10**9), st.floats(0, 10**9))
+def test_what_others_are_owed_is_waited_for_as_far_as_it_may_be_there(
+    data: st.DataObject, load: PoolLoad, to_tenants: float, to_tiers: float
+) -> None:
+    ask = data.draw(asks(load))
+    wait, behind = predicted_wait_s(load, ask), predicted_wait_s(load, replace(ask, owed_tokens=to_tenants))
+    after = predicted_wait_s(replace(load, owed={ask.tier: to_tiers}), ask)
+    rate = load.rate_of(ask.tier)
+    if wait is None or behind is None or after is None or rate is None or load.drain_per_s is None:
+        return
+    owed = min(to_tenants, load.tier(ask.tier).tokens)
+    assert math.isclose(behind, wait + owed / rate, rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(after, wait + to_tiers / load.drain_per_s, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_a_tenant_that_was_served_ahead_of_others_is_refused_what_these_are_served_first() -> None:
+    load = PoolLoad({"standard": Backlog(10, 1000, 2)}, WEIGHTS, 1, 100.0)
+    ask, ceilings = Ask("standard", 10, own_tokens=300), Ceilings(12, 10**9, 10**9)
+    assert judge(load, ask, ceilings) is None  # 6 s of 8
+    refusal = judge(load, replace(ask, owed_tokens=500), ceilings)
+    assert refusal is not None
+    assert (refusal.reason, refusal.wait_s, refusal.over_s) == ("tier_wait", 11.0, 3.0)
+
+
+def test_a_lower_tier_is_slow_before_any_of_its_jobs_has_shown_it() -> None:
+    crowded = PoolLoad({tier: Backlog(1, 2100, 1) for tier in WEIGHTS}, WEIGHTS, 1, 210.0, 0.04)
+    # It holds 9/8 - 16/21 of the engine's places, and is served in 4/21 of them.
+    assert math.isclose(crowded.crowded_pace_of("standard"), 0.04 * (9 / 8 - 16 / 21) * 21 / 4)
+    assert crowded.crowded_pace_of("interactive") == 0
+    assert crowded.slow_pace_of("standard") == SPREAD * crowded.crowded_pace_of("standard")
+    alone = replace(crowded, tiers={"standard": Backlog(1, 2100, 1)})
+    assert alone.crowded_pace_of("standard") == 0
+    assert math.isclose(alone.slow_pace_of("standard") or 0, 0.06)
+
+
 def test_a_tier_that_had_work_lately_keeps_its_share() -> None:
     load = PoolLoad({"standard": Backlog(1, 100, 1)}, WEIGHTS, 1, 210.0)
     assert load.rate_of("standard") == 210.0
