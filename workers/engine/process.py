@@ -170,6 +170,8 @@ class _Connection:
         self._pending_length: int | None = None  # of the body that comes next, if its header was read
 
     async def send(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop's would raise a RuntimeError, asyncio's none
+            raise ConnectionResetError("the engine's socket is closed")
         self._writer.write(data)
         await self._writer.drain()
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
@@ -254,3 +255,21 @@ async def test_an_upstream_that_is_away_fails_the_start_with_its_address():
     with pytest.raises(EngineStartFailed, match=r"http://127\.0\.0\.1:9 doesn't answer") as failure:
         await EngineProcess.start(EngineConfig(engine="upstream", model=str(BROOK), upstream=nowhere))
     assert failure.value.cause == "upstream_unavailable"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_dead_engine_takes_commands_and_stops_without_a_word_on_either_event_loop(run):
+    """uvloop's transports raise a RuntimeError where asyncio's say nothing; workers run on uvloop."""
+
+    async def outlive():
+        engine = await EngineProcess.start(FAST)
+        engine.kill()
+        with pytest.raises(EngineDied):
+            await until_finished(engine, "none")
+        for _ in range(3):  # the first finds the socket broken, later ones find it closed
+            await engine.abort("it")
+            await engine.add(request())
+            await asyncio.sleep(0.01)
+        return [await engine.stop(0), await engine.stop()]
+
+    assert run(outlive()) == [-signal.SIGKILL, -signal.SIGKILL]
