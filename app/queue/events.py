@@ -144,21 +144,27 @@ class EventLog:
         Raises:
             RedisError: Redis doesn't answer; nothing is lost but the stream: results go through Postgres.
         """
-        if not publications:
-            return
+        if publications and (lost := await self._append(publications)):
+            await self._append(lost, is_lost=True)
+
+    async def _append(self, publications: Sequence[Publication], *, is_lost: bool = False) -> list[Publication]:
+        """Append; return those whose stream Redis has lost since its time was set. They are to be sent again as `is_lost`, with a time."""
         pipe = self.redis.pipeline(transaction=False)
-        appends: list[int] = []  # which of the replies are theirs
+        appends: list[tuple[int, Publication]] = []  # which of the replies are theirs
         for each in publications:
-            key = events_key(each.job_id)
-            appends.append(len(pipe.command_stack))
-            event = _encoder.encode(each.event)
-            pipe.execute_command("XADD", key, "MAXLEN", "~", self._max_entries, each.place.entry_id, "d", event)
-            if self._must_keep(each):
+            key, event = events_key(each.job_id), _encoder.encode(each.event)
+            appends.append((len(pipe.command_stack), each))
+            keeps = is_lost or self._must_keep(each)
+            # Without a time of its own an entry must not make a stream: that would stay for ever.
+            where = (key,) if keeps else (key, "NOMKSTREAM")
+            pipe.execute_command("XADD", *where, "MAXLEN", "~", self._max_entries, each.place.entry_id, "d", event)
+            if keeps:
                 pipe.execute_command("EXPIRE", key, self._ttl_s)
         replies = await pipe.execute(raise_on_error=False)
-        for reply in [replies[place] for place in appends]:
-            if isinstance(reply, Exception) and not _is_refused(reply):
+        for place, _ in appends:
+            if isinstance(reply := replies[place], Exception) and not _is_refused(reply):
                 raise reply
+        return [each for place, each in appends if replies[place] is None]
 
     def _must_keep(self, publication: Publication) -> bool:
         """Whether its stream's time is to be set: at the start, and now and then from there on."""

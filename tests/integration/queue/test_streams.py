@@ -283,8 +283,8 @@ async def test_who_takes_a_stream_over_has_what_was_written_meanwhile_and_nothin
     assert await take_over(log, job_id, known, start) is None, "a gap"
 
 
-async def test_a_stream_stays_for_its_time_after_its_start_and_after_its_end(redis: Redis) -> None:
-    """In between the time is set anew now and then only: a command less for each token. What another process writes counts from its own first."""
+async def test_a_stream_stays_for_its_time_after_its_start_and_about_as_long_after_its_end(redis: Redis) -> None:
+    """The time is set anew now and then only: a command less for each token. What another process writes counts from its own first."""
     log, job_id = EventLog(redis, ttl_s=600, max_entries=1000), new_id()
     key = f"ev:{job_id.hex}"
 
@@ -296,8 +296,26 @@ async def test_a_stream_stays_for_its_time_after_its_start_and_after_its_end(red
     assert await ttl_after("started", 0) > 500
     assert await ttl_after("tokens", 1) <= 5
     assert await ttl_after("tokens", 2, through=EventLog(redis, ttl_s=600, max_entries=1000)) > 500
-    assert await ttl_after("succeeded", 2) > 500
+    assert await ttl_after("succeeded", 2) <= 5, "its time was set a moment ago"
     assert log._kept_at == {}
+    assert await ttl_after("failed", 3) > 500, "nobody here knows when that was"
+
+
+async def test_a_stream_that_redis_has_lost_since_comes_back_with_its_time(redis: Redis) -> None:
+    """Else what a running job writes next would stay in Redis for ever, once for each job that ran at the loss."""
+    log, jobs = EventLog(redis, ttl_s=600, max_entries=1000), [new_id(), new_id()]
+
+    def about(kind: str, seq: int) -> list[Publication]:
+        return [Publication(job_id, seq, JobEvent(kind=kind, attempt=1)) for job_id in jobs]
+
+    for kind, seq in (("tokens", 1), ("succeeded", 1)):
+        await log.publish(about("started", 0))
+        await redis.delete(*[f"ev:{job_id.hex}" for job_id in jobs])
+        await log.publish(about(kind, seq))
+        for job_id in jobs:
+            assert [each.event.kind for each in await log.read(job_id)] == [kind]
+            assert await redis.ttl(f"ev:{job_id.hex}") > 500
+        await redis.delete(*[f"ev:{job_id.hex}" for job_id in jobs])
 
 
 async def test_a_lost_claim_of_a_busy_tenant_is_put_back_too(queue: JobQueue, redis: Redis) -> None:
