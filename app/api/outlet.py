@@ -15,7 +15,12 @@ class DirectApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         scope[_SERVERS_SEND] = send
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            del scope[
+                _SERVERS_SEND
+            ]  # its owner has the scope: each request would wait for the garbage collector, which comes seldom
 
 
 def servers_send(scope: Scope, send: Send) -> Send:

@@ -1,12 +1,14 @@
 """Does every chunk leave once and in order, whether the server takes it at once, makes one wait, or fails?"""
 
 import asyncio
+import gc
+import weakref
 from uuid import uuid4
 
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
-from app.api.outlet import Outlet
+from app.api.outlet import DirectApp, Outlet, servers_send
 from app.streams.event import Event
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader
@@ -169,3 +171,40 @@ async def test_a_send_that_fails_at_once_is_the_readers_own_trouble_too() -> Non
     give(one, 1)
     with pytest.raises(OSError, match="gone"):
         await reading
+
+
+class Cycle:
+    """A request as uvicorn keeps it: it has the scope, and the scope shall not have it."""
+
+    def __init__(self) -> None:
+        self.scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
+    app, direct = DirectApp(), list[bool]()
+
+    async def show(scope: Scope, receive: Receive, send: Send) -> None:
+        direct.append(servers_send(scope, send) is not send)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    app.mount("/", show)
+    await app(Cycle().scope, Cycle().receive, Cycle().send)  # what is made at the first request only
+    cycle = Cycle()
+    served = weakref.ref(cycle)
+    gc.disable()
+    try:
+        await app(cycle.scope, cycle.receive, cycle.send)
+        assert len(cycle.sent) == 2
+        del cycle
+        assert served() is None
+    finally:
+        gc.enable()
+    assert direct == [True, True]
