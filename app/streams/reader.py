@@ -182,6 +182,7 @@ class Reader:
                 unsent, self._unsent = self._unsent, None
                 await unsent
                 self.busy_since = 0.0
+                continue  # it may have been closed meanwhile: who was awaited for so long may be gone
             if self._items:
                 return self._take()
             if self.cut_off:

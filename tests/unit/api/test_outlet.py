@@ -132,6 +132,21 @@ async def test_a_reader_that_is_cut_off_before_its_task_has_seen_the_shut_window
         await reading
 
 
+async def test_a_reader_that_leaves_while_its_window_is_shut_ends() -> None:
+    """Nobody would wake it any more: its task would stay for ever, once for each slow caller who hangs up."""
+    server, one = Server(), reader()
+    one.outlet = Outlet(server.send)
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0)
+    server.is_open.clear()
+    give(one, 1)
+    await asyncio.sleep(0)
+    one.close()
+    server.is_open.set()
+    async with asyncio.timeout(5):
+        assert await reading is None
+
+
 async def test_a_busy_readers_buffer_fills_up_and_is_bounded_by_whoever_fills_it() -> None:
     server, one = Server(), reader(most_bytes=news(1).size)
     one.outlet = Outlet(server.send)
