@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from workers.engine.config import EngineConfig
 from workers.engine.errors import EngineDied, EngineStartFailed
@@ -21,6 +20,12 @@ from workers.models import BROOK
 
 SLOW = EngineConfig(engine="null", null_step_s=60.0)
 FAST = EngineConfig(engine="null")
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request):
+    """Workers run on uvloop; who embeds the engine may not."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 def request(name="it", max_tokens=20, seed=0):
@@ -125,6 +130,19 @@ async def test_killing_it_ourselves_is_a_death_too():
     with pytest.raises(EngineDied):
         await until_finished(engine, "it")
     await engine.stop()
+
+
+async def test_what_is_said_to_a_dead_one_is_not_heard_and_hurts_nobody():
+    engine = await EngineProcess.start(FAST)
+    engine.kill()
+    with pytest.raises(EngineDied):
+        await until_finished(engine, "it")
+    for _ in range(3):
+        await engine.add(request())
+        await engine.abort("it")
+        await asyncio.sleep(0.01)
+    assert await engine.stop() == -signal.SIGKILL
+    assert await engine.stop() == -signal.SIGKILL, "a worker that drains meanwhile stops it again"
 
 
 async def test_stopping_a_child_that_hangs_waits_for_the_grace_only():
@@ -255,21 +273,3 @@ async def test_an_upstream_that_is_away_fails_the_start_with_its_address():
     with pytest.raises(EngineStartFailed, match=r"http://127\.0\.0\.1:9 doesn't answer") as failure:
         await EngineProcess.start(EngineConfig(engine="upstream", model=str(BROOK), upstream=nowhere))
     assert failure.value.cause == "upstream_unavailable"
-
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_a_dead_engine_takes_commands_and_stops_without_a_word_on_either_event_loop(run):
-    """uvloop's transports raise a RuntimeError where asyncio's say nothing; workers run on uvloop."""
-
-    async def outlive():
-        engine = await EngineProcess.start(FAST)
-        engine.kill()
-        with pytest.raises(EngineDied):
-            await until_finished(engine, "none")
-        for _ in range(3):  # the first finds the socket broken, later ones find it closed
-            await engine.abort("it")
-            await engine.add(request())
-            await asyncio.sleep(0.01)
-        return [await engine.stop(0), await engine.stop()]
-
-    assert run(outlive()) == [-signal.SIGKILL, -signal.SIGKILL]
