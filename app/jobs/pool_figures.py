@@ -117,7 +117,8 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
         {key: int(length) for key, length in zip(asked, lengths, strict=True)},
         {key: weights[key[2].encode()] for key in asked},
         owed,
-        standings.owed_to_tiers({tier: tiers[tier].tokens for tier in TIERS}),
+        # Where all tenants are at their caps, no claim hands anything out: the tier's counter stands, and it isn't owed the difference.
+        standings.owed_to_tiers({tier: each.tokens for tier, each in tiers.items() if each.tenants > 0}),
     )
 
 
