@@ -21,7 +21,7 @@ MAX_SUBJECT_CHARS = 255
 class InvalidToken(PenstockError):
     """The provider's token isn't one for us, for this log-in and for now. `why` is for the log."""
 
-    code = "log_in_refused"
+    code = "id_token_refused"
     status = 403
     retryable = False
 
@@ -30,8 +30,8 @@ class InvalidToken(PenstockError):
         self.why = why
 
 
-class UnknownKey(InvalidToken):
-    """It was signed with a key that isn't among those that we know."""
+class UnknownKey(Exception):
+    """It was signed with a key that isn't among those that we know: they may have been changed since."""
 
 
 def signing_keys(document: Mapping[str, Any]) -> KeySet | None:
@@ -69,7 +69,7 @@ def check_id_token(
     try:
         signed = jwt.decode(token, keys, algorithms=allowed)
     except InvalidKeyIdError as error:
-        raise UnknownKey("its key isn't among the provider's") from error
+        raise UnknownKey from error
     except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidToken(f"its signature isn't the provider's: {type(error).__name__}") from error
     claims = CodeIDToken(

@@ -22,7 +22,7 @@ from app.clock import Clock
 from app.errors import PenstockError
 from app.operators.addresses import is_local
 from app.operators.flows import Secrets
-from app.operators.id_tokens import ALGORITHMS, UnknownKey, check_id_token, signing_keys
+from app.operators.id_tokens import ALGORITHMS, InvalidToken, UnknownKey, check_id_token, signing_keys
 from app.settings import Settings
 
 KEEP_S = 600.0  # of its documents and keys
@@ -45,7 +45,7 @@ class ProviderFailed(PenstockError):
 class CodeRefused(PenstockError):
     """The provider gives nothing for this code: it was used already, is too old, or was another's."""
 
-    code = "log_in_refused"
+    code = "login_code_refused"
     status = 403
     retryable = False
 
@@ -157,9 +157,9 @@ class Provider:
                     access_token=access_token if isinstance(access_token, str) else None,
                     now=int(self._clock.now()),
                 )
-            except UnknownKey:  # its keys were changed since they were read
+            except UnknownKey as error:  # its keys were changed since they were read
                 if is_last:
-                    raise
+                    raise InvalidToken("its key isn't among the provider's") from error
         raise AssertionError("unreachable")
 
     async def _token(self, found: Endpoints, code: str, secrets: Secrets, redirect_uri: str) -> dict[str, Any]:

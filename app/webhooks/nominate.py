@@ -43,7 +43,7 @@ class Rooms:
 
 
 _FREE = "(d.leased_until IS NULL OR d.leased_until <= statement_timestamp())"
-_ANY_DUE = text(
+ANY_DUE = text(
     "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE status = 'pending' AND next_try_at <= statement_timestamp())"
 )
 # Rows that somebody else is changing are passed over: who waits for one while holding others could be waited for himself.
@@ -124,7 +124,7 @@ _HAND_OVER = text(f"""
 async def is_any_due(looks: AsyncEngine) -> bool:
     """Whether a delivery is due, room or not. `looks`: as `app.db.looking` makes it, for it is asked all the time, and mostly in vain."""
     async with looks.connect() as conn:
-        return bool(await conn.scalar(_ANY_DUE))
+        return bool(await conn.scalar(ANY_DUE))
 
 
 async def nominate(conn: AsyncConnection, rooms: Rooms, *, limit: int) -> list[Nomination]:

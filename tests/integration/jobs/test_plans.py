@@ -31,7 +31,7 @@ from app.jobs import (
 from app.jobs.breaker import Rules
 from app.jobs.finish import end_queued
 from app.settings import Settings
-from app.webhooks.nominate import Rooms, nominate
+from app.webhooks.nominate import ANY_DUE, Rooms, nominate
 from tests.support.jobs import open_lease, seed
 
 FILL = text("""
@@ -88,6 +88,8 @@ SMALL = {
     "budget_windows",
     "breakers",
     "tenants",
+    "webhook_endpoints",
+    "webhook_lanes",
 }  # so few rows that reading them all is right
 
 
@@ -203,6 +205,7 @@ async def test_no_loop_reads_a_whole_table(recorder: Any, settings: Settings) ->
     counted = {"most": top_figures.MOST_TENANTS, "counted": top_figures.MOST_COUNTED}
     await recorder.execute(top_figures.TENANTS, counted)
     await end_queued(recorder, [queued[0].id], "cancelled")
+    assert not await recorder.scalar(ANY_DUE)
     await nominate(recorder, Rooms.of(settings), limit=100)
     await recorder._conn.execute(
         text("INSERT INTO breakers (model, state, since) VALUES ('tiny', 'open', now() - interval '1 hour')")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.api.body import parse_body
-from app.api.openai.errors import told
+from app.api.openai.errors import face_error
 from app.batches.translate import NOT_IN_A_LINE, to_request
 from app.errors import PenstockError
 from app.jobs.refusals import refusal
@@ -69,7 +69,7 @@ def of_call(endpoint: str, body: dict[str, Any]) -> Any:
         except ValidationError as error:
             raise refusal(error) from None
     except PenstockError as error:
-        said = told(error, renamed)
+        said = face_error(error, renamed)
         return said.message, said.param
 
 

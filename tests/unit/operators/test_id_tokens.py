@@ -65,7 +65,7 @@ def test_a_token_with_a_wrong_claim_proves_nothing(lie: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("forge", FORGERIES, ids=lambda forge: forge.__name__)
 def test_a_token_that_the_provider_did_not_sign_proves_nothing(forge: Callable[[dict[str, Any]], str]) -> None:
-    with pytest.raises(InvalidToken):
+    with pytest.raises((InvalidToken, UnknownKey)):
         check(forge(RIGHT))
 
 
