@@ -42,9 +42,9 @@ local function activate(place, tenant)
   return true
 end
 
--- A tier that returns from idle, or from the caps of all its tenants, is lifted as a tenant is, less a credit: its jobs that come one by one, far below its share, find
--- it idle each time, and would each begin where those are who fill the workers. To be called before any of its tenants is active;
--- with `now`, its wait for a turn begins then.
+-- A tier that returns from idle, or from the caps of all its tenants, is lifted as a tenant is, less a credit: its jobs that come one by
+-- one, far below its share, find it idle each time, and would each begin where those are who fill the workers. To be called before any
+-- of its tenants is active; with `now`, its wait for a turn begins then.
 local function wake_tier(place, now)
   local tier, tiers, active = tier_of(place), 'tiers:' .. prefix, 'act:' .. prefix .. ':'
   if redis.call('EXISTS', active .. tier, active .. tier .. 'again') > 0 then return end
