@@ -170,7 +170,10 @@ class _Connection:
         self._pending_length: int | None = None  # of the body that comes next, if its header was read
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
+        try:
+            self._writer.write(data)
+        except RuntimeError as error:  # uvloop's word for a connection that is closed, where asyncio's own loop says nothing yet
+            raise ConnectionResetError("the engine has closed its socket") from error
         await self._writer.drain()
 
     async def receive(self) -> bytes:

@@ -22,6 +22,12 @@ SLOW = EngineConfig(engine="null", null_step_s=60.0)
 FAST = EngineConfig(engine="null")
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request):
+    """Workers run on uvloop; who embeds the engine may not."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 def request(name="it", max_tokens=20, seed=0):
     return Request(id=name, prompt_ids=[65] * 10, sampling=SamplingParams(max_tokens=max_tokens, seed=seed))
 
@@ -124,6 +130,18 @@ async def test_killing_it_ourselves_is_a_death_too():
     with pytest.raises(EngineDied):
         await until_finished(engine, "it")
     await engine.stop()
+
+
+async def test_what_is_said_to_a_dead_one_is_not_heard_and_hurts_nobody():
+    engine = await EngineProcess.start(FAST)
+    engine.kill()
+    with pytest.raises(EngineDied):
+        await until_finished(engine, "it")
+    for _ in range(3):
+        await engine.add(request())
+        await engine.abort("it")
+        await asyncio.sleep(0.01)
+    assert await engine.stop() == -signal.SIGKILL
 
 
 async def test_stopping_a_child_that_hangs_waits_for_the_grace_only():
