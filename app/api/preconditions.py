@@ -11,7 +11,7 @@ from app.errors import ChangedMeanwhile, InvalidRequest, PreconditionFailed
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*(?:{_TAG}\s*)?)*")
-_STRONG = re.compile(r'(?<!W/)"([^"]*)"')
+_EACH = re.compile(r'(W/)?"([^"]*)"')
 
 VERSION: dict[str, Any] = {
     "ETag": {
@@ -64,4 +64,4 @@ def _matched(headers: Headers) -> frozenset[str] | None:
             'If-Match: must be * or ETags as they were sent, such as "3f1c5a9b7e20d846", divided by commas',
             param="If-Match",
         )
-    return frozenset(_STRONG.findall(text))
+    return frozenset(version for weak, version in _EACH.findall(text) if not weak)

@@ -108,13 +108,17 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
     for tier, count, sample in zip(TIERS, counts, samples, strict=True):
         others = [(name, weights[name]) for name in sample]
         scale = int(count) / len(sample) if sample else 0.0
-        owed |= {(keys.pool, tier, name.decode()): scale * standings.owed(tier, name, others) for name in by_tier[tier]}
+        tokens = standings.owed(tier, by_tier[tier], others)
+        owed |= {
+            (keys.pool, tier, name.decode()): scale * each for name, each in zip(by_tier[tier], tokens, strict=True)
+        }
     return Waiting(
         tiers,
         {key: int(length) for key, length in zip(asked, lengths, strict=True)},
         {key: weights[key[2].encode()] for key in asked},
         owed,
-        standings.owed_to_tiers([tier for tier in TIERS if tiers[tier].tokens > 0]),
+        # Where all tenants are at their caps, no claim hands anything out: the tier's counter stands, and it isn't owed the difference.
+        standings.owed_to_tiers({tier: each.tokens for tier, each in tiers.items() if each.tenants > 0}),
     )
 
 

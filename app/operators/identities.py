@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.operators.links import use_link_by_hash, whose_link_by_hash
-from app.operators.people import Person, create_person, end_sessions, find_person, read_person
+from app.operators.people import ALL_OPERATORS, Person, create_person, end_sessions, find_person, read_person
 from app.operators.roles import ROLES, Role
 from app.operators.tables import operator_identities, operator_links, operators
 from app.quotas.acts import record_act
@@ -53,7 +53,7 @@ async def arrive(
     is made. Otherwise roles are given here, and only a one-time link, by its `link_hash`, lets somebody new in. A link is used up.
     """
     issuer, subject = str(claims["iss"]), str(claims["sub"])
-    await conn.execute(text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE"))  # two who come first at once are one
+    await conn.execute(ALL_OPERATORS)  # two who come first at once are one
     person = await _known(conn, issuer, subject)
     known = person.name if person else None
     if by_groups and role is None:
@@ -85,6 +85,7 @@ async def unlink(conn: AsyncConnection, name: str, *, actor: str) -> None:
     Raises:
         NotFound: there is no such operator.
     """
+    await conn.execute(ALL_OPERATORS)  # who is coming in by it just now is logged out, too
     person = await read_person(conn, name)
     gone = await conn.execute(delete(operator_identities).where(_i.operator_id == person.id))
     if gone.rowcount:

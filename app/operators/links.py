@@ -6,7 +6,7 @@ from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import InvalidRequest
-from app.operators.people import Person, find_person
+from app.operators.people import BEFORE_A_ROW, Person, find_person
 from app.operators.sessions import digest
 from app.operators.tables import operator_links, operators
 from app.quotas.acts import record_act
@@ -61,6 +61,7 @@ async def use_link(conn: AsyncConnection, token: str) -> Person | None:
 
 async def use_link_by_hash(conn: AsyncConnection, link_hash: bytes) -> Person | None:
     """As `use_link`, for who kept the token's digest."""
+    await conn.execute(BEFORE_A_ROW)
     person = await whose_link_by_hash(conn, link_hash)
     used = await conn.execute(
         operator_links.update()

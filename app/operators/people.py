@@ -32,6 +32,9 @@ class Person:
     disabled_at: datetime | None
 
 
+# Who changes roles, or comes by OIDC, has all operators to themselves; who only writes one's row waits for that before locking anything.
+ALL_OPERATORS = text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE")
+BEFORE_A_ROW = text("LOCK TABLE operators IN ROW EXCLUSIVE MODE")
 _o = operators.c
 _HAS_IDENTITY = exists().where(operator_identities.c.operator_id == _o.id)
 _COLUMNS = (
@@ -58,7 +61,7 @@ async def create_person(conn: AsyncConnection, name: str, role: str, *, actor: s
 
 async def ensure_owner(conn: AsyncConnection, *, actor: str, passwords: bool = True) -> Person | None:
     """The first owner, made where there is nobody; None where somebody can log in already: by password, if there are `passwords`, or by OIDC."""
-    await conn.execute(text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE"))
+    await conn.execute(ALL_OPERATORS)
     found = await list_people(conn)
     if any(((each.has_password and passwords) or each.has_identity) and each.disabled_at is None for each in found):
         return None
@@ -158,7 +161,7 @@ async def end_sessions(conn: AsyncConnection, person_id: UUID) -> int:
 
 async def _locked(conn: AsyncConnection, name: str) -> Person:
     # All of them: so two owners can't take each other's role away at once.
-    await conn.execute(text("LOCK TABLE operators IN SHARE ROW EXCLUSIVE MODE"))
+    await conn.execute(ALL_OPERATORS)
     return await read_person(conn, name)
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.operators.people import Person, find_person
+from app.operators.people import BEFORE_A_ROW, Person, find_person
 from app.operators.roles import Role
 from app.operators.tables import operator_sessions, operators
 from app.quotas.acts import record_act
@@ -106,10 +106,12 @@ async def credentials_of(conn: AsyncConnection, name: str) -> Credentials:
 async def still_holds(conn: AsyncConnection, known: Credentials) -> bool:
     """Whether the operator may log in yet, with the password that was compared; locks them until the transaction's end.
 
-    To be asked where something is made of the comparison: while it ran, the password may have been changed, and every session ended.
+    To be asked first where something is made of the comparison: while it ran, the password may have been changed, and every session
+    ended. The table comes before the row, as everywhere: whoever has all of it, and wants this row, would wait for us, and we for them.
     """
     if known.person is None or known.password_hash is None:
         return False
+    await conn.execute(BEFORE_A_ROW)
     now = await conn.execute(
         select(operators.c.password_hash, operators.c.disabled_at)
         .where(operators.c.id == known.person.id)

@@ -69,12 +69,12 @@ async def count_try(conn: AsyncConnection, *, name: str | None, address: str) ->
 
 async def forgive(conn: AsyncConnection, *, name: str | None, address: str) -> None:
     """The try was right: the account's failures are forgotten, and the address gets this one back."""
-    if name is not None:
-        await conn.execute(delete(login_failures).where(login_failures.c.subject == _account(name)))
-    await conn.execute(
+    await conn.execute(  # in the order in which tries are counted: no two wait for each other
         text("UPDATE login_failures SET failures = greatest(0, failures - 1) WHERE subject = :subject"),
         {"subject": _place(address)},
     )
+    if name is not None:
+        await conn.execute(delete(login_failures).where(login_failures.c.subject == _account(name)))
 
 
 def _place(address: str) -> str:

@@ -1,7 +1,9 @@
 """Who goes before whom by the counters that claims go by? How much others may be served until they have caught up."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 from app.queue.places import TIER_WEIGHTS
@@ -16,21 +18,31 @@ class Standings:
     tiers: Mapping[str, float]
     per_token: float
 
-    def owed(self, tier: str, tenant: bytes, others: Sequence[tuple[bytes, float]]) -> float:
-        """Tokens of these (tenant, weight) that claims hand out before this tenant's next job, if they have so many waiting.
+    def owed(self, tier: str, tenants: Sequence[bytes], others: Sequence[tuple[bytes, float]]) -> list[float]:
+        """For each of these tenants, tokens of the others (tenant, weight) that claims hand out before its next job, if they have so many waiting.
 
         A tenant that isn't remembered begins where the least served stands, or before: nothing is owed.
         """
         known = self.tenants[tier]
-        if tenant not in known:
-            return 0.0
-        work = sum(weight * max(0.0, known[tenant] - known.get(other, known[tenant])) for other, weight in others)
-        return work / self.per_token
+        behind = sorted((known[other], weight) for other, weight in others if other in known)
+        counters = [counter for counter, _ in behind]
+        weights = [0.0, *accumulate(weight for _, weight in behind)]
+        served = [0.0, *accumulate(counter * weight for counter, weight in behind)]
 
-    def owed_to_tiers(self, waiting: Sequence[str]) -> dict[str, float]:
-        """By tier, the same of other tiers, of which `waiting` have work."""
+        def owed_by(tenant: bytes) -> float:
+            at = known.get(tenant, 0.0)
+            less = bisect_left(counters, at) if tenant in known else 0
+            return max(0.0, at * weights[less] - served[less]) / self.per_token
+
+        return [owed_by(each) for each in tenants]
+
+    def owed_to_tiers(self, waiting: Mapping[str, int]) -> dict[str, float]:
+        """By tier, the same of other tiers, of which so many tokens wait: more than that isn't handed out before anybody."""
         return {
-            tier: sum(TIER_WEIGHTS[other] * max(0.0, at - self.tiers[other]) for other in waiting) / self.per_token
+            tier: sum(
+                min(tokens, TIER_WEIGHTS[other] * max(0.0, at - self.tiers[other]) / self.per_token)
+                for other, tokens in waiting.items()
+            )
             for tier, at in self.tiers.items()
         }
 

@@ -158,13 +158,15 @@ def predicted_wait_s(load: PoolLoad, ask: Ask) -> float | None:
     """Seconds until the job would start, if the tiers and tenants that have work keep having some; None where no rate is known.
 
     Of others' work that is yet to come it counts no more than `SPREAD` allows for: among many small tenants one that has much waiting
-    would be told absurdities. Likewise, of what tenants may be served until they have caught up with this one, no more than waits in the tier.
+    would be told absurdities. Likewise, of what tenants may be served until they have caught up with this one, no more than waits in the
+    tier; and of what other tiers may, no more than waits there: while Redis is away, the counters are of before, and the backlog isn't.
     """
     rate, backlog = load.rate_of(ask.tier), load.tier(ask.tier)
     if rate is None or load.drain_per_s is None:
         return None
     shared = min(backlog.tokens * SPREAD, ask.own_tokens * _times_own(backlog, ask))
-    return (shared + min(backlog.tokens, ask.owed_tokens)) / rate + load.owed.get(ask.tier, 0.0) / load.drain_per_s
+    to_tiers = min(load.tokens - backlog.tokens, load.owed.get(ask.tier, 0.0))
+    return (shared + min(backlog.tokens, ask.owed_tokens)) / rate + to_tiers / load.drain_per_s
 
 
 def tier_wait_s(load: PoolLoad, tier: str) -> float | None:

@@ -42,6 +42,24 @@ local function activate(place, tenant)
   return true
 end
 
+-- A tier that returns from idle, or from the caps of all its tenants, is lifted as a tenant is, less a credit: its jobs that come one by
+-- one, far below its share, find it idle each time, and would each begin where those are who fill the workers. To be called before any
+-- of its tenants is active; with `now`, its wait for a turn begins then.
+local function wake_tier(place, now)
+  local tier, tiers, active = tier_of(place), 'tiers:' .. prefix, 'act:' .. prefix .. ':'
+  if redis.call('EXISTS', active .. tier, active .. tier .. 'again') > 0 then return end
+  local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
+  for _, other in ipairs({'interactive', 'standard', 'batch'}) do
+    if other ~= tier and redis.call('EXISTS', active .. other, active .. other .. 'again') > 0 then
+      local value = tonumber(redis.call('HGET', tiers, other) or '0')
+      if not floor or value < floor then floor = value end
+    end
+  end
+  floor = (floor or tonumber(redis.call('HGET', tiers, ':now') or '0')) - tonumber(redis.call('HGET', tiers, tier .. ':credit') or '0')
+  redis.call('HSET', tiers, tier, string.format('%.17g', math.max(own, floor)))
+  if now then redis.call('HSET', tiers, tier .. ':at', string.format('%.17g', now)) end
+end
+
 local function retire(place, tenant)
   local act = 'act:' .. prefix .. ':' .. place
   local counter = redis.call('ZSCORE', act, tenant)
@@ -82,6 +100,7 @@ local function unpark(tenant)
   redis.call('HDEL', full, tenant)
   for place in string.gmatch(places, '%a+') do
     if redis.call('EXISTS', 'q:' .. prefix .. ':' .. place .. ':' .. tenant) == 1 then
+      if place ~= 'solo' and place ~= 'bisect' then wake_tier(place) end  -- what others had meanwhile isn't saved up
       activate(place, tenant)
       ring(place, tenant)
     end

@@ -4,7 +4,7 @@
 --       job gen place tenant cost
 -- Returns the number of jobs added, or -1 where the epoch is missing: this Redis lost its memory, and the rebuild will bring the
 -- job in its order.
-local idx, depth, epoch, tiers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local idx, depth, epoch = KEYS[1], KEYS[2], KEYS[3]
 local force, now = ARGV[2], tonumber(ARGV[3] or '') or tonumber(redis.call('TIME')[1])
 if (#ARGV - 3) % 5 ~= 0 then return redis.error_reply('ERR enqueue wants 5 arguments for each job') end
 for i = 4, #ARGV, 5 do
@@ -12,25 +12,7 @@ for i = 4, #ARGV, 5 do
 end
 if force ~= '1' and redis.call('EXISTS', epoch) == 0 then return -1 end
 
--- A tier that returns from idle is lifted as a tenant is, less a credit: its jobs that come one by one, far below its share, find
--- it idle each time, and would each begin where those are who fill the workers.
 local awake = {solo = true, bisect = true}
-local function wake_tier(place)
-  local tier = tier_of(place)
-  if awake[tier] then return end
-  awake[tier] = true
-  if redis.call('EXISTS', 'act:' .. prefix .. ':' .. tier, 'act:' .. prefix .. ':' .. tier .. 'again') > 0 then return end
-  local own, floor = tonumber(redis.call('HGET', tiers, tier) or '0'), nil
-  for _, other in ipairs({'interactive', 'standard', 'batch'}) do
-    if other ~= tier and redis.call('EXISTS', 'act:' .. prefix .. ':' .. other, 'act:' .. prefix .. ':' .. other .. 'again') > 0 then
-      local value = tonumber(redis.call('HGET', tiers, other) or '0')
-      if not floor or value < floor then floor = value end
-    end
-  end
-  floor = (floor or tonumber(redis.call('HGET', tiers, ':now') or '0')) - tonumber(redis.call('HGET', tiers, tier .. ':credit') or '0')
-  redis.call('HSET', tiers, tier, string.format('%.17g', math.max(own, floor)), tier .. ':at', string.format('%.17g', now))
-end
-
 local any_parked = redis.call('EXISTS', 'full:' .. prefix) == 1
 local added, rings = 0, {}
 for i = 4, #ARGV, 5 do
@@ -53,7 +35,8 @@ for i = 4, #ARGV, 5 do
     redis.call('HINCRBY', depth, place .. ':jobs', 1)
     redis.call('HINCRBY', depth, place .. ':tokens', tonumber(cost))
     if tonumber(gen) > 1 then settle(job, 0) end  -- what its last claim charged; the next charges anew
-    wake_tier(place)
+    if not awake[place] then wake_tier(place, now) end
+    awake[place] = true
     if not any_parked or not is_parked(place, tenant) then activate(place, tenant) end
     added = added + 1
     local whose = place .. ':' .. tenant

@@ -83,13 +83,17 @@ async def test_a_header_that_names_no_version_changes_nothing(admin: httpx.Async
     assert (await admin.get(paths["tenant"])).json()["weight"] == 1
 
 
-async def test_a_weak_tag_matches_nothing_and_what_is_so_already_is_no_conflict(
+async def test_a_weak_tag_matches_nothing_a_strong_one_beside_it_does_and_what_is_so_already_is_no_conflict(
     admin: httpx.AsyncClient, paths: dict[str, str]
 ) -> None:
     tag = (await admin.get(paths["tenant"])).headers["etag"]
     weak = {"If-Match": f"W/{tag}"}
     assert_problem(await admin.patch(paths["tenant"], json={"weight": 7}, headers=weak), 412, "precondition_failed")
     assert (await admin.patch(paths["tenant"], json={"weight": 1}, headers=weak)).status_code == 200
+    for weight, given in enumerate(('W/"x", {}', 'W/"x",{},W/"y"', '"W/", {}', '{}, W/"x"'), 2):
+        tag = (await admin.get(paths["tenant"])).headers["etag"]
+        beside = await admin.patch(paths["tenant"], json={"weight": weight}, headers={"If-Match": given.format(tag)})
+        assert beside.status_code == 200, given
 
 
 async def test_an_endpoint_that_was_changed_is_not_deleted(admin: httpx.AsyncClient, paths: dict[str, str]) -> None:

@@ -174,3 +174,25 @@ async def test_what_the_queue_owes_to_others_first_is_known(
     assert figures is not None
     # The tier has had 200 / its weight 4, batch nothing.
     assert figures.load.owed == {"interactive": 0, "standard": 50, "batch": 0}
+
+
+async def test_a_tier_whose_tenants_are_all_at_their_caps_is_owed_nothing(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue
+) -> None:
+    async def nominate(tier: str, tenant: str, jobs: int) -> None:
+        await queue.enqueue([Nomination(new_id(), 1, tier, tenant, 100) for _ in range(jobs)])
+
+    await worker_says(engine)
+    await queue.share({"capped": Terms(1, 1)})
+    await nominate("batch", "capped", 50)
+    rooms = {**dict.fromkeys(TIERS, NO_ROOM), "batch": Room(5000, 50)}
+    assert len(await queue.claim("w", max_jobs=9, room=rooms, lead=1000)) == 1
+    await nominate("standard", "acme", 20)
+    rooms = {**dict.fromkeys(TIERS, NO_ROOM), "standard": Room(5000, 50)}
+    assert len(await queue.claim("w", max_jobs=20, room=rooms, lead=1000)) == 20
+    await nominate("standard", "acme", 1)
+    await board.refresh()
+    figures = board.figures(POOL)
+    assert figures is not None
+    assert figures.load.tiers["batch"].tokens > 4000
+    assert figures.load.owed["standard"] == 0, "no claim hands any of it out before one of its tenants' jobs ends"

@@ -199,6 +199,18 @@ async def test_a_cap_that_is_raised_lets_its_tenant_in_again(queue: JobQueue) ->
     assert await queue.claim("w", max_jobs=64, room=PLENTY) == jobs[:2]
 
 
+async def test_a_tier_whose_only_tenant_was_at_its_cap_has_saved_up_no_more_than_one_that_was_idle(
+    queue: JobQueue,
+) -> None:
+    await queue.share({"capped": Terms(1, 0)})
+    await queue.enqueue([nominate("capped", "batch", cost=10) for _ in range(100)])
+    await queue.enqueue([nominate(tier="standard", cost=10) for _ in range(600)])
+    assert len(await queue.claim("w", max_jobs=400, room=PLENTY, credit=50)) == 400
+    await queue.share({"capped": Terms(1, None)})
+    claimed = await queue.claim("w", max_jobs=100, room=PLENTY, credit=50)
+    assert Counter(job.place for job in claimed)["batch"] == pytest.approx(5 + 95 / 5, abs=2)
+
+
 async def test_what_postgres_refused_is_put_back_with_its_gen_and_its_tenant_waits(queue: JobQueue) -> None:
     await queue.share({"capped": Terms(1, 8)})
     jobs = [nominate("capped", gen=3) for _ in range(3)]

@@ -133,7 +133,14 @@ def test_what_others_are_owed_is_waited_for_as_far_as_it_may_be_there(
         return
     owed = min(to_tenants, load.tier(ask.tier).tokens)
     assert math.isclose(behind, wait + owed / rate, rel_tol=1e-6, abs_tol=1e-9)
-    assert math.isclose(after, wait + to_tiers / load.drain_per_s, rel_tol=1e-6, abs_tol=1e-9)
+    elsewhere = min(to_tiers, load.tokens - load.tier(ask.tier).tokens)
+    assert math.isclose(after, wait + elsewhere / load.drain_per_s, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_what_was_owed_when_the_queue_was_last_seen_is_owed_no_more_when_nothing_waits() -> None:
+    drained = PoolLoad({}, WEIGHTS, 1, 100.0, owed={"standard": 5000.0})
+    assert predicted_wait_s(drained, Ask("standard", 10, owed_tokens=5000)) == 0
+    assert judge(drained, Ask("standard", 10), Ceilings(12, 10**9, 10**9)) is None
 
 
 def test_a_tenant_that_was_served_ahead_of_others_is_refused_what_these_are_served_first() -> None:
