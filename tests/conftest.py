@@ -38,9 +38,9 @@ _redis_databases = cycle(range(15))  # of 16: the last is for what lives longer 
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """`async def` tests and fixtures run under asyncio (anyio's pytest plugin, mode auto)."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """`async def` tests and fixtures run under asyncio (anyio's pytest plugin, mode auto), on the loop that all our processes use."""
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="session")
