@@ -172,9 +172,7 @@ class _Connection:
     async def send(self, data: bytes) -> None:
         try:
             self._writer.write(data)
-        except (
-            RuntimeError
-        ) as error:  # uvloop's word for a connection that is closed, where asyncio's own loop says nothing yet
+        except RuntimeError as error:  # uvloop's word for a closed connection; asyncio's own loop says nothing yet
             raise ConnectionResetError("the engine has closed its socket") from error
         await self._writer.drain()
 
