@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import looking
 from app.operators import identities, links, passwords, people, throttle
 from app.operators.sessions import Credentials, credentials_of, open_session, still_holds
 
@@ -39,9 +40,13 @@ async def by_oidc(conn: AsyncConnection) -> None:
 
 
 async def held_up_or_done(engine: AsyncEngine, task: "asyncio.Task[None]") -> None:
-    """Until the task waits for a lock, or has ended."""
-    async with asyncio.timeout(20), engine.connect() as conn:
-        while not task.done() and not await conn.scalar(HELD_UP):
+    """Until the task waits for a lock, or has ended. A transaction would see what it saw at first for ever, so each look is its own."""
+    looks = looking(engine)
+    async with asyncio.timeout(20):
+        while not task.done():
+            async with looks.connect() as conn:
+                if await conn.scalar(HELD_UP):
+                    return
             await asyncio.sleep(0.01)
 
 
