@@ -29,6 +29,12 @@ async def notify(engine: AsyncEngine, *urls: str, tenant: str = "acme") -> list[
         return [by_job[each.job_id] for each in events]
 
 
+async def with_known_lanes(engine: AsyncEngine, tenant: str = "acme") -> None:
+    """The tenant, with a secret that is the same in each run: which hosts share a lane is decided by it."""
+    async with engine.begin() as conn:
+        await conn.execute(text("INSERT INTO tenants (id, webhook_secret) VALUES (:id, 'whsec_a')"), {"id": tenant})
+
+
 async def secret(engine: AsyncEngine, tenant: str = "acme") -> str:
     """What the tenant's deliveries are signed with."""
     async with engine.connect() as conn:

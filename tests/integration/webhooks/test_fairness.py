@@ -11,7 +11,7 @@ from app.settings import Settings
 from app.webhooks.lanes import FIRST_ROOM, one_off_lane
 from app.webhooks.nominate import Nomination, Rooms, nominate
 from tests.support.receiver import receiver
-from tests.support.webhooks import notify, pass_time, state, trust
+from tests.support.webhooks import notify, pass_time, state, trust, with_known_lanes
 from workers.webhooks.courier import Courier
 
 LONG, SHORT = "https://long.example.com/1", "https://short.example.com/1"
@@ -122,8 +122,7 @@ async def test_tenants_take_turns_where_not_all_find_room(engine: AsyncEngine) -
 
 async def test_a_hosts_long_line_delays_at_most_those_in_its_lane(engine: AsyncEngine) -> None:
     """Hosts of one tenant's jobs: those that share its lane wait, all others go."""
-    async with engine.begin() as conn:
-        await conn.execute(text("INSERT INTO tenants (id, webhook_secret) VALUES ('acme', 'whsec_a')"))
+    await with_known_lanes(engine)
     hung = one_off_lane("acme", LONG, key="whsec_a")
     await notify(engine, *[LONG] * 50)
     assert len(await handed(engine)) == FIRST_ROOM
