@@ -18,9 +18,8 @@ class DirectApp(FastAPI):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            del scope[
-                _SERVERS_SEND
-            ]  # its owner has the scope: each request would wait for the garbage collector, which comes seldom
+            # Its owner has the scope: each request would wait for the garbage collector, which comes seldom.
+            del scope[_SERVERS_SEND]
 
 
 def servers_send(scope: Scope, send: Send) -> Send:

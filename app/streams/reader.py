@@ -86,9 +86,8 @@ class Reader:
         self.cut_off = False
         self.is_closed = False
         self.stalled: Callable[[], object] | None = None  # what stops a write that goes nowhere
-        self.outlet: Callable[[bytes], Awaitable[None] | None] | None = (
-            None  # where news go while `read` waits for them
-        )
+        # Where news go while `read` waits for them.
+        self.outlet: Callable[[bytes], Awaitable[None] | None] | None = None
         self._unsent: Awaitable[None] | None = None  # what the outlet hasn't finished
         self._items: deque[Item] = deque()
         self._num_bytes = 0

@@ -67,13 +67,15 @@ async def test_a_password_and_the_provider(engine: AsyncEngine, ada: Credentials
 
 
 async def test_a_one_time_link_and_the_provider(engine: AsyncEngine, ada: Credentials) -> None:
+    async def out(conn: AsyncConnection) -> None:
+        await identities.arrive(conn, CLAIMS, role=None, by_groups=True, link_hash=None)
+
     assert ada.person is not None
     async with engine.begin() as conn:
         token = await links.make_link(conn, ada.person, actor="test")
     async with engine.begin() as conn:
         assert await links.use_link(conn, token) is not None
         # None of the groups has a role any more: their links end, too.
-        out = lambda conn: identities.arrive(conn, CLAIMS, role=None, by_groups=True, link_hash=None)  # noqa: E731
         other = asyncio.create_task(at_once(engine, out))
         await held_up_or_done(engine, other)
         await people.set_password(conn, ada.person.id, "x", actor="test")
