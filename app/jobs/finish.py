@@ -1,6 +1,6 @@
 """How does a job end? Status, result, usage, settlement, notices and evidence in ONE transaction, fenced by the attempt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -63,9 +63,15 @@ _END_RUNNING = text(f"""
     RETURNING jobs.*, held.incarnation AS ran_under, {_IS_RESPONSE}
 """)  # noqa: S608 - words of ours
 _END_QUEUED = text(f"""
-    UPDATE jobs SET status = :status, error = CAST(:error AS jsonb), finished_at = statement_timestamp(), not_before = NULL,
+    WITH ended AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:errors AS jsonb[])) AS e (id, error)),
+    held AS (
+        SELECT jobs.id FROM jobs JOIN ended ON jobs.id = ended.id
+        WHERE jobs.status = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs)
+    UPDATE jobs SET status = :status, error = ended.error, finished_at = statement_timestamp(), not_before = NULL,
         held_by = NULL
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued'
+    FROM ended JOIN held USING (id)
+    WHERE jobs.id = ended.id
     RETURNING jobs.*, {_IS_RESPONSE}
 """)  # noqa: S608 - words of ours
 
@@ -193,12 +199,23 @@ async def has_finished(conn: AsyncConnection, endings: Sequence[Ending]) -> set[
 
 
 async def end_queued(
-    conn: AsyncConnection, job_ids: Sequence[UUID], status: EndStatus, error: dict[str, Any] | None = None
+    conn: AsyncConnection,
+    job_ids: Sequence[UUID],
+    status: EndStatus,
+    errors: Mapping[UUID, dict[str, Any]] | None = None,
 ) -> list[tuple[UUID, int, str]]:
-    """queued -> cancelled or expired, with the refund, in the caller's transaction; return (job, gen, pool) of those ended."""
+    """queued -> cancelled or expired, with the refund, in the caller's transaction; return (job, gen, pool) of those ended.
+
+    Name all that a transaction ends at once: it locks their rows in the order of their ids, and then their budgets. Who locks
+    another job's row after that waits for somebody who may wait for the same budgets. `errors` tells some of them why.
+    """
     if not job_ids:
         return []
-    rows = (await conn.execute(_END_QUEUED, {"ids": list(job_ids), "status": status, "error": _json(error)})).all()
+    told = errors or {}
+    ended = {
+        "ids": list(job_ids), "status": status, "errors": [_json(told.get(job_id)) for job_id in job_ids],
+    }  # fmt: skip
+    rows = (await conn.execute(_END_QUEUED, ended)).all()
     await _aftermath(conn, rows, {}, {})
     return [(row.id, row.gen, row.pool) for row in rows]
 

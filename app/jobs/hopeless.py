@@ -40,15 +40,14 @@ async def expire_hopeless(
     the pace of the pool's fastest worker. A job that has run before isn't judged: it goes on from what it has.
     """
     rows = (await conn.execute(_CANDIDATES, {"horizon": _HORIZON_S, "most": most})).all()
-    ended = []
+    errors: dict[UUID, dict[str, Any]] = {}
     for row in rows:
         tokens = max(row.certain, lengths_of(row.tenant_id, row.model).least * row.max_tokens)
         needed_s = tokens * row.pace * BEST_PACE
         if needed_s > row.left_s:
-            error: dict[str, Any] = {
+            errors[row.id] = {
                 "code": "deadline_unreachable",
                 "message": f"no worker had started the job when it could no longer meet its deadline: {row.left_s:.1f} s "
                 f"were left, and it needs at least {needed_s:.1f} s",
             }
-            ended += await end_queued(conn, [row.id], "expired", error)
-    return ended
+    return await end_queued(conn, list(errors), "expired", errors)

@@ -40,11 +40,12 @@ async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tupl
         """),
         {"most": most},
     )
+    overdue = [row.id for row in rows]
     error: dict[str, Any] = {
         "code": "deadline_passed",
         "message": "the deadline passed before a worker could start the job",
     }
-    return await end_queued(conn, [row.id for row in rows], "expired", error)
+    return await end_queued(conn, overdue, "expired", dict.fromkeys(overdue, error))
 
 
 async def forget_canaries(conn: AsyncConnection, *, ttl_s: float) -> int:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -164,13 +165,19 @@ class Keeper:
 
     async def expire(self) -> int:
         """End waiting jobs whose deadline has passed, or can't be met any more."""
+        # Each by a transaction of its own: the first locks budgets at its end, and the second's jobs come before theirs.
         async with self._db.begin() as conn:
-            ended = await timekeeping.expire_queued(conn)
-            ended += await expire_hopeless(conn, self._lengths.of)
+            overdue = await timekeeping.expire_queued(conn)
+        await self._tell_expired(overdue)
+        async with self._db.begin() as conn:
+            hopeless = await expire_hopeless(conn, self._lengths.of)
+        await self._tell_expired(hopeless)
+        return len(overdue) + len(hopeless)
+
+    async def _tell_expired(self, ended: Sequence[tuple[UUID, int, str]]) -> None:
         for job_id, gen, pool in ended:
             await self._queue(pool).ack([(job_id, gen)])
         await announce_end(self._redis, [(job_id, "expired") for job_id, _, _ in ended])
-        return len(ended)
 
     async def hand_on(self) -> int:
         """Give results to the jobs that wait for one of identical work, or have one of them compute it."""
