@@ -75,11 +75,15 @@ async def _take_probes(
     refuse: Callable[[Standing], Exception],
 ) -> None:
     """Who asks no engine, or not now, takes no probe: it would tell nothing."""
-    for job, each in zip(prepared, accepted, strict=True):
-        if job.model.name in standings and each.nomination is not None:
-            refused = await take_probe(conn, job.model.name)
-            if refused is not None:
-                raise refuse(refused)
+    asking = [
+        job.model.name
+        for job, each in zip(prepared, accepted, strict=True)
+        if job.model.name in standings and each.nomination is not None
+    ]
+    for name in sorted(asking):  # all lock the breakers' rows in this order, or two would wait for each other
+        refused = await take_probe(conn, name)
+        if refused is not None:
+            raise refuse(refused)
 
 
 async def _tell_workers(runtime: Runtime, accepted: Sequence[Accepted]) -> None:

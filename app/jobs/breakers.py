@@ -36,7 +36,6 @@ _BAD = text("""
     FROM (SELECT model, sum(bad) AS bad FROM of_worker GROUP BY model) w
     FULL JOIN breakers b ON b.model = w.model
     WHERE w.bad > 0 OR b.state <> 'closed'
-    ORDER BY 1
 """)
 _GOOD = text("""
     SELECT coalesce(sum(found.good), 0)::int FROM (
@@ -80,7 +79,8 @@ async def keep(conn: AsyncConnection, rules: Rules) -> list[Changed]:
     Any number may do so at once: a change is a compare-and-set on the row's version, so one of them wins.
     """
     won = []
-    for row in (await conn.execute(_BAD, {"window": rules.window_s})).all():
+    rows = (await conn.execute(_BAD, {"window": rules.window_s})).all()
+    for row in sorted(rows, key=lambda row: str(row.model)):  # as probes are taken, whatever the database's collation
         known = row.state is not None
         breaker = (
             Breaker(row.model, row.state, row.version, row.since, row.retry_at, row.probes_left) if known else None
@@ -154,6 +154,8 @@ _ONE = text(str(_STANDINGS).replace("WHERE state <> 'closed' OR mode <> 'auto' O
 
 async def take_probe(conn: AsyncConnection, model: str) -> Standing | None:
     """Let one new job of the model in, in its submission's transaction: a rollback gives the probe back.
+
+    It locks the breaker's row until then: who asks for several models does so in the order of their names.
 
     Returns:
         None where the job may come in; else the breaker that refuses it: roll back.

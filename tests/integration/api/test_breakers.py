@@ -10,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.runtime import Runtime
 from app.ids import new_id
+from app.jobs.breakers import standings, take_probe
 from app.jobs.models import Model, TokenizerFiles, register_model
 from app.jobs.tokenizing import tokenizer_digest
 from app.quotas.tables import budgets
 from app.settings import Settings
 from tests.support.api import MODEL, Submit, assert_problem, job_id_of, register_bytes, tokenizer_of_bytes
+from tests.support.locks import until_waiting
 
 BODY = {"prompt": "Once upon a time", "max_tokens": 8}
 
@@ -115,6 +117,23 @@ async def test_a_probe_that_a_budget_refuses_is_not_used_up(
     await set_breaker("half_open", probes=1)
     assert_problem(await client.post("/v1/jobs", json=BODY | {"max_tokens": 11}), 429, "budget_exhausted")
     assert (await client.post("/v1/jobs", json=BODY)).status_code == 202
+
+
+async def test_bulks_that_name_two_half_open_models_in_either_order_do_not_wait_for_each_other(
+    client: httpx.AsyncClient, engine: AsyncEngine, spare: Model, set_breaker: Any
+) -> None:
+    """Probes were taken in the order of the request: who had the second model's waited for who had the first's, and that one for the other."""
+    for name in (MODEL, spare.name):
+        await set_breaker("half_open", name, probes=3)
+    backwards = {"jobs": [BODY | {"model": spare.name}, BODY | {"model": MODEL}]}
+    async with engine.begin() as conn:  # another bulk, that names them the other way round
+        assert await take_probe(conn, MODEL) is None
+        posting = asyncio.create_task(client.post("/v1/jobs/bulk", json=backwards))
+        await until_waiting(engine, posting)
+        assert await take_probe(conn, spare.name) is None
+    assert (await posting).status_code == 202
+    async with engine.connect() as conn:
+        assert [each.probes_left for each in await standings(conn)] == [1, 1]
 
 
 async def test_the_fallback_runs_the_job_and_the_answer_says_so(
