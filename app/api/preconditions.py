@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from app.errors import ChangedMeanwhile, InvalidRequest, PreconditionFailed
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*(?:{_TAG}\s*)?)*")
+_TAGS = re.compile(rf"(?:\s*,)*\s*{_TAG}\s*(?:,\s*(?:{_TAG}\s*)?)*")  # empty elements are none (RFC 9110, 5.6.1.2)
 _EACH = re.compile(r'(W/)?"([^"]*)"')
 
 VERSION: dict[str, Any] = {

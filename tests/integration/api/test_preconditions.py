@@ -77,7 +77,7 @@ async def test_of_two_at_once_one_is_told(admin: httpx.AsyncClient, paths: dict[
 
 
 async def test_a_header_that_names_no_version_changes_nothing(admin: httpx.AsyncClient, paths: dict[str, str]) -> None:
-    for given in ("", "abc", '"a', '"a" "b"', "*, *", "W/abc"):
+    for given in ("", ",", " , ,", "abc", '"a', '"a" "b"', "*, *", ", *", "W/abc"):
         answer = await admin.patch(paths["tenant"], json={"weight": 9}, headers={"If-Match": given})
         assert assert_problem(answer, 422, "invalid_request", "If-Match")["param"] == "If-Match", given
     assert (await admin.get(paths["tenant"])).json()["weight"] == 1
@@ -94,6 +94,18 @@ async def test_a_weak_tag_matches_nothing_a_strong_one_beside_it_does_and_what_i
         tag = (await admin.get(paths["tenant"])).headers["etag"]
         beside = await admin.patch(paths["tenant"], json={"weight": weight}, headers={"If-Match": given.format(tag)})
         assert beside.status_code == 200, given
+
+
+async def test_a_list_may_have_empty_elements_wherever_they_stand(
+    admin: httpx.AsyncClient, paths: dict[str, str]
+) -> None:
+    """RFC 9110, 5.6.1.2: who reads a list ignores them. A comma at its beginning was a 422."""
+    for weight, given in enumerate((", {}", ",,{}", ' ,\t, "x",, {} ,', '{}, , "x"', "{},"), 2):
+        tag = (await admin.get(paths["tenant"])).headers["etag"]
+        answer = await admin.patch(paths["tenant"], json={"weight": weight}, headers={"If-Match": given.format(tag)})
+        assert answer.status_code == 200, given
+        late = await admin.patch(paths["tenant"], json={"weight": 9}, headers={"If-Match": given.format(tag)})
+        assert_problem(late, 412, "precondition_failed")
 
 
 async def test_an_endpoint_that_was_changed_is_not_deleted(admin: httpx.AsyncClient, paths: dict[str, str]) -> None:
