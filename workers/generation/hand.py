@@ -33,6 +33,7 @@ class Choice:
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unpublished: ChoiceDelta | None = None
+    num_unreadable: int = 0  # tokens that the tokenizer couldn't write: nobody is told of them, but they were computed
     last_token_at: float | None = None  # when its last token came
     _undecoded: list[int] = field(default_factory=list)  # tokens that aren't text yet
     _new_logprobs: list[TokenLogprob] = field(default_factory=list)  # theirs
@@ -70,6 +71,7 @@ class Choice:
         new, self._undecoded = self._undecoded, []
         logprobs, self._new_logprobs = self._new_logprobs, []
         before = self.detokenizer.num_tokens
+        self.num_unreadable = len(new)  # unless it comes to the end of this
         text, stopped = self.detokenizer.push(new)
         taken = self.detokenizer.num_tokens - before
         if stopped:
@@ -78,6 +80,7 @@ class Choice:
             self.finish_reason = finish_reason
             # Half a character would spoil what is a beginning of a valid document.
             text += self.detokenizer.flush(whole_only=self.is_structured)
+        self.num_unreadable = 0
         new, logprobs = new[:taken], logprobs[:taken]
         self.token_ids += new
         self.logprobs += logprobs
@@ -173,7 +176,7 @@ class RunningJob:
 
     @property
     def num_generated(self) -> int:
-        """Tokens of all choices so far, resumed ones included: the sequence number of the job's next event."""
+        """Tokens of all choices so far that are or may become text, resumed ones included: the sequence number of the job's next event."""
         return sum(choice.num_tokens for choice in self.choices)
 
     @property
@@ -227,11 +230,11 @@ class RunningJob:
 
     def _decode(self) -> None:
         """Turn all that was taken into text. Who only wants to know what there is isn't the one to fail the job: the next `take` is."""
-        try:
-            for choice in self.choices:
+        for choice in self.choices:
+            try:
                 choice.decode()
-        except Exception as error:  # noqa: BLE001 - the per-job edge, raised later
-            self._unreadable = error
+            except Exception as error:  # noqa: BLE001 - the per-job edge, raised later
+                self._unreadable = error
 
     def _trace(self) -> bytes:
         """How readers were told, what they will be told with the end included."""
@@ -240,12 +243,16 @@ class RunningJob:
 
     def used(self) -> Used:
         """Tokens that the job has cost so far, were it to end now: resumed ones count once, here."""
-        return Used(len(self.started.prompt_ids), self.cached_tokens, self.num_generated)
+        return Used(len(self.started.prompt_ids), self.cached_tokens, self.num_generated + self._num_unreadable)
 
     def wasted(self, *, is_kept: bool) -> Used:
         """Tokens that were computed for nothing if this attempt ends now; `is_kept`: others can resume from its tokens."""
-        lost = 0 if is_kept else self.num_generated - self.num_resumed
+        lost = self._num_unreadable + (0 if is_kept else self.num_generated - self.num_resumed)
         return Used(len(self.started.prompt_ids), self.cached_tokens, lost + self.num_discarded)
+
+    @property
+    def _num_unreadable(self) -> int:
+        return sum(choice.num_unreadable for choice in self.choices)
 
     def move(self, moved: Moved, now: float) -> None:
         """Note that one of its choices lost its place in the batch, or got it back, at `now` on the monotonic clock."""
@@ -265,8 +272,9 @@ class RunningJob:
     def ending(self, status: EndStatus, error: dict[str, Any] | None = None) -> Ending:
         """This attempt's end, billed for what was computed; what there is of a text is kept, whatever the end."""
         self._decode()
-        used = self.used()
-        has_text = status == "succeeded" or used.completion_tokens > 0
+        used, is_billed = self.used(), status != "failed"
+        # What is billed for output has a result to show, though none of it be text.
+        has_text = status == "succeeded" or (used.completion_tokens if is_billed else self.num_generated) > 0
         return Ending(
             self.started.job_id,
             self.started.attempt,
@@ -275,7 +283,7 @@ class RunningJob:
             error=error,
             used=used,
             wasted=Used(0, 0, self.num_discarded),
-            billed=status != "failed",
+            billed=is_billed,
             outcome=status,
             detail=self.detail(),
             trace=self._trace() if has_text else None,

@@ -140,6 +140,32 @@ def test_what_cant_be_text_is_the_next_takes_error_and_stops_no_reader_of_others
         at_once.take(delta(at_once, 0, 0, [300], "length"))
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "untold"])
+def test_tokens_that_cant_be_text_are_billed_to_who_cancels_before_anybody_noticed(is_told: bool) -> None:
+    """They were dropped where they should have become text: the bill, and the waste of a job that was given back, lacked them."""
+    running = RunningJob(job(n=2).started, cast("Tokenizer", Unreadable()), 10.0)
+    running.take(delta(running, 0, 0, list(b"ab")))
+    (first,) = running.take_unpublished()
+    running.take(delta(running, 0, 2, [99, 300, 99]))
+    running.take(delta(running, 1, 0, list(b"xyz")))
+    if is_told:
+        (told,) = running.take_unpublished()
+        assert (told.choice, told.token_ids) == (1, list(b"xyz")), "the other choice's are text all the same"
+    ending = running.ending("cancelled")
+    assert (ending.billed, ending.used.completion_tokens) == (True, 2 + 3 + 3)
+    assert [each["text"] for each in ending.choices or []] == ["ab", "xyz"]
+    assert running.num_generated == len(first.token_ids) + 3, "events are numbered by what readers can be told"
+    assert (running.wasted(is_kept=True).completion_tokens, running.wasted(is_kept=False).completion_tokens) == (3, 8)
+
+
+def test_what_is_billed_leaves_a_result_though_none_of_it_is_text() -> None:
+    running = RunningJob(job().started, cast("Tokenizer", Unreadable()), 10.0)
+    running.take(delta(running, 0, 0, [300]))
+    ending = running.ending("expired")
+    assert ending.used.completion_tokens == 1
+    assert ending.choices == [{"index": 0, "text": "", "finish_reason": None}]
+
+
 def structured(text: bytes, reason: str) -> RunningJob:
     running = job()
     running.started.sampling["grammar"] = {"kind": "regex", "text": ".*"}
