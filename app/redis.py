@@ -16,21 +16,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.settings import Settings
 
-__all__ = ["Redis", "RedisError", "ResponseError", "Scripts", "create_redis"]
+__all__ = ["Redis", "RedisError", "ResponseError", "Scripts", "connection_options", "create_redis"]
 
 
 def create_redis(settings: Settings) -> Redis:
     """The process's client. Replies are bytes; a command that fails on a stale connection is tried once more.
 
     Raises:
-        Misconfigured: no Redis is configured.
+        Misconfigured: no Redis is configured, or not as an address of one.
     """
     client = Redis.from_url(
         settings.required_redis_url,
-        socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        socket_keepalive=True,
-        health_check_interval=15,
+        **connection_options(settings),
         # Every script is idempotent, so that a reply that got lost may be asked for again.
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
@@ -39,6 +36,18 @@ def create_redis(settings: Settings) -> Redis:
     pool = client.connection_pool
     pool.connection_class = type("Connection", (_ToldOfItsEnd, _PackedInC, pool.connection_class), {})
     return client
+
+
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """How long a client of redis-py waits, and how it notices that nobody is there any more.
+
+    Keepalive is TCP's: redis-py takes no such option for a unix socket, whose other end can't vanish unnoticed.
+    """
+    options = {
+        "socket_timeout": settings.redis_timeout_s, "socket_connect_timeout": settings.redis_timeout_s,
+        "health_check_interval": 15,
+    }  # fmt: skip
+    return options if settings.required_redis_url.startswith("unix:") else options | {"socket_keepalive": True}
 
 
 class _ToldOfItsEnd(AbstractConnection):

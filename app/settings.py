@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         validation_alias=AliasChoices("PENSTOCK_REDIS_URL", "REDIS_URL"),
-        description="Redis >= 6.2, as redis://host:port/db or unix:///path. Unset: `penstock up` starts an embedded one.",
+        description="Redis >= 6.2, as redis://host:port/db or unix:///path?db=0. Unset: `penstock up` starts an embedded one.",
     )
     data_dir: Path = Field(Path(".penstock"), description="Where embedded servers, logs and generated secrets live.")
     database_pool_size: int = Field(10, ge=1, le=1000, description="Postgres connections that one process may hold.")
@@ -480,13 +481,28 @@ class Settings(BaseSettings):
         """`redis_url`, or an error that says what to do.
 
         Raises:
-            Misconfigured: no Redis is configured.
+            Misconfigured: no Redis is configured, or not as redis-py writes the address of one.
         """
         from app.errors import Misconfigured
 
         if not self.redis_url:
             raise Misconfigured("REDIS_URL isn't set: set it, or use `penstock up`, which starts an embedded Redis")
+        if not _leads_to_redis(self.redis_url):
+            raise Misconfigured(
+                "REDIS_URL must look like redis://:password@host:port/0, rediss://… for TLS, or unix:///absolute/path?db=0"
+            )
         return self.redis_url
+
+
+def _leads_to_redis(url: str) -> bool:
+    """Whether redis-py finds its way by this address, and to what it says: of unix://a/b it would leave the `a` out."""
+    from redis.connection import parse_url
+
+    try:
+        parts = parse_url(url)  # type: ignore[no-untyped-call]
+        return not url.startswith("unix:") or (bool(parts.get("path")) and not urlsplit(url).hostname)
+    except ValueError:
+        return False
 
 
 def oidc_trouble(given: Settings) -> str | None:

@@ -211,12 +211,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
     shown = without_password(settings.redis_url)
     try:
-        with Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
+        with Redis.from_url(settings.required_redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
             info: Any = client.info()
-    except (RedisError, ValueError) as error:
-        yield Finding(
-            "fail", "redis", f"{error} [{shown}]", "start it, or mend REDIS_URL (redis://:password@host:port/0)"
-        )
+    except (RedisError, PenstockError) as error:
+        advice = "start it, or mend REDIS_URL (redis://:password@host:port/0 or unix:///absolute/path?db=0)"
+        yield Finding("fail", "redis", f"{error} [{shown}]", advice)
         return
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS:

@@ -1,10 +1,13 @@
 """What does an error look like to a person? One line on standard error, and what to do about it."""
 
+import re
 import sys
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from app.errors import PenstockError
+
+_PASSWORD = re.compile(r"([?&]password=)[^&#]*")  # the other place where drivers take one from
 
 
 class CommandFailed(PenstockError):
@@ -100,6 +103,7 @@ def _first_line(error: BaseException) -> str:
 
 def without_password(url: str) -> str:
     """`url` as it may be shown."""
+    url = _PASSWORD.sub(r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.ids import delivery_name
+from app.redis import connection_options
 from app.settings import Settings
 from app.webhooks.nominate import Nomination, Rooms, nominate
 
@@ -24,17 +25,12 @@ def connect_rq(settings: Settings, *, timeout_s: float | None = None) -> SyncRed
     """RQ's client: a blocking one.
 
     Raises:
-        Misconfigured: no Redis is configured.
+        Misconfigured: no Redis is configured, or not as an address of one.
     """
-    return SyncRedis.from_url(
-        settings.required_redis_url,
-        socket_timeout=timeout_s or settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),
-        protocol=2,
-    )
+    options = connection_options(settings)
+    if timeout_s is not None:
+        options["socket_timeout"] = timeout_s
+    return SyncRedis.from_url(settings.required_redis_url, **options, retry=Retry(NoBackoff(), 1), protocol=2)
 
 
 def open_queue(redis: SyncRedis) -> Queue:

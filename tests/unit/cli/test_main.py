@@ -194,6 +194,8 @@ def test_a_configured_pepper_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("postgresql://u:p%40ss@h:5432/d", "postgresql://u:***@h:5432/d"),
         ("redis://:secret@[::1]:6379/0", "redis://:***@[::1]:6379/0"),
         ("redis://h/0", "redis://h/0"),
+        ("unix://:secret@/run/redis.sock?db=0", "unix://:***@/run/redis.sock?db=0"),
+        ("unix:///run/redis.sock?db=0&password=secret", "unix:///run/redis.sock?db=0&password=***"),
     ],
 )
 def test_passwords_arent_shown(url: str, shown: str) -> None:
@@ -235,6 +237,13 @@ def test_doctor_says_what_fails_and_what_to_do(penstock: Run, tmp_path: Path) ->
     assert failed == ["postgres", "redis", "model"]
     assert result.out.count("→ ") >= 3
     assert "has no tokenizer.json" in result.out or "No such file" in result.out
+
+
+def test_doctor_says_how_an_address_of_redis_looks(penstock: Run, tmp_path: Path) -> None:
+    result = penstock("doctor", REDIS_URL="unix://run/redis.sock?password=secret", PENSTOCK_ENGINE="null")
+    (line,) = [each for each in result.out.splitlines() if each.startswith("fail  redis")]
+    assert "REDIS_URL must look like redis://" in line
+    assert "secret" not in result.out
 
 
 def test_doctor_finds_weights_that_were_cut_short(penstock: Run, tmp_path: Path) -> None:
