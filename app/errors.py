@@ -178,7 +178,7 @@ class PreconditionFailed(PenstockError):
 
 
 class KeyEnded(PenstockError):
-    """The API key can't be rotated: it was revoked, has expired, or was rotated before."""
+    """The API key can't be changed or rotated: it was revoked, has expired, or, for a rotation, was rotated before."""
 
     code = "key_ended"
     status = 409

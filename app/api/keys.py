@@ -10,13 +10,14 @@ from app.api.body import parse_body, read_body
 from app.api.documents import answer
 from app.api.id_paging import page_answer, parse_id_page, query_of
 from app.api.openapi import body_of, problems, shows
+from app.api.preconditions import IF_MATCH, VERSION, etag, precondition
 from app.api.quota_documents import FreshKeyObject, KeyObject, KeyPage, fresh_key_object, key_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES, TenantName, tenant_of
 from app.errors import NotFound
 from app.quotas import key_acts
 from app.quotas.tenants import read_tenant
-from app.quotas.wanted import PREFIX, KeyRotation, KeyWanted
+from app.quotas.wanted import PREFIX, KeyChange, KeyRotation, KeyWanted
 
 router = APIRouter(prefix="/v1/admin", tags=["keys"])
 
@@ -53,7 +54,7 @@ async def page_of_keys(request: Request, name: TenantName, _: Admin) -> Response
     operation_id="createKey",
     summary="Make an API key",
     status_code=201,
-    responses=shows(201, "The key with its token, the only time.", FreshKeyObject)
+    responses=shows(201, "The key with its token, the only time.", FreshKeyObject, VERSION)
     | problems(400, 401, 403, 404, 413, 415, 422, 503),
     openapi_extra={"requestBody": body_of(KeyWanted)},
 )
@@ -64,7 +65,39 @@ async def create_key(request: Request, name: TenantName, admin: Admin) -> Respon
     pepper = runtime.settings.key_pepper.get_secret_value()
     async with runtime.transaction() as conn:
         fresh = await key_acts.make_key(conn, tenant_of(name), wanted, pepper=pepper, actor=admin.actor)
-    return answer(fresh_key_object(fresh), 201)
+    return answer(
+        fresh_key_object(fresh), 201, {"Location": f"/v1/admin/keys/{fresh.key.prefix}"} | etag(fresh.key.version)
+    )
+
+
+@router.get(
+    "/keys/{prefix}",
+    operation_id="getKey",
+    summary="Read an API key",
+    responses=shows(200, "The key without its secrets.", KeyObject, VERSION) | problems(401, 403, 404, 503),
+)
+async def read_key(request: Request, given: Prefix, _: Admin) -> Response:
+    """By its prefix, or by the one before its last rotation. Those that were revoked or have expired, too."""
+    async with runtime_of(request).transaction() as conn:
+        found = await key_acts.read_key(conn, _prefix(given))
+    return answer(key_object(found), headers=etag(found.version))
+
+
+@router.patch(
+    "/keys/{prefix}",
+    operation_id="changeKey",
+    summary="Change an API key",
+    responses=shows(200, "The key as it is now.", KeyObject, VERSION)
+    | problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 503),
+    openapi_extra={"requestBody": body_of(KeyChange), "parameters": [IF_MATCH]},
+)
+async def change_key(request: Request, given: Prefix, admin: Admin) -> Response:
+    """Its secrets and budgets stay. API processes go by what they have just seen for up to 5 s more. One that has ended is a 409."""
+    change = parse_body(await read_body(request, most=MAX_BODY_BYTES), KeyChange)
+    with precondition(request.headers) as seen:
+        async with runtime_of(request).transaction() as conn:
+            changed = await key_acts.change_key(conn, _prefix(given), change, actor=admin.actor, seen=seen)
+    return answer(key_object(changed), headers=etag(changed.version))
 
 
 @router.post(

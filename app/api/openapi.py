@@ -18,7 +18,16 @@ from app.api.webhook_documents import DESCRIBED as WEBHOOKS
 from app.jobs.dead.selection import DiscardRequest, RequeueRequest
 from app.jobs.prices import ModelChange
 from app.jobs.request import JobRequest
-from app.quotas.wanted import Because, BudgetChange, BudgetWanted, KeyRotation, KeyWanted, TenantChange, TenantWanted
+from app.quotas.wanted import (
+    Because,
+    BudgetChange,
+    BudgetWanted,
+    KeyChange,
+    KeyRotation,
+    KeyWanted,
+    TenantChange,
+    TenantWanted,
+)
 from app.webhooks.wanted import EndpointChange, EndpointWanted, Recovery, SecretRotation
 
 PROBLEM = "application/problem+json"
@@ -105,7 +114,7 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 BODIES: tuple[type[BaseModel], ...] = (
-    JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyRotation, BudgetWanted,
+    JobRequest, RequeueRequest, DiscardRequest, TenantWanted, TenantChange, Because, KeyWanted, KeyChange, KeyRotation, BudgetWanted,
     BudgetChange, ModelChange, BulkRequest, EndpointWanted, EndpointChange, SecretRotation, Recovery, BatchRequest,
     BatchChangeRequest,
 )  # fmt: skip

@@ -58,6 +58,31 @@ def list_keys(
     keys.show(settings_of(data_dir), tenant, as_json=as_json)
 
 
+@commands.command("set")
+def change_key(
+    prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")],
+    name: Annotated[str | None, typer.Option("--name", help="For your own memory.")] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option("--scope", help="May be given often: all that it shall have.")
+    ] = None,
+    expires_days: Annotated[str | None, typer.Option("--expires-days", help="From now on; none: never.")] = None,
+    requests_per_minute: Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")] = None,
+    request_burst: Annotated[str | None, typer.Option("--request-burst", help="So many at once.")] = None,
+    tokens_per_minute: Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")] = None,
+    token_burst: Annotated[str | None, typer.Option("--token-burst", help="So many at once.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change what is given of a valid key; its secrets, and the rest, stay. `none` takes a limit or the expiry away."""
+    from app.cli import keys
+
+    options = {
+        "name": name, "scopes": [each.value for each in scope] if scope else None,
+        "requests_per_minute": requests_per_minute, "request_burst": request_burst,
+        "tokens_per_minute": tokens_per_minute, "token_burst": token_burst,
+    }  # fmt: skip
+    keys.change(settings_of(data_dir), prefix, options, expires_days=expires_days)
+
+
 @commands.command("rotate")
 def rotate_key(
     prefix: Annotated[str, typer.Argument(help="As `keys list` shows it, or the whole key.")],

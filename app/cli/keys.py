@@ -1,15 +1,16 @@
 """`penstock keys ...`: who may enter. Directly on the database: whoever can reach that is the operator."""
 
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.cli.actor import actor
 from app.cli.errors import CommandFailed
-from app.cli.operating import document, in_transaction, whole
+from app.cli.operating import NONE, document, in_transaction, print_fields, whole
 from app.cli.tables import print_table, shown_time
 from app.errors import NotFound
 from app.quotas import key_acts, keys
-from app.quotas.wanted import KeyRotation, KeyWanted, checked
+from app.quotas.wanted import MAX_EXPIRY_S, KeyChange, KeyRotation, KeyWanted, Rates, checked
 from app.settings import Settings
 
 _PAGE = 500
@@ -22,10 +23,7 @@ def create(settings: Settings, tenant: str, options: dict[str, Any], *, expires_
     Raises:
         InvalidRequest: an option is out of its bounds.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in ("requests_per_minute", "request_burst", "tokens_per_minute", "token_burst"):
-        if name in given:
-            given[name] = whole(f"--{name.replace('_', '-')}", given[name])
+    given = _given(options)
     if expires_days is not None:
         given["expires_in_s"] = round(expires_days * 86_400)
     wanted = checked(KeyWanted, given)
@@ -88,6 +86,25 @@ def show(settings: Settings, tenant: str | None, *, as_json: bool = False) -> No
     print_table(_COLUMNS, rows, nothing="no keys: `penstock keys create TENANT` makes one")
 
 
+def change(settings: Settings, prefix: str, options: dict[str, Any], *, expires_days: str | None) -> None:
+    """Change what is given of a valid key; print the key. The whole token is taken for its prefix.
+
+    Raises:
+        CommandFailed: there is no such key, or an option is no number.
+        KeyEnded: it was revoked, or has expired.
+        InvalidRequest: nothing is given, or an option is out of its bounds.
+    """
+    given = _given(options)
+    if expires_days is not None:
+        given["expires_at"] = _in_days(expires_days)
+    wanted = checked(KeyChange, given)
+    try:
+        key = in_transaction(settings, lambda conn: key_acts.change_key(conn, _prefix(prefix), wanted, actor=actor()))
+    except NotFound:
+        raise _no_such(prefix) from None
+    print_fields(key)
+
+
 def rotate(settings: Settings, prefix: str, *, overlap_hours: float | None, expires_days: float | None) -> None:
     """Give a key a new secret and print its token, the only time. The whole token is taken for its prefix.
 
@@ -127,6 +144,28 @@ def revoke(settings: Settings, prefix: str) -> None:
 def _hand_over(fresh: key_acts.FreshKey) -> None:
     print("keep it, it isn't shown again:", file=sys.stderr, flush=True)
     print(fresh.token)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """What was said of a key's fields."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return given | {
+        name: whole(f"--{name.replace('_', '-')}", given[name]) for name in Rates.model_fields if name in given
+    }
+
+
+def _in_days(given: str) -> datetime | None:
+    if given.lower() == NONE:
+        return None
+    try:
+        days = float(given)
+    except ValueError:
+        days = 0.0
+    if not 0 < days * 86_400 <= MAX_EXPIRY_S:
+        raise CommandFailed(
+            f"--expires-days: must be more than 0 and at most {MAX_EXPIRY_S // 86_400}, or {NONE} for never"
+        )
+    return datetime.now(UTC) + timedelta(days=days)
 
 
 def _prefix(given: str) -> str:

@@ -1,19 +1,20 @@
-"""How does an operator see, rotate and end API keys? A rotation gives a key a new secret; the key, with all that hangs on it, stays."""
+"""How does an operator see, change, rotate and end API keys? A rotation gives a key a new secret; the key, with all that hangs on it, stays."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import KeyEnded, NotFound
+from app.errors import InvalidRequest, KeyEnded, NotFound
 from app.quotas.acts import record_act
 from app.quotas.keys import create_key, new_secret
 from app.quotas.tables import api_keys
 from app.quotas.tenants import read_tenant
-from app.quotas.wanted import KeyRotation, KeyWanted, Rates
+from app.quotas.wanted import MAX_EXPIRY_S, KeyChange, KeyRotation, KeyWanted, Rates
+from app.seen import Seen, refuse_unless_seen, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class KeyView:
     tokens_per_minute: int | None
     token_burst: int | None
     state: str  # valid, expired or revoked
+
+    @property
+    def version(self) -> str:
+        """Of what `change_key` may change."""
+        return version_of(*(getattr(self, name) for name in KeyChange.model_fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,45 @@ async def list_keys(
     return [KeyView(*row) for row in await conn.execute(query)]
 
 
+async def read_key(conn: AsyncConnection, prefix: str) -> KeyView:
+    """The key with this prefix, or with this one before its last rotation; revoked or expired ones, too.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    return await _found(conn, prefix)
+
+
+async def change_key(
+    conn: AsyncConnection, prefix: str, change: KeyChange, *, actor: str, seen: Seen = None, reason: str | None = None
+) -> KeyView:
+    """Change name, scopes, expiry or rates of a valid key; its secrets and its budgets stay. API processes notice within seconds.
+
+    `seen`: the `version` that whoever changes it has seen.
+
+    Raises:
+        NotFound: there is no such key.
+        KeyEnded: it was revoked, or has expired.
+        ChangedMeanwhile: it isn't what was seen.
+        InvalidRequest: nothing is given, or the new expiry isn't to come.
+    """
+    given = change.given()
+    if not given:
+        raise InvalidRequest("name at least one field that shall be different", errors=[])
+    before = await _found(conn, prefix, locked=True)
+    _refuse_ended(before)
+    changed = {name: value for name, value in given.items() if value != getattr(before, name)}
+    if not changed:
+        return before
+    refuse_unless_seen(seen, before.version, {name: getattr(before, name) for name in changed})
+    if changed.get("expires_at") is not None:
+        _refuse_unless_to_come(changed["expires_at"], (await conn.execute(select(_NOW))).scalar_one())
+    await conn.execute(update(api_keys).where(api_keys.c.id == before.id).values(**changed))
+    detail = {name: [_told(getattr(before, name)), _told(value)] for name, value in changed.items()}
+    await record_act(conn, actor, "key.change", f"{before.tenant_id}/{before.prefix}", detail, reason=reason)
+    return await _by_id(conn, before.id)
+
+
 async def rotate_key(
     conn: AsyncConnection, prefix: str, rotation: KeyRotation, *, pepper: str, actor: str, reason: str | None = None
 ) -> FreshKey:
@@ -98,9 +143,8 @@ async def rotate_key(
         NotFound: there is no such key.
         KeyEnded: it was revoked, has expired, or this prefix is the one before its last rotation.
     """
-    before = await _locked(conn, prefix)
-    if before.state != "valid":
-        raise KeyEnded(f"the key {prefix} is {before.state}: make a new one", state=before.state)
+    before = await _found(conn, prefix, locked=True)
+    _refuse_ended(before)
     if before.prefix != prefix:
         raise KeyEnded(
             f"the key {prefix} was rotated already, its prefix is {before.prefix} now: rotate that one", state="rotated"
@@ -127,7 +171,7 @@ async def revoke_key(conn: AsyncConnection, prefix: str, *, actor: str, reason: 
     Raises:
         NotFound: there is no such key.
     """
-    before = await _locked(conn, prefix)
+    before = await _found(conn, prefix, locked=True)
     if before.revoked_at is not None:
         return before
     await conn.execute(update(api_keys).where(api_keys.c.id == before.id).values(revoked_at=_NOW))
@@ -139,10 +183,28 @@ def _in(seconds: float) -> Any:
     return _NOW + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-async def _locked(conn: AsyncConnection, prefix: str) -> KeyView:
+def _refuse_ended(key: KeyView) -> None:
+    if key.state != "valid":
+        raise KeyEnded(f"the key {key.prefix} is {key.state}: make a new one", state=key.state)
+
+
+def _refuse_unless_to_come(expires_at: datetime, now: datetime) -> None:
+    if not now < expires_at <= now + timedelta(seconds=MAX_EXPIRY_S):
+        raise InvalidRequest(
+            "expires_at: must be later than now, and within ten years; a key that shall end now is revoked",
+            param="expires_at",
+        )
+
+
+def _told(value: Any) -> Any:
+    """For the log of acts, as the API writes times."""
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+
+
+async def _found(conn: AsyncConnection, prefix: str, *, locked: bool = False) -> KeyView:
     is_it = or_(api_keys.c.prefix == prefix, api_keys.c.old_prefix == prefix)
     query = select(*_COLUMNS).where(is_it).order_by((api_keys.c.prefix == prefix).desc()).limit(1)
-    row = (await conn.execute(query.with_for_update())).one_or_none()
+    row = (await conn.execute(query.with_for_update() if locked else query)).one_or_none()
     if row is None:
         raise NotFound(f"there is no key with the prefix {prefix!r}")
     return KeyView(*row)

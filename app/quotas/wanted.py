@@ -1,9 +1,22 @@
 """What may an operator ask for? Tenants, keys and budgets as they are made and changed, by whatever face; each field with its bounds."""
 
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)  # fmt: skip
 
 from app.errors import InvalidRequest
 
@@ -28,6 +41,8 @@ DEFAULT_OVERLAP_S = 86_400
 
 M = TypeVar("M", bound=BaseModel)
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
 
 def _no_control(value: str) -> str:
     """Names are shown in terminals and pages: they may command neither."""
@@ -44,6 +59,19 @@ def _has_words(value: str) -> str:
 
 def _in_order(values: list[str]) -> list[str]:
     return [each for each in (*TIERS, *SCOPES) if each in values]
+
+
+def _written_as_time(value: Any) -> Any:
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC_3339.fullmatch(value)):
+        return value
+    raise ValueError("must be a time as in 2026-01-31T12:00:00Z (RFC 3339)")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of these years") from None
 
 
 def _ascending(values: list[int]) -> list[int]:
@@ -69,6 +97,7 @@ ShareS = Annotated[StrictInt, Field(ge=1, le=MAX_SHARE_S)]
 Days = Annotated[StrictInt, Field(ge=1, le=MAX_DAYS)]
 ContentS = Annotated[StrictInt, Field(ge=MIN_CONTENT_S, le=MAX_DAYS * 86_400)]
 ExpiryS = Annotated[StrictInt, Field(ge=1, le=MAX_EXPIRY_S)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_as_time), AfterValidator(_in_utc)]
 Thresholds = Annotated[
     list[Annotated[StrictInt, Field(ge=1, le=100)]], Field(max_length=10), AfterValidator(_ascending)
 ]
@@ -183,6 +212,28 @@ class KeyWanted(Rates):
     name: Name = Field("", description="For your own memory.")
     scopes: Scopes = ["jobs:read", "jobs:write"]
     expires_in_s: ExpiryS | None = Field(None, description="Null: never.")
+
+
+class KeyChange(Rates):
+    """What shall be different; what is left out stays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "examples": [
+                {"name": "nightly import"},
+                {"scopes": ["jobs:read"], "expires_at": "2030-01-31T12:00:00Z"},
+                {"expires_at": None, "requests_per_minute": None},
+            ],
+        }
+    )
+
+    name: Name = Field(default_factory=str)
+    scopes: Scopes = Field(default_factory=list)
+    expires_at: Moment | None = Field(
+        None,
+        description="RFC 3339: later than now, and within ten years. Null: never. A key that shall end now is revoked.",
+    )
 
 
 class KeyRotation(Wanted):

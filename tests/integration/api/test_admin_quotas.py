@@ -28,6 +28,8 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", f"{TENANTS}/acme/resume", {"reason": "x"}),
     ("GET", f"{TENANTS}/acme/keys", None),
     ("POST", f"{TENANTS}/acme/keys", {}),
+    ("GET", "/v1/admin/keys/000000000000", None),
+    ("PATCH", "/v1/admin/keys/000000000000", {"name": "x"}),
     ("POST", "/v1/admin/keys/000000000000/rotate", {}),
     ("POST", "/v1/admin/keys/000000000000/revoke", None),
     ("GET", f"{TENANTS}/acme/budgets", None),
@@ -161,6 +163,8 @@ async def test_what_is_not_there_is_not_found(admin: httpx.AsyncClient, subtests
                 gone = path.replace("acme", name)
                 assert_problem(await admin.request(method, gone, json=body), 404, "not_found")
     for prefix in ("000000000000", "x", "%00", "0" * 500):
+        assert_problem(await admin.get(f"/v1/admin/keys/{prefix}"), 404, "not_found")
+        assert_problem(await admin.patch(f"/v1/admin/keys/{prefix}", json={"name": "x"}), 404, "not_found")
         assert_problem(await admin.post(f"/v1/admin/keys/{prefix}/rotate", json={}), 404, "not_found")
         assert_problem(await admin.post(f"/v1/admin/keys/{prefix}/revoke"), 404, "not_found")
     for budget in (NO_BUDGET, "1", "%00", NO_BUDGET.replace("-", ""), "{" + NO_BUDGET + "}"):
@@ -175,7 +179,23 @@ async def test_what_is_not_there_is_not_found(admin: httpx.AsyncClient, subtests
 async def test_hostile_bodies_are_refused_by_field_and_change_nothing(
     admin: httpx.AsyncClient, engine: AsyncEngine, subtests: pytest.Subtests
 ) -> None:
+    key = f"/v1/admin/keys/{admin.headers['authorization'].split('_')[1]}"
     cases: list[tuple[str, str, Any, str]] = [
+        ("PATCH", key, {}, ""),
+        ("PATCH", key, {"name": "a\x00"}, "name"),
+        ("PATCH", key, {"name": None}, "name"),
+        ("PATCH", key, {"scopes": []}, "scopes"),
+        ("PATCH", key, {"tenant": "acme"}, "tenant"),
+        ("PATCH", key, {"prefix": "000000000000"}, "prefix"),
+        ("PATCH", key, {"requests_per_minute": 0}, "requests_per_minute"),
+        ("PATCH", key, {"expires_at": 4102444800}, "expires_at"),
+        ("PATCH", key, {"expires_at": "4102444800"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "2030-01-31T12:00:00"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "2030-02-31T12:00:00Z"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "2020-01-31T12:00:00Z"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "2999-01-31T12:00:00Z"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "0001-01-01T00:00:00+14:00"}, "expires_at"),
+        ("PATCH", key, {"expires_at": "9999-12-31T23:59:59-14:00"}, "expires_at"),
         ("POST", TENANTS, {"id": "x", "weight": 10**400}, "weight"),
         ("POST", TENANTS, {"id": "x'; DROP TABLE tenants; --"}, "id"),
         ("POST", TENANTS, {"id": "x", "display_name": "a\x00"}, "display_name"),
@@ -248,6 +268,42 @@ async def test_a_key_from_its_making_to_its_end(
             auth = {"Authorization": f"Bearer {token}"}
             assert_problem(await elsewhere.get("/v1/jobs", headers=auth), 401, "unauthenticated")
     assert [action for _, action, _ in await acts(engine)] == ["key.create", "key.rotate", "key.revoke"]
+
+
+async def test_a_key_is_changed_and_its_token_may_what_it_says_now(
+    admin: httpx.AsyncClient, settings: Settings, model: Model, engine: AsyncEngine
+) -> None:
+    """Its name, scopes, expiry and rates were what they were made as: another expiry was a new secret, anything else a new key."""
+    made = await done(admin, "POST", f"{TENANTS}/acme/keys", {"name": "n", "scopes": ["jobs:read"]}, 201)
+    path, auth = f"/v1/admin/keys/{made['prefix']}", {"Authorization": f"Bearer {made['token']}"}
+    assert await done(admin, "GET", path) == {name: value for name, value in made.items() if name != "token"}
+    wanted = {
+        "name": "nightly import", "scopes": ["jobs:write", "jobs:read"], "expires_at": "2030-01-31T13:00:00.5+01:00",
+        "requests_per_minute": 1,
+    }  # fmt: skip
+    changed = await done(admin, "PATCH", path, wanted)
+    assert changed == {name: value for name, value in made.items() if name != "token"} | {
+        "name": "nightly import", "scopes": ["jobs:read", "jobs:write"], "expires_at": "2030-01-31T12:00:00.500000Z",
+        "requests_per_minute": 1,
+    }  # fmt: skip
+    assert await done(admin, "PATCH", path, wanted) == changed
+    async with running(create_app(settings)) as elsewhere:
+        body = {"prompt": "Once", "max_tokens": 4}
+        assert (await elsewhere.post("/v1/jobs", json=body, headers=auth)).status_code == 202
+        assert_problem(await elsewhere.post("/v1/jobs", json=body, headers=auth), 429, "rate_limited")
+    assert (await done(admin, "PATCH", path, {"expires_at": None, "requests_per_minute": None}))["expires_at"] is None
+    async with engine.connect() as conn:
+        told = list(await conn.scalars(select(audit_log.c.detail).where(audit_log.c.action == "key.change")))
+    assert told == [
+        {
+            "name": ["n", "nightly import"], "scopes": [["jobs:read"], ["jobs:read", "jobs:write"]],
+            "expires_at": [None, "2030-01-31T12:00:00.500000Z"], "requests_per_minute": [None, 1],
+        },
+        {"expires_at": ["2030-01-31T12:00:00.500000Z", None], "requests_per_minute": [1, None]},
+    ]  # fmt: skip
+    await done(admin, "POST", f"{path}/revoke")
+    assert_problem(await admin.patch(path, json={"name": "again"}), 409, "key_ended", "is revoked")
+    assert (await done(admin, "GET", path))["name"] == "nightly import"
 
 
 async def test_the_secret_before_is_believed_for_five_seconds_more_at_most(

@@ -74,6 +74,8 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "POST /v1/admin/tenants/{id}/resume": "resumeTenant",
         "GET /v1/admin/tenants/{id}/keys": "listKeys",
         "POST /v1/admin/tenants/{id}/keys": "createKey",
+        "GET /v1/admin/keys/{prefix}": "getKey",
+        "PATCH /v1/admin/keys/{prefix}": "changeKey",
         "POST /v1/admin/keys/{prefix}/rotate": "rotateKey",
         "POST /v1/admin/keys/{prefix}/revoke": "revokeKey",
         "GET /v1/admin/tenants/{id}/budgets": "listBudgets",

@@ -17,6 +17,7 @@ ENDPOINT = {"url": "https://8.8.8.8/hook"}
 # What may be changed, by one and by another, and what nobody changed.
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tenant": ({"weight": 2}, {"weight": 3}),
+    "key": ({"name": "two"}, {"name": "three"}),
     "budget": ({"limit": 2}, {"limit": 3}),
     "model": ({"input_price": 2}, {"input_price": 3}),
     "endpoint": ({"description": "two"}, {"description": "three"}),
@@ -37,10 +38,12 @@ async def admin(
 @pytest.fixture
 async def paths(admin: httpx.AsyncClient) -> dict[str, str]:
     """One of each kind."""
+    key = await admin.post("/v1/admin/tenants/acme/keys", json={})
     budget = await admin.post("/v1/admin/tenants/acme/budgets", json=BUDGET)
     endpoint = await admin.post("/v1/webhook_endpoints", json=ENDPOINT)
     return {
         "tenant": "/v1/admin/tenants/acme",
+        "key": key.headers["location"],
         "budget": budget.headers["location"],
         "model": "/v1/admin/models/bytes",
         "endpoint": endpoint.headers["location"],

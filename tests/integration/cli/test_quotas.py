@@ -106,6 +106,11 @@ def test_what_makes_no_sense_is_said_in_a_line_and_changes_nothing(penstock: Run
         ("keys", "create", "acme", "--expires-days", 0): "expires_in_s: must be greater",
         ("keys", "create", "Acme"): "tenant: use 1 to 63",
         ("keys", "create", "acme", "--name", "a\nb"): "name: must hold printable",
+        ("keys", "set", "000000000000", "--name", "x"): "there is no key with the prefix",
+        ("keys", "set", "000000000000"): "name at least one field",
+        ("keys", "set", "000000000000", "--expires-days", "nan"): "--expires-days: must be more than 0 and at most 3660",
+        ("keys", "set", "000000000000", "--expires-days", "soon"): "--expires-days: must be more than 0",
+        ("keys", "set", "000000000000", "--token-burst", "0"): "token_burst: must be greater",
         ("keys", "rotate", "000000000000"): "there is no key with the prefix",
         ("keys", "rotate", "000000000000", "--overlap-hours", 10_000): "overlap_s: must be less",
         ("keys", "revoke", "000000000000"): "there is no key with the prefix",
@@ -127,6 +132,13 @@ def test_a_key_is_made_listed_rotated_and_revoked(penstock: Run, settings: Setti
     assert "tenant acme was new" in made.err
     token = made.out.strip()
     prefix = token.split("_")[1]
+    changed = good(penstock, "keys", "set", token, "--name", "nightly", "--scope", "jobs:read", "--token-burst", "none")
+    assert "nightly" in changed
+    assert token.split("_", 2)[2] not in changed
+    for days, left in (("none", [None]), ("1.5", [1])):
+        good(penstock, "keys", "set", prefix, "--expires-days", days)
+        found = query(settings, "SELECT extract(day FROM expires_at - now())::int FROM api_keys")
+        assert [row[0] for row in found] == left
     rotated = penstock("keys", "rotate", token, "--overlap-hours", 2)
     assert "the secret before is valid until" in rotated.err
     fresh = rotated.out.strip()
@@ -142,7 +154,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(penstock: Run, settings: Setti
     assert "revoked" in good(penstock, "keys", "list")
     assert "is revoked: make a new one" in bad(penstock, "keys", "rotate", fresh)
     assert [row[0] for row in query(settings, "SELECT action FROM audit_log ORDER BY id")] == [
-        "tenant.create", "key.create", "key.rotate", "key.revoke",
+        "tenant.create", "key.create", "key.change", "key.change", "key.change", "key.rotate", "key.revoke",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from app.quotas.tables import api_keys, audit_log
 from app.quotas.wanted import (
     BudgetChange,
     BudgetWanted,
+    KeyChange,
     KeyRotation,
     KeyWanted,
     TenantChange,
@@ -240,6 +241,21 @@ async def test_an_expired_key_isnt_rotated_and_a_rotation_can_move_the_expiry(en
     await later(engine, "expires_at")
     with pytest.raises(KeyEnded, match="is expired"):
         await rotate(engine, later_one.key.prefix)
+
+
+async def test_a_change_keeps_both_secrets_and_what_has_expired_stays_so(engine: AsyncEngine) -> None:
+    await seed(engine)
+    old = await make_key(engine, expires_in_s=3600)
+    new = await rotate(engine, old.key.prefix)
+    change = KeyChange.model_validate({"name": "renamed"})
+    for given in (old, new):  # by either prefix, as a revocation
+        assert (await doing(engine, key_acts.change_key, given.key.prefix, change)).id == old.key.id
+    assert await opens(engine, old.token) == await opens(engine, new.token) == old.key.id
+    assert [action for action, _, _ in await acts(engine)] == ["key.create", "key.rotate", "key.change"]
+    await later(engine, "expires_at")
+    with pytest.raises(KeyEnded, match="is expired"):
+        await doing(engine, key_acts.change_key, new.key.prefix, KeyChange.model_validate({"expires_at": None}))
+    assert (await opens(engine, old.token), await opens(engine, new.token)) == (None, None)
 
 
 async def test_no_secret_is_stored_or_written_down(engine: AsyncEngine) -> None:
