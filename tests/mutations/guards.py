@@ -281,6 +281,28 @@ GUARDS = (
         ("tests/integration/jobs/test_breakers.py::test_probes_are_counted_exactly_whoever_asks_at_once",),
     ),
     Guard(
+        "ends-lock-in-order",
+        "who ends waiting jobs waits for nobody who may wait for them",
+        (
+            Patch(
+                "app/jobs/finish.py",
+                "WHERE jobs.status = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs)",
+                "WHERE jobs.status = 'queued')",
+            ),
+        ),
+        (
+            "tests/integration/jobs/test_lock_order.py::test_jobs_are_ended_in_the_order_of_their_ids_however_their_rows_lie",
+        ),
+    ),
+    Guard(
+        "probes-lock-in-order",
+        "submissions that name the same half-open models don't wait for each other",
+        (Patch("app/api/promising.py", "for name in sorted(asking):", "for name in asking:"),),
+        (
+            "tests/integration/api/test_breakers.py::test_bulks_that_name_two_half_open_models_in_either_order_do_not_wait_for_each_other",
+        ),
+    ),
+    Guard(
         "suspect-before-convict",
         "a job is given up for killing engines only after it has done so alone, twice",
         (
