@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     event_interval_s: Seconds = Field(0.05, description="Tokens of one job are published at most this often.")
     unread_event_interval_s: Seconds = Field(
         1.0,
-        description="The same, of a job that nobody reads now, after its first tokens: then it is only a checkpoint.",
+        description="The same, of a job that nobody reads now: then it is only a checkpoint.",
     )
 
     # Streams

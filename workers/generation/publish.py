@@ -43,7 +43,7 @@ async def publish(
     """Tell readers what is new; return whether Redis has all of it. What it has is also where another attempt goes on.
 
     Jobs that are ending tell the rest with their end, but for those that are given back. `which`: of all jobs, without those that nobody
-    reads and that were told of lately, or only first tokens for which a reader waits.
+    reads and that began or were told of lately, or only first tokens for which a reader waits.
     """
     now = worker.clock.monotonic()
     for job in worker.hand.values():
@@ -72,8 +72,10 @@ async def publish(
 
 
 def _is_due(worker: WorkerContext, job: RunningJob, now: float, which: Literal["due", "first"]) -> bool:
-    if job.published_at is None:
-        return job.is_read or which == "due"
-    # All that nobody reads is due at the same moments, so that one round trip does for all of it.
+    if which == "first":
+        return job.is_read and job.published_at is None
+    # All that nobody reads is due at the same moments, so that one round trip does for all of it. Most jobs that end before the next
+    # one tell all their tokens with their end.
     every_s = worker.settings.unread_event_interval_s
-    return which == "due" and (job.is_read or now // every_s > job.published_at // every_s)
+    since = job.taken_at if job.published_at is None else job.published_at
+    return job.is_read or now // every_s > since // every_s

@@ -46,26 +46,30 @@ async def published(worker: WorkerContext, job: RunningJob) -> str:
     return "".join(delta.text for stored in events for delta in stored.event.deltas)
 
 
-async def test_what_nobody_reads_is_published_at_first_and_then_seldom(
+async def test_what_nobody_reads_is_published_seldom(
     worker: WorkerContext, settings: Settings, clock: ShiftedClock
 ) -> None:
+    """A job of four tokens that nobody read cost two writes of its tokens, where its end tells them all."""
     finisher = Finisher(worker)
     take_in(worker, finisher, await start_under(worker, settings, max_tokens=50))
     (job,) = worker.hand.values()
     await bring(worker, finisher, job, "a")
-    assert await published(worker, job) == "a", "when it began is always known"
     await bring(worker, finisher, job, "b")
-    await bring(worker, finisher, job, "c")
-    assert await published(worker, job) == "a"
+    assert await published(worker, job) == "", "its end may come before the next moment at which all is told"
     clock.shift_s += 0.99 * settings.unread_event_interval_s
     await publish(worker, which="due")
-    assert await published(worker, job) == "a"
+    assert await published(worker, job) == ""
     clock.shift_s += 0.02 * settings.unread_event_interval_s
+    await bring(worker, finisher, job, "c")
+    assert await published(worker, job) == "abc"
     await bring(worker, finisher, job, "d")
-    assert await published(worker, job) == "abcd"
+    assert await published(worker, job) == "abc"
+    clock.shift_s += settings.unread_event_interval_s
     await bring(worker, finisher, job, "e")
+    assert await published(worker, job) == "abcde"
+    await bring(worker, finisher, job, "f")
     assert await publish(worker)
-    assert await published(worker, job) == "abcde", "before a job is given back all is told"
+    assert await published(worker, job) == "abcdef", "before a job is given back all is told"
 
 
 async def test_who_begins_to_read_is_told_at_once(
@@ -83,6 +87,9 @@ async def test_who_begins_to_read_is_told_at_once(
     async with asyncio.timeout(5):
         while not job.is_read:
             await asyncio.sleep(0.01)
+    assert await published(worker, job) == ""
+    await publish(worker, which="due")
+    assert await published(worker, job) == "ab", "all that there was, without waiting for the next token"
     await bring(worker, finisher, job, "c")
     assert await published(worker, job) == "abc"
     await bring(worker, finisher, job, "d")
