@@ -189,4 +189,10 @@ for place, counter in pairs(marks) do
   if counter > tonumber(redis.call('HGET', vtc, ':now') or '0') then redis.call('HSET', vtc, ':now', string.format('%.17g', counter)) end
 end
 for field, value in pairs(tier_marks) do redis.call('HSET', tiers, field, string.format('%.17g', value)) end
+-- Nothing waits there any more: for each ring that is left, a worker would come in vain. What comes rings anew.
+known_work = {}
+for _, tier in ipairs(each_tier) do
+  local bell = 'bell:' .. prefix .. ':' .. tier.name
+  if not has_work(tier.name) and not has_work(tier.name .. 'again') then redis.call('DEL', bell, bell .. ':full') end
+end
 return claimed

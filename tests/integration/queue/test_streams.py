@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.ids import new_id
 from app.queue.checkpoints import read_checkpoint, take_over
 from app.queue.events import ChoiceDelta, EventLog, JobEvent, Publication
-from app.queue.streams import Depth, JobQueue, Nomination, Ring
+from app.queue.streams import Depth, JobQueue, Nomination, Ring, Room
 from app.redis import Redis
 
 
@@ -156,6 +156,19 @@ async def test_the_bell_wakes_and_stays_short(queue: JobQueue, redis: Redis) -> 
     await queue.enqueue([nominate() for _ in range(500)])
     assert await redis.llen("bell:{tiny}:standard") == 64
     assert await queue.wait_for_bell(1.0)
+
+
+async def test_rings_for_what_was_taken_already_wake_nobody(queue: JobQueue, redis: Redis) -> None:
+    """Of five hundred lines that came at once, 64 rings were left when all were claimed: as many claims found nothing."""
+    await queue.enqueue([nominate() for _ in range(100)])
+    await queue.enqueue([nominate(tier="batch") for _ in range(3)])
+    room = {"interactive": Room(10**6, 200), "standard": Room(10**6, 200), "batch": Room(0, 0)}
+    while await queue.claim("w", max_jobs=200, room=room, lead=10**9):
+        pass
+    assert await queue.wait_for_bell(0.1, tiers=["standard"], full=["standard"]) is None
+    assert await queue.wait_for_bell(1.0, tiers=["batch"]), "there is work still, for who has room for it"
+    await queue.enqueue([nominate()])
+    assert await queue.wait_for_bell(1.0, tiers=["standard"]), "what comes rings anew"
 
 
 async def test_a_worker_without_room_doesnt_take_the_bell_of_one_that_has_some(queue: JobQueue, redis: Redis) -> None:
