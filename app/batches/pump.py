@@ -1,8 +1,8 @@
 """How do a batch's lines become jobs? Some at a time, in their order, each line's row and its job in one transaction."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select, text
@@ -35,18 +35,19 @@ from app.quotas.tables import tenants
 from app.settings import Settings
 
 CHUNK = 500  # lines that one transaction submits
-MOST_BYTES = 8 * 2**20  # of lines that are held in memory for it, and one line more
+MOST_BYTES = 8 * 2**20  # of its lines, and one line more; while one is written, as many are prepared
 _BUDGET_RETRY_S = 2.0
 _CAP_RETRY_S = 1.0
 _CHANGED_RETRY_S = 0.2
 _BREAKER_RETRY_S = 5.0
+_AHEAD_FOR_S = 2.0  # of one call: the batch's end, cancels and other batches wait for it
 
 _ROOM = text("SELECT count(*) FROM batch_lines WHERE batch_id = :batch AND state = 'submitted'")
 _NEXT = text("""
-    SELECT number, custom_id, start, length FROM (
+    SELECT number, custom_id, start, length, rank FROM (
         SELECT number, custom_id, start, length, rank,
                sum(length) OVER (ORDER BY rank ROWS UNBOUNDED PRECEDING) - length AS before
-        FROM batch_lines WHERE batch_id = :batch AND state = 'waiting' ORDER BY rank LIMIT :most) next
+        FROM batch_lines WHERE batch_id = :batch AND state = 'waiting' AND rank > :after ORDER BY rank LIMIT :most) next
     WHERE before < :bytes ORDER BY rank
 """)
 _OPEN = text(
@@ -76,6 +77,18 @@ class Chunk:
     ready: list[ReadyLine]
     failed: list[Told]
 
+    def __len__(self) -> int:
+        return len(self.ready) + len(self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A chunk, where it ends in the batch's order, and how many lines the window has room for beside it."""
+
+    chunk: Chunk
+    last_rank: int
+    room: int
+
 
 @dataclass(frozen=True, slots=True)
 class Pumped:
@@ -86,7 +99,12 @@ class Pumped:
     waiting_for: dict[str, Any] | None = None
     retry_s: float = 0.0
 
+    def and_then(self, later: "Pumped") -> "Pumped":
+        """This, and what was done after it."""
+        return replace(later, accepted=[*self.accepted, *later.accepted], num_failed=self.num_failed + later.num_failed)
 
+
+Nominate = Callable[[Sequence[Accepted]], Awaitable[None]]
 Models = dict[str | None, tuple[Model, PromptEncoder] | InvalidRequest]
 
 
@@ -107,22 +125,55 @@ class Pump:
         self._breakers = breakers
         self._settings = settings
 
-    async def submit(self, batch: Batch) -> Pumped:
-        """Fill the batch's window with its next lines. Repeating it, at once or elsewhere, submits no line twice."""
-        window = self._settings.batch_window_lines
+    async def submit(self, batch: Batch, nominate: Nominate) -> Pumped:
+        """Fill the batch's window with its next lines, some at a time. Repeating it, at once or elsewhere, submits no line twice.
+
+        `nominate` gets the jobs of each part after its commit. While one part is written, the next is prepared; but no longer than
+        `_AHEAD_FOR_S`, and not beyond a part of which something was held back.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _AHEAD_FOR_S
+        done = Pumped()
+        part = await self._next(batch, -1, await self._room(batch))
+        while part is not None:
+            is_last = batch.waiting_for is not None or loop.time() >= until
+            following = None if is_last else asyncio.create_task(self._next(batch, part.last_rank, part.room))
+            try:
+                now = await self._put(batch, part.chunk)
+                await nominate(now.accepted)
+                done = done.and_then(now)
+                is_whole = len(now.accepted) + now.num_failed == len(part.chunk)
+                part = await following if following is not None and is_whole else None
+            finally:
+                if following is not None:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
+        return done
+
+    async def _room(self, batch: Batch) -> int:
         async with self._db.connect() as conn:
-            room = window - int(await conn.scalar(_ROOM, {"batch": batch.id}) or 0)
-            if room < max(1, min(CHUNK, window // 4)):
-                return Pumped()  # a few more would cost a transaction, and don't hurry
-            # While something holds the batch up, one line is enough to see whether it still does.
-            most = 1 if batch.waiting_for is not None else min(CHUNK, room)
-            rows = (await conn.execute(_NEXT, {"batch": batch.id, "most": most, "bytes": MOST_BYTES})).all()
+            submitted = await conn.scalar(_ROOM, {"batch": batch.id})
+        return self._settings.batch_window_lines - int(submitted or 0)
+
+    async def _next(self, batch: Batch, after: int, room: int) -> _Part | None:
+        """The lines after this rank, as many as the window has room for; None where there are none, or the room isn't worth it."""
+        if room < max(1, min(CHUNK, self._settings.batch_window_lines // 4)):
+            return None  # a few more would cost a transaction, and don't hurry
+        # While something holds the batch up, one line is enough to see whether it still does.
+        most = 1 if batch.waiting_for is not None else min(CHUNK, room)
+        async with self._db.connect() as conn:
+            wanted = {"batch": batch.id, "after": after, "most": most, "bytes": MOST_BYTES}
+            rows = (await conn.execute(_NEXT, wanted)).all()
             if not rows:
-                return Pumped()
+                return None
             spans = [Span(row.number, row.start, row.length) for row in rows]
             raws = await read_spans(conn, batch.input_file_id, spans)
             rights = await _rights(conn, batch.tenant_id)
         chunk = await self._prepare(batch, rights, [(row.number, row.custom_id, raws[row.number]) for row in rows])
+        return _Part(chunk, rows[-1].rank, room - len(rows))
+
+    async def _put(self, batch: Batch, chunk: Chunk) -> Pumped:
+        """As much of the chunk as can be submitted now."""
         if not chunk.ready:
             return await self._write(batch, chunk)
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.batches import pump as pumping
 from app.batches.collect import collect
 from app.batches.pump import Pump
 from app.batches.store import batch_id_of, get_batch
@@ -16,7 +18,7 @@ from app.clock import SystemClock
 from app.ids import new_id, parse_job_name
 from app.jobs.breakers import BreakerBoard
 from app.jobs.models import Model, ModelCatalog
-from app.jobs.submit import nominate
+from app.jobs.submit import Accepted, nominate
 from app.jobs.timekeeping import forget_outputs
 from app.queue.streams import JobQueue
 from app.quotas.tables import budgets
@@ -296,6 +298,63 @@ async def test_a_budget_holds_up_the_rest_of_a_batch_and_fails_nothing(
     await assert_audit_clean(engine, redis)
 
 
+async def test_a_step_fills_the_window_part_by_part_in_the_order_of_the_lines(
+    client: httpx.AsyncClient,
+    bench: Bench,
+    settings: Settings,
+    redis: Redis,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty thousand lines went through at the pace of one step for each five hundred, while workers had nothing to do."""
+    monkeypatch.setattr(pumping, "CHUNK", 2)
+    bench = small(bench, settings, redis, batch_window_lines=9)
+    batch = await make_batch(client, [chat_line(f"c{n}", f"{n}") for n in range(12)])
+    await bench.keep(2)
+    async with engine.connect() as conn:
+        states = (await conn.scalars(text("SELECT state FROM batch_lines ORDER BY rank"))).all()
+    assert states == ["submitted"] * 8 + ["waiting"] * 4, "a ninth alone isn't worth a transaction"
+    assert len(await bench.start()) == 8, "all are nominated"
+    await assert_audit_clean(engine, redis)
+    assert (await read_batch(client, batch))["waiting_for"] is None
+
+
+async def test_no_part_goes_ahead_of_one_of_which_something_was_held_back(
+    client: httpx.AsyncClient,
+    bench: Bench,
+    settings: Settings,
+    redis: Redis,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next part was prepared while this one was written: it must not take the place of what a budget had no room for."""
+    monkeypatch.setattr(pumping, "CHUNK", 2)
+    budget_id = new_id()
+    row = {"id": budget_id, "tenant_id": "acme", "metric": "requests", "period": "total", "hard_limit": 3}
+    async with engine.begin() as conn:
+        await conn.execute(insert(budgets).values(row))
+    batch = await make_batch(client, [chat_line(f"c{n}", f"{n}") for n in range(8)])
+    await bench.keep(2)
+    states = text("SELECT state FROM batch_lines ORDER BY rank")
+    async with engine.connect() as conn:
+        assert (await conn.scalars(states)).all() == ["submitted"] * 3 + ["waiting"] * 5
+    await bench.keep()
+    assert (await read_batch(client, batch))["waiting_for"]["reason"] == "budget"
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE budgets SET hard_limit = 100 WHERE id = :id"), {"id": budget_id})
+    await bench.keep()
+    async with engine.connect() as conn:
+        assert (await conn.scalars(states)).all() == ["submitted"] * 4 + ["waiting"] * 4, (
+            "one, to see whether it goes on"
+        )
+    await bench.keep()
+    async with engine.connect() as conn:
+        assert (await conn.scalars(states)).all() == ["submitted"] * 8
+    done = await bench.run(client, batch)
+    assert done["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    await assert_audit_clean(engine, redis)
+
+
 async def test_a_line_that_no_window_of_a_budget_could_hold_is_an_error(
     client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
 ) -> None:
@@ -455,12 +514,14 @@ async def test_two_keepers_at_once_make_one_job_and_one_result_of_each_line(
     async with engine.connect() as conn:
         batch = await get_batch(conn, "acme", batch_id_of(made["id"]))
     pumps = [Pump(engine, catalog, breakers, settings) for _ in range(3)]
-    pumped = await asyncio.gather(*[each.submit(batch) for each in pumps])
+
+    async def tell(accepted: Sequence[Accepted]) -> None:
+        await nominate(bench.queue, accepted)
+
+    pumped = await asyncio.gather(*[each.submit(batch, tell) for each in pumps])
     assert sorted(len(each.accepted) for each in pumped) == [0, 0, 8]
     async with engine.connect() as conn:
         assert await conn.scalar(text("SELECT count(*) FROM jobs")) == 8
-    for each in pumped:
-        await nominate(bench.queue, each.accepted)
     await bench.work()
     assert sorted(await asyncio.gather(*[collect(engine, batch.id) for _ in range(3)])) == [0, 0, 8]
     done = await bench.run(client, made)
