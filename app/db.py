@@ -125,14 +125,15 @@ async def in_one_trip(
         async with driver.pipeline():
             cursors = [driver.cursor(row_factory=namedtuple_row) for _ in statements]
             for cursor, (statement, values) in zip(cursors, statements, strict=True):
-                await cursor.execute(_sql(statement, conn.dialect), values)
+                await cursor.execute(compiled(statement, conn.dialect), values)
         return [await cursor.fetchall() for cursor in cursors]
     except psycopg.Error as error:
         raise as_ours(error, driver, conn.dialect) from error
 
 
 @lru_cache
-def _sql(statement: TextClause, dialect: Dialect) -> str:
+def compiled(statement: TextClause, dialect: Dialect) -> str:
+    """The statement as the driver takes it, for those that go past SQLAlchemy."""
     return str(statement.compile(dialect=dialect))
 
 

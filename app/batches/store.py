@@ -115,6 +115,12 @@ class BatchChange:
     metadata: dict[str, str] | None = None
 
 
+# Whether there is a batch to be moved on now.
+IS_ANY_DUE = """EXISTS (
+    SELECT 1 FROM batches
+    WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') AND due_at <= statement_timestamp())"""
+
+
 def batch_name(batch_id: UUID) -> str:
     """The id that callers see: `batch_` and 32 hex digits."""
     return BATCH_PREFIX + batch_id.hex

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.clock import Clock
 from app.errors import ModelUnavailable, UnknownModel
 from app.jobs.breaker import Breaker, Change, Evidence, Mode, Rules, State, judge
+from app.looks import Looks
 from app.quotas.acts import record_act
 
 MAX_RETRY_AFTER_S = 120  # the openai client gives up on more
@@ -71,6 +72,11 @@ class Changed:
     before: State
     after: State
     evidence: Evidence
+
+
+async def is_any_to_judge(looks: Looks, rules: Rules) -> bool:
+    """Whether `keep` would find a model that failed lately, or a breaker that isn't closed."""
+    return bool(await looks.rows(_BAD, {"window": rules.window_s}))
 
 
 async def keep(conn: AsyncConnection, rules: Rules) -> list[Changed]:

@@ -18,6 +18,10 @@ _HORIZON_S = 3600.0  # what has longer than this is looked at later, and by the 
 CERTAIN_SQL = """coalesce((
     SELECT CASE WHEN (i.sampling->>'ignore_eos')::bool THEN jobs.max_tokens ELSE (i.sampling->>'min_tokens')::int END
     FROM job_inputs i WHERE i.job_id = jobs.id), 0)"""
+# Whether there are candidates.
+MAY_ANY_BE_HOPELESS = f"""EXISTS (
+    SELECT 1 FROM jobs WHERE status = 'queued' AND attempt = 0
+      AND deadline_at BETWEEN statement_timestamp() AND statement_timestamp() + make_interval(secs => {_HORIZON_S}))"""  # noqa: S608 - our own text
 _CANDIDATES = text(f"""
     WITH pools AS (
         SELECT pool, min(CAST(stats->>'seconds_per_token' AS float8)) AS pace FROM workers

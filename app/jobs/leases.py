@@ -40,6 +40,8 @@ class Renewal:
     is_drain_requested: bool
 
 
+# Whether a lease has run out.
+IS_ANY_EXPIRED = "EXISTS (SELECT 1 FROM workers WHERE ended_at IS NULL AND expires_at < statement_timestamp())"
 _TTL = text("statement_timestamp() + make_interval(secs => :ttl)")
 
 

@@ -128,6 +128,8 @@ def _lane_after(row: Any) -> dict[str, Any]:
     return {"lane": "solo" if died else "normal", "solo_crashes": row.leader_solo_crashes if died else 0}
 
 
+# Whether anybody waits for another one's result.
+IS_ANY_SHARED = "EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND shared_from IS NOT NULL)"
 _ONE_ROUND = text("SELECT pg_try_advisory_xact_lock(hashtextextended('penstock.hand_on', 0))")
 _MARK = text("""
     UPDATE jobs SET work_key = w.key FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[])) AS w (id, key)

@@ -10,6 +10,11 @@ from app.jobs.finish import end_queued
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 
+# Whether `wake_due` and `expire_queued` would find something.
+IS_ANY_RETRY_DUE = """EXISTS (
+    SELECT 1 FROM jobs WHERE status = 'queued' AND not_before <= statement_timestamp() AND held_by IS NULL)"""
+IS_ANY_DEADLINE_OVER = "EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND deadline_at <= statement_timestamp())"
+
 
 async def wake_due(conn: AsyncConnection, *, most: int = 1000) -> dict[str, list[Nomination]]:
     """Make retries eligible whose delay is over, in the caller's transaction; return what to nominate, by pool.

@@ -3,9 +3,6 @@
 from redis import Redis as SyncRedis
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from app.retention.runs import is_due
 
 QUEUE_NAME = "retention"
 FUNCTION = "workers.maintenance.retention.retain"  # by name: the control plane never imports workers
@@ -29,9 +26,3 @@ def enqueue_run(queue: Queue, asked_by: str) -> bool:
         return False
     queue.enqueue_call(FUNCTION, args=(asked_by,), ttl=_WAITS_S, timeout=-1, result_ttl=0, failure_ttl=_WAITS_S)
     return True
-
-
-async def is_time(db: AsyncEngine, *, every_s: float) -> bool:
-    """Whether the schedule wants a run now."""
-    async with db.connect() as conn:
-        return await is_due(conn, every_s=every_s)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.settings import Settings
 from app.webhooks.lanes import FIRST_ROOM, Busy, Candidate, pick
@@ -43,8 +43,9 @@ class Rooms:
 
 
 _FREE = "(d.leased_until IS NULL OR d.leased_until <= statement_timestamp())"
-ANY_DUE = text(
-    "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE status = 'pending' AND next_try_at <= statement_timestamp())"
+# Whether a delivery is due, room or not: a condition for whoever looks all the time, and mostly in vain.
+IS_ANY_DUE = (
+    "EXISTS (SELECT 1 FROM webhook_deliveries WHERE status = 'pending' AND next_try_at <= statement_timestamp())"
 )
 # Rows that somebody else is changing are passed over: who waits for one while holding others could be waited for himself.
 _GIVE_UP = text(f"""
@@ -119,12 +120,6 @@ _HAND_OVER = text(f"""
     WHERE d.id = free.id AND {_FREE}
     RETURNING d.id, d.tries + 1 AS number
 """)  # noqa: S608  constants only
-
-
-async def is_any_due(looks: AsyncEngine) -> bool:
-    """Whether a delivery is due, room or not. `looks`: as `app.db.looking` makes it, for it is asked all the time, and mostly in vain."""
-    async with looks.connect() as conn:
-        return bool(await conn.scalar(ANY_DUE))
 
 
 async def nominate(conn: AsyncConnection, rooms: Rooms, *, limit: int) -> list[Nomination]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from app.queue.streams import JobQueue
 from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.telemetry import emit
+from workers.maintenance.outlook import Outlook
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ _AT_ONCE = 4  # batches that one process works on at the same time
 _LEASE_S = 10.0  # how long a batch rests whose process died in the middle; to work on one twice at once is harmless
 _BROKEN_S = 30.0  # how long one rests that can't be moved on for an error of ours
 _IDLE_UPLOAD_S = 3600.0
-_IDLE_AFTER_S = 5.0  # without a batch that was due, the looks get rarer
-_IDLE_EVERY_S = 1.0
 _PAGE = 100
 
 _TAKE = text(f"""
@@ -67,8 +65,6 @@ class BatchKeeper:
 
     def __init__(self, settings: Settings, clock: Clock, db: AsyncEngine, redis: Redis) -> None:
         self._settings = settings
-        self._clock = clock
-        self._worked_at = -math.inf
         self._db = db
         self._redis = redis
         self._catalog = ModelCatalog(db, clock=clock)
@@ -77,12 +73,12 @@ class BatchKeeper:
         self._queues: dict[str, JobQueue] = {}
         self._working: dict[UUID, asyncio.Task[None]] = {}
 
-    async def run(self) -> None:
-        """Move batches on until cancelled."""
+    async def run(self, outlook: Outlook) -> None:
+        """Move batches on, as they are due, until cancelled."""
         try:
             while True:
                 if not await self._fill():
-                    await self._pause()
+                    await self._pause(outlook)
         finally:
             for task in self._working.values():
                 task.cancel()
@@ -118,24 +114,18 @@ class BatchKeeper:
         task.add_done_callback(lambda _: self._working.pop(batch.id, None))
         return True
 
-    async def _pause(self) -> None:
+    async def _pause(self, outlook: Outlook) -> None:
         """Until something may be due: a while, or a step's end."""
         if self._working:
             every_s = self._settings.batch_every_s
             await asyncio.wait(self._working.values(), timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
         else:
-            is_idle = self._clock.monotonic() - self._worked_at > _IDLE_AFTER_S
-            await asyncio.sleep(
-                max(_IDLE_EVERY_S, self._settings.batch_every_s) if is_idle else self._settings.batch_every_s
-            )
+            await outlook.until_due("batches")
 
     async def _take(self) -> Batch | None:
         async with self._db.begin() as conn:
             row = (await conn.execute(_TAKE, {"lease": _LEASE_S})).one_or_none()
-        if row is None:
-            return None
-        self._worked_at = self._clock.monotonic()
-        return Batch(*row)
+        return None if row is None else Batch(*row)
 
     async def _work(self, batch: Batch) -> None:
         """One step of one batch; what goes wrong with it stays with it."""

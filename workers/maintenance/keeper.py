@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,7 +16,6 @@ from app.db import has_lost_connection, looking
 from app.errors import Unavailable
 from app.ids import new_id
 from app.jobs import breakers, caps, held, rescue, resync, sharing, timekeeping
-from app.jobs import tables as t
 from app.jobs.breaker import Rules
 from app.jobs.dead.announce import announce_ends
 from app.jobs.hopeless import expire_hopeless
@@ -24,6 +23,7 @@ from app.jobs.lengths import LengthBook
 from app.jobs.rescue import Rescued
 from app.jobs.resync import SweepCursor
 from app.jobs.store import Fate
+from app.looks import Looks
 from app.queue.events import announce_end
 from app.queue.streams import JobQueue
 from app.quotas.usage_hours import roll_up_next
@@ -32,10 +32,12 @@ from app.redis import Redis, RedisError
 from app.settings import Settings
 from app.telemetry import emit
 from workers.maintenance.meters import LOOK_EVERY_S, Meters
+from workers.maintenance.outlook import QUESTIONS, Outlook
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
+_POOLS = text("SELECT DISTINCT pool FROM models")
 _FAILED_AGAIN_S = 2.0  # a round that failed doesn't wait for its turn: what it mends may have gone wrong just then
 _MOST_HOURS = 48
 _CANARY_TTL_S = 90 * 86_400.0
@@ -56,7 +58,9 @@ class Keeper:
         self._settings = settings
         self._clock = clock
         self._db = db
-        self._looks = looking(db)
+        self._passing = looking(db)
+        self._looks = Looks(db)
+        self.outlook = Outlook(self._looks)
         self._redis = redis
         self._random = random
         self._queues: dict[str, JobQueue] = {}
@@ -72,6 +76,10 @@ class Keeper:
         """Run all rounds at their intervals until cancelled. `extra`: further rounds, by name, with their interval in seconds."""
         settings = self._settings
         rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
+            "outlook": (
+                min(settings.webhook_dispatch_every_s, settings.batch_every_s, settings.expire_every_s),
+                self.outlook.look,
+            ),
             "reap": (settings.reap_every_s, self.reap),
             "rebuild": (settings.sweep_every_s / 2, self.rebuild),
             "sweep": (settings.sweep_every_s, self.sweep),
@@ -96,6 +104,7 @@ class Keeper:
             await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
         finally:
             await self._lengths.close()
+            await self._looks.close()
 
     def why_not_ready(self) -> str | None:
         """The rounds that didn't succeed the last time; None where all did."""
@@ -133,7 +142,7 @@ class Keeper:
         found = 0
         for queue in await self._pools():
             cursor = self._cursors.setdefault(queue.keys.pool, SweepCursor())
-            found += await resync.sweep(self._db, queue, cursor, grace_s=self._settings.sweep_after_s)
+            found += await resync.sweep(self._passing, queue, cursor, grace_s=self._settings.sweep_after_s)
         return found
 
     async def renominate(self) -> int:
@@ -151,7 +160,7 @@ class Keeper:
         return await self._spread(Rescued(due, [])) + await self._wake_held()
 
     async def _wake_held(self) -> int:
-        async with self._looks.connect() as conn:
+        async with self._passing.connect() as conn:
             ready = await held.ready_budgets(conn)
         woken = 0
         for budget_id in ready:
@@ -187,8 +196,11 @@ class Keeper:
 
     async def breakers(self) -> int:
         """Open, try and close the breakers of models by what became of their attempts."""
+        rules = Rules.of(self._settings)
+        if not await breakers.is_any_to_judge(self._looks, rules):
+            return 0
         async with self._db.begin() as conn:
-            changes = await breakers.keep(conn, Rules.of(self._settings))
+            changes = await breakers.keep(conn, rules)
         for each in changes:
             level = logging.ERROR if each.after == "open" else logging.INFO
             emit(
@@ -236,7 +248,7 @@ class Keeper:
                 return total
 
     async def _share(self, queues: Sequence[JobQueue], *, everyone: bool = False) -> int:
-        async with self._db.connect() as conn:
+        async with self._passing.connect() as conn:
             shares = await caps.read_shares(conn, everyone=everyone)
         recount = everyone or bool(shares.caps)
         return sum([await caps.keep_shares(self._db, queue, shares, recount=recount) for queue in queues])
@@ -258,6 +270,8 @@ class Keeper:
                 self._failed(name)
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
             await asyncio.sleep(min(every_s, _FAILED_AGAIN_S) if name in self._failing else every_s)
+            if name in QUESTIONS and name not in self._failing:
+                await self.outlook.until_due(name)
 
     def _failed(self, name: str) -> None:
         self._failing.add(name)
@@ -271,9 +285,10 @@ class Keeper:
         return sum(map(len, rescued.nominations.values())) + len(rescued.ended)
 
     async def _pools(self) -> list[JobQueue]:
-        async with self._looks.connect() as conn:
-            rows = await conn.execute(select(t.models.c.pool).distinct())
-        return [self._queue(row.pool) for row in rows]
+        pools = self.outlook.pools
+        if pools is None:
+            pools = [row.pool for row in await self._looks.rows(_POOLS)]
+        return [self._queue(pool) for pool in pools]
 
     def _queue(self, pool: str) -> JobQueue:
         if pool not in self._queues:

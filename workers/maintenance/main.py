@@ -12,7 +12,7 @@ import uvloop
 
 import app.starting  # noqa: F401 - before all others
 from app.clock import SystemClock
-from app.db import create_engine, looking
+from app.db import create_engine
 from app.errors import PenstockError
 from app.garbage import collect_seldom
 from app.probe import probe
@@ -21,7 +21,7 @@ from app.redis import create_redis
 from app.settings import Settings, settings
 from app.telemetry import configure_logging, emit
 from app.webhooks.dispatch import connect_rq, dispatch_due, open_queue
-from app.webhooks.nominate import Rooms, is_any_due
+from app.webhooks.nominate import Rooms
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.keeper import Keeper
 from workers.maintenance.meters import Meters
@@ -42,11 +42,10 @@ async def run(config: Settings) -> None:
     meters = Meters(db)
     keeper = Keeper(config, SystemClock(), db, redis, SystemRandom(), meters)
     rq = connect_rq(config)
-    queue, rooms, looks = open_queue(rq), Rooms.of(config), looking(db)
+    queue, rooms = open_queue(rq), Rooms.of(config)
 
     async def dispatch() -> int:
-        if await is_any_due(looks):
-            await dispatch_due(db, queue, rooms)
+        await dispatch_due(db, queue, rooms)
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
@@ -56,7 +55,7 @@ async def run(config: Settings) -> None:
         "files": (config.audit_every_s, batches.forget),
         "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry).round),
     }
-    keeping = asyncio.create_task(race(keeper.run(rounds), batches.run()))
+    keeping = asyncio.create_task(race(keeper.run(rounds), batches.run(keeper.outlook)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeping.cancel)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import SystemClock
 from app.redis import Redis
 from app.retention import runs
-from app.retention.dispatch import FUNCTION, QUEUE_NAME, enqueue_run, is_time, open_queue
+from app.retention.dispatch import FUNCTION, QUEUE_NAME, enqueue_run, open_queue
 from app.retention.run import run_retention
 from app.settings import Settings
 from app.webhooks.dispatch import connect_rq
@@ -102,8 +102,9 @@ async def test_the_schedule_goes_through_rq_and_comes_once_an_interval(
     deleted = [await keeper.round() for keeper in keepers for _ in range(2)]
     assert deleted == [await rows_deleted(engine), 0, 0, 0]
     assert await count(engine, "retention_runs") == 1
-    assert not await is_time(engine, every_s=3600)
-    assert await is_time(engine, every_s=1e-6)
+    async with engine.connect() as conn:
+        assert not await runs.is_due(conn, every_s=3600)
+        assert await runs.is_due(conn, every_s=1e-6)
     assert rq.keys(f"rq:*{QUEUE_NAME}*") in ([], [f"rq:queue:{QUEUE_NAME}".encode()])
 
 
