@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.jobs.pool_figures import QUEUED, WORKERS, Key, PoolFigures, Source, figures_of, read_waiting
 from app.jobs.states import TIERS
+from app.looks import Looks
 from app.queue.streams import JobQueue
 from app.quotas.pressure import Backlog
 from app.racing import at_most
@@ -60,6 +61,7 @@ class LoadBoard:
         self, engine: AsyncEngine, queue_of: Callable[[str], JobQueue], *, clock: Clock, timeout_s: float
     ) -> None:
         self._engine = engine
+        self._looks = Looks(engine)
         self._queue_of = queue_of
         self._clock = clock
         self._timeout_s = timeout_s
@@ -76,16 +78,17 @@ class LoadBoard:
 
     async def run(self) -> None:
         """Read again and again until `close`."""
-        while not self._is_closed.is_set():
-            try:
-                await self.refresh()
-            except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
-                if not self._is_blind:
-                    emit(log, logging.WARNING, "loads_not_read", error=error)
-                self._is_blind = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READ_EVERY_S):
-                    await self._is_closed.wait()
+        async with self._looks:
+            while not self._is_closed.is_set():
+                try:
+                    await self.refresh()
+                except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
+                    if not self._is_blind:
+                        emit(log, logging.WARNING, "loads_not_read", error=error)
+                    self._is_blind = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(READ_EVERY_S):
+                        await self._is_closed.wait()
 
     def close(self) -> None:
         """Let `run` end after its round: a connection that is being opened isn't to be cut."""
@@ -171,8 +174,7 @@ class LoadBoard:
         return [*self.on_its_way.values(), *self._taken]
 
     async def _workers(self) -> Any:
-        async with self._engine.connect() as conn:
-            return (await conn.execute(WORKERS)).all()
+        return await self._looks.rows(WORKERS)
 
     async def _backlogs(self, pools: list[str], now: float) -> tuple[dict[str, dict[str, Backlog]] | None, Source]:
         for key, at in list(self._asked.items()):

@@ -12,8 +12,9 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import create_engine, looking
+from app.db import create_engine
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
+from app.looks import Looks
 from app.quotas.keys import create_key, ensure_tenant
 from app.schema import migrate
 from app.settings import Settings
@@ -35,11 +36,11 @@ class ControlStack:
     token: str
     port: int
     parts: dict[str, Part] = field(default_factory=dict)
-    looks: AsyncEngine = field(init=False)
+    looks: Looks = field(init=False)
 
     def __post_init__(self) -> None:
         """Looks are to take as little as they can from what is measured."""
-        self.looks = looking(self.db)
+        self.looks = Looks(self.db)
 
     @property
     def url(self) -> str:
@@ -82,9 +83,9 @@ class ControlStack:
     async def until(self, query: str, *, every_s: float = 0.02) -> None:
         """Until the query gives true."""
         while True:
-            async with self.looks.connect() as conn:
-                if await conn.scalar(text(query)):
-                    return
+            [found] = await self.looks.rows(text(query))
+            if found[0]:
+                return
             await asyncio.sleep(every_s)
 
     async def until_all_ended(self, *, every_s: float = 0.02) -> None:
@@ -125,7 +126,8 @@ async def control_stack(folder: Path) -> AsyncIterator[ControlStack]:
                 _, token = await create_key(conn, "acme", pepper=_PEPPER, actor="benchmark")
             stack = ControlStack(folder, config, db, token, port)
             try:
-                yield stack
+                async with stack.looks:
+                    yield stack
             finally:
                 await stack.stop()
         finally:

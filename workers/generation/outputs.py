@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from workers.generation.hand import RunningJob
 log = logging.getLogger(__name__)
 
 _DEADLINE_CHECK_S = 0.1
+_DEADLINE_LOOK_S = 0.5  # for jobs that came since
 _ERROR_WAIT_S = 0.5
 _UNREADABLE = {"code": "internal_error", "message": "the model's tokens can't be turned into text"}
 
@@ -137,11 +139,12 @@ async def watch_deadlines(worker: WorkerContext, finisher: Finisher) -> None:
     """Stop jobs whose deadline has passed."""
     error = {"code": "deadline_passed", "message": "the deadline passed while the job was running"}
     while True:
-        await asyncio.sleep(_DEADLINE_CHECK_S)
         now = worker.clock.monotonic()
         for job in list(worker.hand.values()):
             if job.deadline is not None and job.deadline <= now:
                 await stop_job(worker, finisher, job, "expired", error)
+        next_at = min((job.deadline for job in worker.hand.values() if job.deadline is not None), default=math.inf)
+        await asyncio.sleep(min(_DEADLINE_LOOK_S, max(_DEADLINE_CHECK_S, next_at - now)))
 
 
 async def watch_callers(worker: WorkerContext, finisher: Finisher) -> None:
@@ -156,6 +159,7 @@ async def watch_callers(worker: WorkerContext, finisher: Finisher) -> None:
                         job = _named(worker, message["data"].decode("ascii", errors="replace"))
                         if job is not None and message["channel"] == READ_CHANNEL.encode():
                             job.is_read = True
+                            worker.first_tokens.set()
                         elif job is not None:
                             await stop_job(worker, finisher, job, "cancelled")
         except (RedisError, OSError) as error:

@@ -30,11 +30,20 @@ async def publish_forever(worker: WorkerContext) -> None:
                 await worker.first_tokens.wait()
         worker.first_tokens.clear()
         if loop.time() >= next_at:
-            next_at = loop.time() + interval_s
+            next_at = loop.time() + _pause_s(worker)
             await publish(worker, which="due")
         else:
             await publish(worker, which="first")
             await asyncio.sleep(min(_BETWEEN_FIRSTS_S, interval_s))
+            next_at = min(next_at, loop.time() + _pause_s(worker))
+
+
+def _pause_s(worker: WorkerContext) -> float:
+    """Until something may be due: an interval, or, where nobody reads, until the next moment at which all is told that nobody reads."""
+    if worker.unsent or any(job.is_read for job in worker.hand.values()):
+        return worker.settings.event_interval_s
+    every_s = worker.settings.unread_event_interval_s
+    return max(worker.settings.event_interval_s, every_s - worker.clock.monotonic() % every_s)
 
 
 async def publish(

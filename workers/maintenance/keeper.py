@@ -101,10 +101,10 @@ class Keeper:
         }
         self._meters.runs(rounds)
         try:
-            await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
+            async with self._looks:
+                await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
         finally:
             await self._lengths.close()
-            await self._looks.close()
 
     def why_not_ready(self) -> str | None:
         """The rounds that didn't succeed the last time; None where all did."""

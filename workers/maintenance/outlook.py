@@ -24,11 +24,8 @@ QUESTIONS = {
     "webhooks": DELIVERIES,
 }
 _ANYWAY_S = 10.0
-_LOOK = text(
-    "SELECT "
-    + ", ".join(f"({question}) AS {name}" for name, question in QUESTIONS.items())
-    + ", ARRAY(SELECT DISTINCT pool FROM models) AS pools"
-)
+_COLUMNS = ", ".join(f"({question}) AS {name}" for name, question in QUESTIONS.items())
+LOOK = text(f"SELECT {_COLUMNS}, ARRAY(SELECT DISTINCT pool FROM models) AS pools")  # noqa: S608 - our own text
 
 
 class Outlook:
@@ -45,7 +42,7 @@ class Outlook:
         Raises:
             SQLAlchemyError: it doesn't answer; what was due stays due.
         """
-        [found] = await self._looks.rows(_LOOK)
+        [found] = await self._looks.rows(LOOK)
         for name, event in self._due.items():
             if getattr(found, name):
                 event.set()

@@ -20,6 +20,7 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.models import Model, ModelCatalog
 from app.jobs.submit import Accepted, nominate
 from app.jobs.timekeeping import forget_outputs
+from app.looks import Looks
 from app.queue.streams import JobQueue
 from app.quotas.tables import budgets
 from app.redis import Redis
@@ -28,6 +29,7 @@ from tests.support.api import Tenant, assert_problem, running
 from tests.support.audit import assert_audit_clean
 from tests.support.batches import CHAT, Bench, chat_line, jsonl, make_batch, read_batch, read_lines, upload
 from workers.maintenance.batches import BatchKeeper
+from workers.maintenance.outlook import LOOK
 
 
 @pytest.fixture
@@ -66,6 +68,17 @@ async def test_a_batch_runs_and_its_files_hold_each_line_once(
     (listed,) = [each for each in (await client.get("/v1/files")).json()["data"] if each["purpose"] == "batch_output"]
     assert listed["id"] == done["output_file_id"]
     await assert_audit_clean(engine, redis)
+
+
+async def test_maintenance_is_told_of_a_batch_while_there_is_something_to_do(
+    client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine
+) -> None:
+    batch = await make_batch(client, [chat_line("a")])
+    (found,) = await Looks(engine).rows(LOOK)
+    assert found.batches
+    assert (await bench.run(client, batch))["status"] == "completed"
+    (found,) = await Looks(engine).rows(LOOK)
+    assert not found.batches
 
 
 async def test_validation_is_all_or_nothing_and_names_lines(client: httpx.AsyncClient, bench: Bench) -> None:

@@ -220,7 +220,7 @@ async def test_looking_for_what_is_due_reads_an_index(engine: AsyncEngine) -> No
         "most": 32, "endpoints": [new_id()],
     }  # fmt: skip
     wanted = [
-        (nominating.ANY_DUE, {due}, "(next_try_at <= statement_timestamp())"),
+        (text(f"SELECT {nominating.IS_ANY_DUE}"), {due}, "(next_try_at <= statement_timestamp())"),
         (nominating._GIVE_UP, {spent}, "(next_try_at <= statement_timestamp())"),
         (nominating._CLOSE, {unsent}, "(endpoint_id = e.id)"),
         (delivery._CLOSE, {unsent}, "(endpoint_id = e.id)"),
