@@ -26,6 +26,7 @@ metadata = MetaData(
 )
 
 Timestamp = DateTime(timezone=True)
+Statement = tuple[TextClause, Mapping[str, Any]]  # and its values
 
 
 def create_engine(settings: Settings, *, application_name: str) -> AsyncEngine:
@@ -110,10 +111,8 @@ def storable(value: Any) -> Any:
     return value
 
 
-async def in_one_trip(
-    conn: AsyncConnection, statements: Sequence[tuple[TextClause, Mapping[str, Any]]]
-) -> list[list[Any]]:
-    """The rows of each of these statements, which Postgres runs one after the other in the transaction of `conn`, by one round trip.
+async def in_one_trip(conn: AsyncConnection, statements: Sequence[Statement]) -> list[list[Any]]:
+    """The rows of each of these statements (none of one that gives none back), which Postgres runs one after the other in the transaction of `conn`, by one round trip.
 
     Where the transaction hasn't begun yet, its BEGIN goes along. The first one's failure is the failure of all.
 
@@ -126,7 +125,7 @@ async def in_one_trip(
             cursors = [driver.cursor(row_factory=namedtuple_row) for _ in statements]
             for cursor, (statement, values) in zip(cursors, statements, strict=True):
                 await cursor.execute(compiled(statement, conn.dialect), values)
-        return [await cursor.fetchall() for cursor in cursors]
+        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
     except psycopg.Error as error:
         raise as_ours(error, driver, conn.dialect) from error
 

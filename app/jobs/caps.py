@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import in_one_trip
 from app.queue.fairness import Terms
 from app.queue.streams import JobQueue, Nomination
 
@@ -34,7 +35,7 @@ async def within_caps(conn: AsyncConnection, nominated: Sequence[Nomination]) ->
     The cap holds over all pools, whatever Redis knows. The tenants' rows stay locked against other starts until the end.
     """
     tenants = sorted({each.tenant for each in nominated})
-    rows = (await conn.execute(_LOCK, {"tenants": tenants})).all()
+    (rows,) = await in_one_trip(conn, [(_LOCK, {"tenants": tenants})])
     if not rows:
         return list(nominated)
     counts = (await conn.execute(_COUNT, {"tenants": [row.id for row in rows]})).all()

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import psycopg
-from sqlalchemy import JSON, LargeBinary, Table, Text, insert
+from psycopg.types.json import Json, Jsonb
+from sqlalchemy import JSON, LargeBinary, Table, Text, TextClause, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import as_ours
+from app.db import Statement, as_ours, in_one_trip
 
 _COPY_FROM = 8  # rows
 # The characters that mean something in the format (PostgreSQL documentation, COPY, "Text Format").
@@ -16,11 +19,45 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 async def insert_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert these rows, in the caller's transaction: a few by a statement, which is one round trip, many by `copy_rows`."""
-    if len(rows) >= _COPY_FROM:
-        await copy_rows(conn, table, rows)
-    elif rows:
-        await conn.execute(insert(table), list(rows))
+    """Insert these rows, in the caller's transaction: a few by statements, which are one round trip, many by `copy_rows`."""
+    left = await insert_or_leave(conn, [(table, rows)])
+    if left:
+        await in_one_trip(conn, left)
+
+
+async def insert_or_leave(
+    conn: AsyncConnection, tables: Sequence[tuple[Table, Sequence[Mapping[str, Any]]]]
+) -> list[Statement]:
+    """Insert the rows of each table, in their order and in the caller's transaction: many by `copy_rows`, now.
+
+    Returns:
+        What is left to be run by `app.db.in_one_trip`, with what else the caller has to say: statements for a few rows each.
+    """
+    left: list[Statement] = []
+    for table, rows in tables:
+        if len(rows) >= _COPY_FROM:
+            await copy_rows(conn, table, rows)
+        else:
+            left += [_insert(table, row) for row in rows]
+    return left
+
+
+def _insert(table: Table, row: Mapping[str, Any]) -> Statement:
+    kinds = {name: table.c[name].type for name in row}
+    return _insert_into(table.name, tuple(row)), {
+        name: _as_json(kinds[name], value) if value is not None and isinstance(kinds[name], JSON) else value
+        for name, value in row.items()
+    }
+
+
+def _as_json(kind: Any, value: Any) -> Json | Jsonb:
+    return Jsonb(value) if isinstance(kind, JSONB) else Json(value)
+
+
+@lru_cache
+def _insert_into(table: str, names: tuple[str, ...]) -> TextClause:
+    columns = ", ".join(f'"{name}"' for name in names)
+    return text(f'INSERT INTO "{table}" ({columns}) VALUES ({", ".join(f":{name}" for name in names)})')  # noqa: S608 - our own names
 
 
 async def copy_rows(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,17 +8,17 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import storable
+from app.db import Statement, in_one_trip, storable
 from app.jobs import tables as t
-from app.jobs.copying import insert_rows
+from app.jobs.copying import insert_or_leave
 from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_event, response_event
 from app.jobs.states import EndStatus
 from app.jobs.timing import Timing, columns_of
 from app.observe.ends import note_ends
-from app.quotas.budgets import Prices, Settlement, Spending, settle
+from app.quotas.budgets import Prices, Settlement, Spending, settle, settlement
 from app.quotas.tables import usage
-from app.webhooks.outbox import emit
+from app.webhooks.outbox import TARGETS_OF_JOBS, deliver, deliveries, emit
 
 MAX_ERROR_CHARS = 500
 
@@ -99,20 +99,16 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
         return set()
     by_id = {each.job_id: each for each in endings}
     assert len(by_id) == len(endings), "one ending for each job"
-    rows = (
-        await conn.execute(
-            _END_RUNNING,
-            {
-                "outcomes": [each.outcome for each in endings],
-                "ids": [each.job_id for each in endings],
-                "attempts": [each.attempt for each in endings],
-                "statuses": [each.status for each in endings],
-                "errors": [_json(_bounded(each.error)) for each in endings],
-            },
-        )
-    ).all()
+    found = {
+        "outcomes": [each.outcome for each in endings],
+        "ids": [each.job_id for each in endings],
+        "attempts": [each.attempt for each in endings],
+        "statuses": [each.status for each in endings],
+        "errors": [_json(_bounded(each.error)) for each in endings],
+    }
+    rows, targets = await in_one_trip(conn, [(_END_RUNNING, found), (TARGETS_OF_JOBS, {"jobs": found["ids"]})])
     ended = {row.id: by_id[row.id] for row in rows}
-    await _record(conn, rows, {row.id: row.ran_under for row in rows}, ended)
+    await _record(conn, rows, {row.id: row.ran_under for row in rows}, ended, targets)
     return set(ended)
 
 
@@ -152,7 +148,11 @@ async def finish_shared(conn: AsyncConnection, shared: Sequence[tuple[UUID, UUID
 
 
 async def _record(
-    conn: AsyncConnection, rows: Sequence[Row[Any]], ran_under: dict[UUID, UUID], endings: dict[UUID, Ending]
+    conn: AsyncConnection,
+    rows: Sequence[Row[Any]],
+    ran_under: dict[UUID, UUID],
+    endings: dict[UUID, Ending],
+    targets: Sequence[Any] | None = None,
 ) -> None:
     """Results, usage and attempts of those that ended, and what every end brings with it."""
     results = [
@@ -160,24 +160,18 @@ async def _record(
         for job_id, each in endings.items()
         if each.choices is not None
     ]
-    await insert_rows(conn, t.job_results, results)
     spent = {row.id: _spent(row, endings[row.id]) for row in rows}
-    if rows:
-        await insert_rows(
-            conn, usage, [each for row in rows for each in _usage_rows(row, endings[row.id], spent[row.id])]
-        )
-        await insert_rows(
-            conn, t.attempts,
-            [
-                {
-                    "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],
-                    "outcome": endings[row.id].outcome, "detail": storable(endings[row.id].detail),
-                    **columns_of(endings[row.id].timing),
-                }
-                for row in rows
-            ],
-        )  # fmt: skip
-    await _aftermath(conn, rows, endings, spent)
+    bills = [each for row in rows for each in _usage_rows(row, endings[row.id], spent[row.id])]
+    attempts = [
+        {
+            "job_id": row.id, "attempt": row.attempt, "incarnation": ran_under[row.id],
+            "outcome": endings[row.id].outcome, "detail": storable(endings[row.id].detail),
+            **columns_of(endings[row.id].timing),
+        }
+        for row in rows
+    ]  # fmt: skip
+    left = await insert_or_leave(conn, [(t.job_results, results), (usage, bills), (t.attempts, attempts)])
+    await _aftermath(conn, rows, endings, spent, left, targets)
 
 
 async def has_finished(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
@@ -225,8 +219,12 @@ async def _aftermath(
     rows: Sequence[Row[Any]],
     endings: dict[UUID, Ending],
     spent: dict[UUID, Spending | None],
+    before: Sequence[Statement] = (),
+    targets: Sequence[Any] | None = None,
 ) -> None:
-    """What every end brings with it: the settlement, the notices, the dead letter."""
+    """What every end brings with it: the settlement, the notices, the dead letter. `before`: what is still to be run before all of it."""
+    if not rows:
+        return
     settlements, events, dead = [], [], []
     for row in rows:
         ending, billed = endings.get(row.id), spent.get(row.id)
@@ -239,10 +237,17 @@ async def _aftermath(
         if row.status == "dead":
             dead.append(row)
     note_ends(conn, [(row.status, row.tier, row.model) for row in rows])
-    await emit(conn, events)
-    await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
-    # Last: from then on everybody who reserves or settles in the same budgets waits for our commit.
-    await settle(conn, settlements)
+    if targets is None:
+        (targets,) = await in_one_trip(conn, [(TARGETS_OF_JOBS, {"jobs": [row.id for row in rows]})])
+    notices = deliveries(events, targets)
+    # Settled last: from then on everybody who reserves or settles in the same budgets waits for our commit.
+    if notices or dead:
+        await in_one_trip(conn, before)
+        await deliver(conn, notices)
+        await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
+        await settle(conn, settlements)
+    else:
+        await in_one_trip(conn, [*before, settlement(settlements)])
 
 
 def _prices(row: Row[Any]) -> Prices:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import in_one_trip
 from app.errors import LeaseLost
 from app.jobs.hopeless import BEST_PACE, CERTAIN_SQL
 from app.jobs.notices import Used, job_event
@@ -19,7 +20,7 @@ from app.queue.fairness import COMMON_LEVEL, priority_of
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 from app.settings import Settings
-from app.webhooks.outbox import emit
+from app.webhooks.outbox import TARGETS_OF_JOBS, deliver, deliveries
 
 # Only the last three count against the job; `engine_crash` means that it is a suspect.
 Cause = Literal[
@@ -168,15 +169,23 @@ async def start(
     """
     if not nominated:
         return []
-    if await conn.scalar(_LEASE, {"incarnation": incarnation}) is None:
+    ids, gens = [each.job_id for each in nominated], [each.gen for each in nominated]
+    lease, started, targets, found = await in_one_trip(
+        conn,
+        [
+            (_LEASE, {"incarnation": incarnation}),
+            (_START, {"ids": ids, "gens": gens, "incarnation": incarnation, "pace": seconds_per_token * BEST_PACE}),
+            (TARGETS_OF_JOBS, {"jobs": ids}),
+            (_LOAD, {"ids": ids, "incarnation": incarnation}),
+        ],
+    )
+    if not lease:
         raise LeaseLost(f"worker {incarnation}: its lease has ended; it starts nothing more")
-    ids = {"ids": [each.job_id for each in nominated], "gens": [each.gen for each in nominated]}
-    started = (
-        await conn.execute(_START, {**ids, "incarnation": incarnation, "pace": seconds_per_token * BEST_PACE})
-    ).all()
-    await emit(conn, [job_event(row, "job.started", row.started_at) for row in started if row.attempt == 1])
+    events = [job_event(row, "job.started", row.started_at) for row in started if row.attempt == 1]
+    await deliver(conn, deliveries(events, targets))
     levels = {each.job_id: each.level for each in nominated}
-    return await load(conn, incarnation, [row.id for row in started], levels)
+    ours = {row.id for row in started}  # a stale nomination may be of a job that runs here already
+    return _loaded([row for row in found if row.id in ours], levels)
 
 
 async def load(
@@ -185,8 +194,11 @@ async def load(
     """What these jobs need to run, of those that run under `incarnation`; `levels` of their claims, where they are known."""
     if not job_ids:
         return []
-    levels = levels or {}
     rows = await conn.execute(_LOAD, {"ids": list(job_ids), "incarnation": incarnation})
+    return _loaded(rows.all(), levels or {})
+
+
+def _loaded(rows: Sequence[Any], levels: Mapping[UUID, int]) -> list[StartedJob]:
     return [
         StartedJob(
             row.id, row.attempt, row.gen, row.tenant_id, row.tier, row.lane, row.n,

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import Statement
 from app.errors import BudgetExhausted, Unavailable
 
 MICROS = 1_000_000
@@ -332,20 +333,21 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> No
 
     A job without a reservation has nothing to settle; one whose budget was retired since is settled all the same.
     """
-    if not settlements:
-        return
+    if settlements:
+        await conn.execute(*settlement(settlements))
+
+
+def settlement(settlements: Sequence[Settlement]) -> Statement:
+    """What `settle` runs, for whoever has more to say in the same trip."""
     used = [each.used or _NOTHING for each in settlements]
-    await conn.execute(
-        _SETTLE,
-        {
-            "jobs": [each.job_id for each in settlements],
-            "reservations": [each.reservation for each in settlements],
-            "input": [each.input_tokens for each in used],
-            "output": [each.output_tokens for each in used],
-            "requests": [int(each.used is not None) for each in settlements],
-            "cost": [each.cost_micros for each in used],
-        },
-    )
+    return _SETTLE, {
+        "jobs": [each.job_id for each in settlements],
+        "reservations": [each.reservation for each in settlements],
+        "input": [each.input_tokens for each in used],
+        "output": [each.output_tokens for each in used],
+        "requests": [int(each.used is not None) for each in settlements],
+        "cost": [each.cost_micros for each in used],
+    }
 
 
 def whose(callers: Iterable[tuple[str, UUID | None]]) -> dict[str, Any]:

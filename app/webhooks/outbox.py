@@ -17,11 +17,15 @@ from app.webhooks.lanes import endpoint_lane, one_off_lane
 from app.webhooks.tables import webhook_deliveries
 
 _encode = msgspec.json.Encoder().encode
-_TARGETS = text("""
+_OF = """
     SELECT t.id AS tenant_id, t.webhook_secret, e.id, e.url, e.events
     FROM tenants t LEFT JOIN webhook_endpoints e ON e.tenant_id = t.id AND e.status = 'enabled'
-    WHERE t.id = ANY(CAST(:tenants AS text[])) ORDER BY e.id
-""")
+"""
+_TARGETS = text(f"{_OF} WHERE t.id = ANY(CAST(:tenants AS text[])) ORDER BY e.id")
+# Who may want to be told of these jobs: for `deliveries`, asked along with something else.
+TARGETS_OF_JOBS = text(
+    f"{_OF} WHERE t.id IN (SELECT tenant_id FROM jobs WHERE jobs.id = ANY(CAST(:jobs AS uuid[]))) ORDER BY e.id"  # noqa: S608 - our own text
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,20 @@ async def emit(conn: AsyncConnection, events: Sequence[Event]) -> int:
     if not events:
         return 0
     targets = (await conn.execute(_TARGETS, {"tenants": sorted({each.tenant_id for each in events})})).all()
+    return await deliver(conn, deliveries(events, targets))
+
+
+def deliveries(events: Sequence[Event], targets: Sequence[Any]) -> list[dict[str, Any]]:
+    """The rows of these events for `deliver`. `targets`: what TARGETS_OF_JOBS gave for their jobs."""
     secrets = {row.tenant_id: row.webhook_secret for row in targets}
     endpoints = [row for row in targets if row.id is not None]
-    rows = [row for each in events for row in _rows(each, endpoints, key=secrets[each.tenant_id])]
+    return [row for each in events for row in _rows(each, endpoints, key=secrets[each.tenant_id])]
+
+
+async def deliver(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> int:
+    """Write rows of `deliveries`, in the caller's transaction; return how many."""
     if rows:
-        await conn.execute(insert(webhook_deliveries).on_conflict_do_nothing(), rows)
+        await conn.execute(insert(webhook_deliveries).on_conflict_do_nothing(), list(rows))
     return len(rows)
 
 
