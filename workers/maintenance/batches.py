@@ -170,9 +170,14 @@ class BatchKeeper:
             return Moved(1)
         await retier(self._db, batch, self._queue)
         # Side by side: the preparation of lines takes longer than all else, and needs no database.
-        count, pumped = await asyncio.gather(
-            collect(self._db, batch.id), self._pump.submit(batch, lambda accepted: nominate_all(self._queue, accepted))
-        )
+        collecting = asyncio.create_task(collect(self._db, batch.id))
+        try:
+            pumped = await self._pump.submit(batch, lambda accepted: nominate_all(self._queue, accepted))
+        finally:
+            await asyncio.wait(
+                {collecting}
+            )  # whatever becomes of the other one: a step that is over leaves nothing behind
+        count = collecting.result()
         if count or pumped.accepted or pumped.num_failed:
             return Moved(count + len(pumped.accepted), 0.0, pumped.waiting_for)
         return Moved(0, max(pause_s, pumped.retry_s), pumped.waiting_for)
