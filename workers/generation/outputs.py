@@ -10,7 +10,7 @@ from app.jobs.states import EndStatus
 from app.queue.keys import CANCEL_CHANNEL, READ_CHANNEL
 from app.redis import RedisError
 from app.telemetry import emit
-from workers.engine.protocol import Moved, StepOutput
+from workers.engine.protocol import EngineStats, Moved, RequestFailed, StepOutput, TierLoad
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _DEADLINE_CHECK_S = 0.1
 _DEADLINE_LOOK_S = 0.5  # for jobs that came since
 _ERROR_WAIT_S = 0.5
+_NO_LOAD = TierLoad()
 _UNREADABLE = {"code": "internal_error", "message": "the model's tokens can't be turned into text"}
 
 
@@ -35,7 +36,7 @@ async def read_engine(worker: WorkerContext, finisher: Finisher) -> None:
 
 async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutput) -> None:
     """Sort one step's tokens to their jobs; end those that are complete or failed."""
-    now = worker.clock.monotonic()
+    now, has_first = worker.clock.monotonic(), False
     _note_moves(worker, output.moved, now)
     for delta in output.deltas:
         if worker.canary.is_mine(delta.request_id):
@@ -46,6 +47,7 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             continue
         new_tokens = len(delta.token_ids)
         if not job.has_output:  # its first: the prompt was computed, but for what the prefix cache gave
+            has_first = True
             new_tokens += max(0, len(job.started.prompt_ids) - delta.cached_tokens)
         worker.meters.took(job, delta, now)
         worker.throughput.take(job.started.tier, new_tokens, now)
@@ -61,7 +63,17 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
         if job.is_complete and not job.is_ending:  # a cancel may have come while the engine took the abort
             finisher.end(job, "succeeded")
             _measure(worker, job, now)
-    for failed in output.failed:
+    _take_failures(worker, finisher, output.failed)
+    worker.meters.stepped()
+    _tell_of_step(worker, output)
+    before, worker.stats = worker.stats, output.stats
+    worker.throughput.step(now, is_saturated=_is_saturated(worker))
+    if has_first or _may_have_room(before, output.stats):
+        worker.changed.set()
+
+
+def _take_failures(worker: WorkerContext, finisher: Finisher, failures: Sequence[RequestFailed]) -> None:
+    for failed in failures:
         if worker.canary.is_mine(failed.request_id):
             worker.canary.fail(failed)
         job = worker.hand.get(failed.request_id)
@@ -72,11 +84,16 @@ async def take_step(worker: WorkerContext, finisher: Finisher, output: StepOutpu
             finisher.try_again_later(job, reason)
         else:
             finisher.end(job, "failed", reason)
-    worker.meters.stepped()
-    _tell_of_step(worker, output)
-    worker.stats = output.stats
-    worker.throughput.step(now, is_saturated=_is_saturated(worker))
-    worker.changed.set()
+
+
+def _may_have_room(before: EngineStats, after: EngineStats) -> bool:
+    """Whether the engine could take in more than before, at any priority: most steps only grow what they have."""
+    if (before.token_capacity, before.sequence_capacity, before.kv_blocks_total) != (
+        after.token_capacity, after.sequence_capacity, after.kv_blocks_total,
+    ):  # fmt: skip
+        return True
+    left = ((load, after.load.get(priority, _NO_LOAD)) for priority, load in before.load.items())
+    return any(now.tokens < load.tokens or now.sequences < load.sequences for load, now in left)
 
 
 def _note_moves(worker: WorkerContext, moves: Sequence[Moved], now: float) -> None:
