@@ -13,7 +13,7 @@ from benchmarks.peers.task import Task, prompts_of
 from workers.engine.process import EngineProcess
 
 CASE = "mixed64"
-_LOOK_S = 0.1
+_LOOK_S = 0.05
 
 
 async def bare(folder: Path, runs: int) -> list[float]:
