@@ -321,6 +321,8 @@ async def hand_over(worker: WorkerContext, finisher: Finisher, requests: Sequenc
         are_read = await read_now(worker.queue.redis, [job.started.job_id for job in mine])
         for job in mine:
             job.is_read = job.is_read or job.started.job_id in are_read
+        if are_read:
+            worker.first_tokens.set()  # of those that came meanwhile: the publisher may sleep until the unread ones' moment
     except RedisError as error:
         emit(log, logging.WARNING, "publish_failed", error=error)
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from uuid import UUID
 
 import pytest
 
 from app.clock import SystemClock
-from app.queue.events import announce_readers
+from app.queue.events import announce_readers, read_now
 from app.redis import Redis
 from app.settings import Settings
 from tests.support.jobs import start_under
 from workers.engine.protocol import StepOutput, TokenDelta
+from workers.generation import claimer
 from workers.generation.claimer import hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
@@ -129,3 +132,32 @@ async def test_a_reader_has_the_first_tokens_at_once(worker: WorkerContext, sett
     publishing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await publishing
+
+
+async def test_who_is_found_to_read_after_the_first_token_came_waits_for_no_moment_of_those_that_nobody_reads(
+    worker: WorkerContext, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher slept until the next second at which all is told that nobody reads, or until the job's next token."""
+    worker.settings = settings.model_copy(update={"unread_event_interval_s": 100_000.0})
+    finisher = Finisher(worker)
+    publishing = asyncio.create_task(publish_forever(worker))
+    await asyncio.sleep(4 * settings.event_interval_s)  # it has looked, found no job, and sleeps
+    started = await start_under(worker, settings, max_tokens=50)
+    await announce_readers(redis, [each.job_id for each in started], ttl_s=60)
+
+    async def after_its_first_token(redis: Redis, job_ids: Sequence[UUID]) -> set[UUID]:
+        (job,) = worker.hand.values()
+        await take_step(worker, finisher, StepOutput(deltas=[TokenDelta(job.request_id, 0, 0, [ord("a")])]))
+        return await read_now(redis, job_ids)
+
+    monkeypatch.setattr(claimer, "read_now", after_its_first_token)
+    try:
+        await hand_over(worker, finisher, take_in(worker, finisher, started))
+        (job,) = worker.hand.values()
+        async with asyncio.timeout(5):
+            while await published(worker, job) != "a":
+                await asyncio.sleep(0.01)
+    finally:
+        publishing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await publishing
