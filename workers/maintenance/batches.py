@@ -174,9 +174,8 @@ class BatchKeeper:
         try:
             pumped = await self._pump.submit(batch, lambda accepted: nominate_all(self._queue, accepted))
         finally:
-            await asyncio.wait(
-                {collecting}
-            )  # whatever becomes of the other one: a step that is over leaves nothing behind
+            # Whatever becomes of the other one: a step that is over, or was stopped, leaves nothing behind, and no error unseen.
+            await asyncio.gather(collecting, return_exceptions=True)
         count = collecting.result()
         if count or pumped.accepted or pumped.num_failed:
             return Moved(count + len(pumped.accepted), 0.0, pumped.waiting_for)

@@ -28,6 +28,7 @@ from app.settings import Settings
 from tests.support.api import Tenant, assert_problem, running
 from tests.support.audit import assert_audit_clean
 from tests.support.batches import CHAT, Bench, chat_line, jsonl, make_batch, read_batch, read_lines, upload
+from workers.maintenance import batches as maintaining
 from workers.maintenance.batches import BatchKeeper
 from workers.maintenance.outlook import LOOK
 
@@ -366,6 +367,34 @@ async def test_no_part_goes_ahead_of_one_of_which_something_was_held_back(
     done = await bench.run(client, batch)
     assert done["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
     await assert_audit_clean(engine, redis)
+
+
+async def test_a_step_that_is_stopped_while_it_collects_leaves_nothing_behind(
+    client: httpx.AsyncClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collecting went on after its step, and its process had closed the pool."""
+    await make_batch(client, [chat_line("a")])
+    await bench.keep()
+    running, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_: object) -> int:
+        try:
+            running.set()
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return 0
+
+    monkeypatch.setattr(maintaining, "collect", endless)
+    step = asyncio.create_task(bench.keeper.step())
+    await running.wait()
+    while not await bench.start():  # the submitting beside it is over
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    step.cancel()
+    await asyncio.wait({step}, timeout=5)
+    assert step.cancelled()
+    assert ended.is_set()
 
 
 async def test_a_line_that_no_window_of_a_budget_could_hold_is_an_error(
