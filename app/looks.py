@@ -1,6 +1,7 @@
 """How do we look all the time, and mostly in vain, for as little as possible? By one connection, prepared statements, no transactions."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -8,15 +9,21 @@ import psycopg
 from psycopg.rows import namedtuple_row
 from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from app.db import as_ours, compiled, looking
+
+SPARED = 2  # connections that a pool has to have beside the one that is kept: who holds one may need a second
+PLANS_FOR_S = 5.0
 
 
 class Looks:
     """Single statements that need no transaction, one after the other.
 
     As a context it keeps one of the engine's connections, anew after an error: a look takes a sixth of the processor time that
-    it takes through the pool. Outside of one it has a connection out of the pool for each look.
+    it takes through the pool. Outside of one, or where the pool is too small to spare one, it has a connection out of the pool
+    for each look. Statements are planned anew every `PLANS_FOR_S`: a plan made for an empty table reads all of it when it has
+    filled, until statistics are taken.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -25,9 +32,11 @@ class Looks:
         self._is_kept = False
         self._held: AsyncConnection | None = None
         self._driver: Any = None  # its
+        self._planned_at = 0.0
 
     async def __aenter__(self) -> Self:
-        self._is_kept = True
+        pool = self._engine.pool
+        self._is_kept = not isinstance(pool, QueuePool) or pool.size() > SPARED
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -42,10 +51,15 @@ class Looks:
             DBAPIError: as SQLAlchemy's own statements do. The next look has another connection.
         """
         async with self._turn:
+            now = asyncio.get_running_loop().time()
             if self._held is None:
                 self._held = await self._engine.connect()
                 self._driver = (await self._held.get_raw_connection()).driver_connection
+                self._planned_at = -math.inf  # others may have used it
             try:
+                if now - self._planned_at >= PLANS_FOR_S:
+                    await self._driver.execute("DISCARD PLANS", prepare=False)
+                    self._planned_at = now
                 cursor = self._driver.cursor(row_factory=namedtuple_row)
                 await cursor.execute(compiled(statement, self._held.dialect), values, prepare=True)
                 found: list[Any] = await cursor.fetchall()
