@@ -53,10 +53,11 @@ class Looks:
         async with self._turn:
             now = asyncio.get_running_loop().time()
             if self._held is None:
-                self._held = await self._engine.connect()
-                self._driver = (await self._held.get_raw_connection()).driver_connection
+                self._held, self._driver = await self._engine.connect(), None
                 self._planned_at = -math.inf  # others may have used it
             try:
+                if self._driver is None:
+                    self._driver = (await self._held.get_raw_connection()).driver_connection
                 if now - self._planned_at >= PLANS_FOR_S:
                     await self._driver.execute("DISCARD PLANS", prepare=False)
                     self._planned_at = now

@@ -11,6 +11,10 @@ from app.cli.options import DataDir
 commands = typer.Typer(help="Make, list, rotate and revoke API keys, directly on the database.", no_args_is_help=True)
 
 ExpiresDays = Annotated[float | None, typer.Option("--expires-days", min=0, help="Never, if left out.")]
+RequestsPerMinute = Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")]
+RequestBurst = Annotated[str | None, typer.Option("--request-burst", help="So many at once.")]
+TokensPerMinute = Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")]
+TokenBurst = Annotated[str | None, typer.Option("--token-burst", help="So many at once.")]
 
 
 class Scope(StrEnum):
@@ -29,10 +33,10 @@ def create_key(
         list[Scope] | None, typer.Option("--scope", help="May be given often.  [default: jobs:read, jobs:write]")
     ] = None,
     expires_days: ExpiresDays = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")] = None,
-    request_burst: Annotated[str | None, typer.Option("--request-burst", help="So many at once.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")] = None,
-    token_burst: Annotated[str | None, typer.Option("--token-burst", help="So many at once.")] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    request_burst: RequestBurst = None,
+    tokens_per_minute: TokensPerMinute = None,
+    token_burst: TokenBurst = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it, the only time."""
@@ -66,10 +70,10 @@ def change_key(
         list[Scope] | None, typer.Option("--scope", help="May be given often: all that it shall have.")
     ] = None,
     expires_days: Annotated[str | None, typer.Option("--expires-days", help="From now on; none: never.")] = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--requests-per-minute", help="Of this key.")] = None,
-    request_burst: Annotated[str | None, typer.Option("--request-burst", help="So many at once.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tokens-per-minute", help="Of this key.")] = None,
-    token_burst: Annotated[str | None, typer.Option("--token-burst", help="So many at once.")] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    request_burst: RequestBurst = None,
+    tokens_per_minute: TokensPerMinute = None,
+    token_burst: TokenBurst = None,
     data_dir: DataDir = None,
 ) -> None:
     """Change what is given of a valid key; its secrets, and the rest, stay. `none` takes a limit or the expiry away."""

@@ -43,14 +43,13 @@ async def insert_or_leave(
 
 
 def _insert(table: Table, row: Mapping[str, Any]) -> Statement:
-    kinds = {name: table.c[name].type for name in row}
-    return _insert_into(table.name, tuple(row)), {
-        name: _as_json(kinds[name], value) if value is not None and isinstance(kinds[name], JSON) else value
-        for name, value in row.items()
-    }
+    values = {name: _adapted(table.c[name].type, value) for name, value in row.items()}
+    return _insert_into(table.name, tuple(row)), values
 
 
-def _as_json(kind: Any, value: Any) -> Json | Jsonb:
+def _adapted(kind: Any, value: Any) -> Any:
+    if value is None or not isinstance(kind, JSON):
+        return value
     return Jsonb(value) if isinstance(kind, JSONB) else Json(value)
 
 

@@ -16,7 +16,7 @@ from app.jobs.notices import Used, job_event, response_event
 from app.jobs.states import EndStatus
 from app.jobs.timing import Timing, columns_of
 from app.observe.ends import note_ends
-from app.quotas.budgets import Prices, Settlement, Spending, settle, settlement
+from app.quotas.budgets import Prices, Settlement, Spending, settlement
 from app.quotas.tables import usage
 from app.webhooks.outbox import TARGETS_OF_JOBS, deliver, deliveries, emit
 
@@ -99,14 +99,14 @@ async def finish(conn: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
         return set()
     by_id = {each.job_id: each for each in endings}
     assert len(by_id) == len(endings), "one ending for each job"
-    found = {
+    values = {
         "outcomes": [each.outcome for each in endings],
         "ids": [each.job_id for each in endings],
         "attempts": [each.attempt for each in endings],
         "statuses": [each.status for each in endings],
         "errors": [_json(_bounded(each.error)) for each in endings],
     }
-    rows, targets = await in_one_trip(conn, [(_END_RUNNING, found), (TARGETS_OF_JOBS, {"jobs": found["ids"]})])
+    rows, targets = await in_one_trip(conn, [(_END_RUNNING, values), (TARGETS_OF_JOBS, {"jobs": values["ids"]})])
     ended = {row.id: by_id[row.id] for row in rows}
     await _record(conn, rows, {row.id: row.ran_under for row in rows}, ended, targets)
     return set(ended)
@@ -243,11 +243,10 @@ async def _aftermath(
     # Settled last: from then on everybody who reserves or settles in the same budgets waits for our commit.
     if notices or dead:
         await in_one_trip(conn, before)
+        before = ()
         await deliver(conn, notices)
         await write_dead_letters(conn, dead, {job_id: each.evidence for job_id, each in endings.items()})
-        await settle(conn, settlements)
-    else:
-        await in_one_trip(conn, [*before, settlement(settlements)])
+    await in_one_trip(conn, [*before, settlement(settlements)])
 
 
 def _prices(row: Row[Any]) -> Prices:

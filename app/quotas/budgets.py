@@ -328,17 +328,12 @@ _SETTLE = text("""
 _NOTHING = Spending(0, 0, 0)
 
 
-async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> None:
-    """Book what was used and give back the rest. The ledger's unique key makes a second settlement of a reservation an error.
-
-    A job without a reservation has nothing to settle; one whose budget was retired since is settled all the same.
-    """
-    if settlements:
-        await conn.execute(*settlement(settlements))
-
-
 def settlement(settlements: Sequence[Settlement]) -> Statement:
-    """What `settle` runs, for whoever has more to say in the same trip."""
+    """What books what was used and gives back the rest, for `app.db.in_one_trip`, last in a transaction.
+
+    The ledger's unique key makes a second settlement of a reservation an error. A job without a reservation has nothing to settle;
+    one whose budget was retired since is settled all the same.
+    """
     used = [each.used or _NOTHING for each in settlements]
     return _SETTLE, {
         "jobs": [each.job_id for each in settlements],

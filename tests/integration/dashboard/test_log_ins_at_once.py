@@ -8,15 +8,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import looking
 from app.operators import identities, links, passwords, people, throttle
 from app.operators.sessions import Credentials, credentials_of, open_session, still_holds
+from tests.support.locks import until_waiting
 
 CLAIMS = {"iss": "https://id.test", "sub": "u-1", "preferred_username": "ada"}
 ADDRESS = "192.0.2.7"
-HELD_UP = text(
-    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
-)
 
 Way = Callable[[AsyncConnection], Any]
 
@@ -39,17 +36,6 @@ async def by_oidc(conn: AsyncConnection) -> None:
     await open_session(conn, arrival.person, longest_s=60, by="oidc")
 
 
-async def held_up_or_done(engine: AsyncEngine, task: "asyncio.Task[None]") -> None:
-    """Until the task waits for a lock, or has ended. A transaction would see what it saw at first for ever, so each look is its own."""
-    looks = looking(engine)
-    async with asyncio.timeout(20):
-        while not task.done():
-            async with looks.connect() as conn:
-                if await conn.scalar(HELD_UP):
-                    return
-            await asyncio.sleep(0.01)
-
-
 async def at_once(engine: AsyncEngine, way: Way) -> None:
     async with engine.begin() as conn:
         await way(conn)
@@ -60,7 +46,7 @@ async def test_a_password_and_the_provider(engine: AsyncEngine, ada: Credentials
     async with engine.begin() as conn:
         assert await still_holds(conn, ada)
         other = asyncio.create_task(at_once(engine, by_oidc))
-        await held_up_or_done(engine, other)
+        await until_waiting(engine, other)
         await throttle.forgive(conn, name="ada", address=ADDRESS)
         await open_session(conn, ada.person, longest_s=60, by="password")
     await other
@@ -77,7 +63,7 @@ async def test_a_one_time_link_and_the_provider(engine: AsyncEngine, ada: Creden
         assert await links.use_link(conn, token) is not None
         # None of the groups has a role any more: their links end, too.
         other = asyncio.create_task(at_once(engine, out))
-        await held_up_or_done(engine, other)
+        await until_waiting(engine, other)
         await people.set_password(conn, ada.person.id, "x", actor="test")
     await other
 
@@ -89,7 +75,7 @@ async def test_a_try_and_a_right_password(engine: AsyncEngine, ada: Credentials)
     async with engine.begin() as conn:
         await throttle.count_try(conn, name=None, address=ADDRESS)  # the first half of a try
         other = asyncio.create_task(at_once(engine, forgive))
-        await held_up_or_done(engine, other)
+        await until_waiting(engine, other)
         await throttle.count_try(conn, name="ada", address=ADDRESS)
     await other
 
@@ -102,7 +88,7 @@ async def test_who_comes_in_while_an_owner_unties_them_is_out(engine: AsyncEngin
         arrival = await identities.arrive(conn, CLAIMS, role="operator", by_groups=True, link_hash=None)
         assert arrival.person is not None
         other = asyncio.create_task(at_once(engine, untie))
-        await held_up_or_done(engine, other)
+        await until_waiting(engine, other)
         await open_session(conn, arrival.person, longest_s=60, by="oidc")
     await other
     async with engine.connect() as conn:
