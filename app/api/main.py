@@ -1,9 +1,11 @@
 """How does the API start, serve and end? `python -m app.api.main`."""
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,6 +50,7 @@ from app.settings import settings as process_settings
 from app.telemetry import configure_logging, emit
 
 GRACE_S = 30  # after SIGTERM: how long requests in flight may take
+TICK_S = 1.0  # how often the Date header is written anew
 
 log = logging.getLogger("penstock.api")
 
@@ -98,11 +101,16 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn, ending as we want it: those who wait are answered at once, and a drain that went well is exit code 0."""
+    """uvicorn, ending as we want it: those who wait are answered at once, and a drain that went well is exit code 0.
+
+    While it serves it wakes once a second, or for a signal; uvicorn's own looks ten times a second whether one has come.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_told = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -110,6 +118,20 @@ class ApiServer(uvicorn.Server):
         for server in self.servers if self.started else ():
             host, port = server.sockets[0].getsockname()[:2]
             emit(log, logging.INFO, "api.listening", host=host, port=port)
+
+    async def main_loop(self) -> None:
+        """Tick until told to end."""
+        self._loop = asyncio.get_running_loop()  # before the first look: a signal is seen by it, or rings from now on
+        while not await self.on_tick(0):  # uvicorn's every tenth
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._is_told.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came: end; by a second SIGINT, at once."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._is_told.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, send back those who wait, let the others finish."""
