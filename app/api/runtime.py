@@ -22,6 +22,7 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
+from app.looks import Looks
 from app.observe.ends import count_ends
 from app.observe.tracing import open_tracing
 from app.queue.events import EventLog
@@ -89,7 +90,8 @@ class Runtime:
         self.tracing = open_tracing(settings, "penstock-api")
         self.forecasts = ForecastMemory()
         self._queues: dict[str, JobQueue] = {}
-        self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s)
+        self.looks = Looks(engine)
+        self.loads = LoadBoard(engine, self.queue, clock=clock, timeout_s=settings.database_timeout_s, looks=self.looks)
         self.lengths = LengthBook(engine, clock=clock, timeout_s=settings.database_timeout_s)
         self.admission = Admission(settings, self.loads, self.lengths, clock=clock)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.dashboard.services import Services
-from app.jobs.live import live_workers
+from app.jobs.live import served_tokens_per_s
 from app.jobs.states import TIERS
 from app.queue.decisions import note_decisions
 from app.racing import at_most
@@ -66,15 +66,13 @@ class History:
             SQLAlchemyError, RedisError: a server doesn't answer.
         """
         services = self._services
-        async with services.engine.connect() as conn:
-            workers = await live_workers(conn)
+        served = await served_tokens_per_s(services.looks)
         queued = [0] * len(TIERS)
         for pool in services.loads.pools():
             figures = services.loads.figures(pool)
             if figures is not None:
                 for place, tier in enumerate(TIERS):
                     queued[place] += figures.load.tier(tier).jobs
-        served = sum(float(each.stats.get("served_tokens_per_s") or 0.0) for each in workers if not each.is_expired)
         found = Sample(services.clock.now(), served, tuple(queued))
         self._samples.append(found)
         await self._tell()

@@ -11,6 +11,7 @@ from app.jobs.breakers import BreakerBoard
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import LoadBoard
 from app.jobs.models import ModelCatalog
+from app.looks import Looks
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis
@@ -26,6 +27,7 @@ class Services(Protocol):
     redis: Redis
     catalog: ModelCatalog
     breakers: BreakerBoard
+    looks: Looks
     loads: LoadBoard
     lengths: LengthBook
     events: EventLog

@@ -9,6 +9,7 @@ from sqlalchemy import Float, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.jobs import tables as t
+from app.looks import Looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,18 @@ async def live_workers(conn: AsyncConnection) -> list[LiveWorker]:
         ).where(w.ended_at.is_(None)).order_by(w.started_at)
     )  # fmt: skip
     return [LiveWorker(*row) for row in rows]
+
+
+_SERVED = text("""
+    SELECT coalesce(sum(CAST(stats->>'served_tokens_per_s' AS float8)), 0) AS tokens_per_s FROM workers
+    WHERE ended_at IS NULL AND expires_at >= clock_timestamp()
+""")
+
+
+async def served_tokens_per_s(looks: Looks) -> float:
+    """What all workers whose lease hasn't run out serve together."""
+    (row,) = await looks.rows(_SERVED)
+    return float(row.tokens_per_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from app.telemetry import emit
 log = logging.getLogger(__name__)
 
 READ_EVERY_S = 0.5
+UNASKED_EVERY_S = 1.0  # while no tenant has asked for `_ASKED_S`
 READ_TIMEOUT_S = 1.0
 COUNT_EVERY_S = 5.0  # while Redis is away: counting the queue in Postgres is dear
 COUNT_TIMEOUT_S = 3.0
@@ -58,10 +59,11 @@ class LoadBoard:
     """
 
     def __init__(
-        self, engine: AsyncEngine, queue_of: Callable[[str], JobQueue], *, clock: Clock, timeout_s: float
-    ) -> None:
+        self, engine: AsyncEngine, queue_of: Callable[[str], JobQueue], *, clock: Clock, timeout_s: float,
+        looks: Looks | None = None,
+    ) -> None:  # fmt: skip
         self._engine = engine
-        self._looks = Looks(engine)
+        self._looks = looks or Looks(engine)
         self._queue_of = queue_of
         self._clock = clock
         self._timeout_s = timeout_s
@@ -74,10 +76,11 @@ class LoadBoard:
         self._busy_at: dict[tuple[str, str], float] = {}  # pool, tier -> when it last had work
         self._is_blind = False
         self._round = asyncio.Lock()
+        self._is_asked = asyncio.Event()
         self._is_closed = asyncio.Event()
 
     async def run(self) -> None:
-        """Read again and again until `close`."""
+        """Read again and again until `close`; meanwhile its looks keep their connection."""
         async with self._looks:
             while not self._is_closed.is_set():
                 try:
@@ -86,13 +89,20 @@ class LoadBoard:
                     if not self._is_blind:
                         emit(log, logging.WARNING, "loads_not_read", error=error)
                     self._is_blind = True
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(READ_EVERY_S):
-                        await self._is_closed.wait()
+                await self._pause()
 
     def close(self) -> None:
         """Let `run` end after its round: a connection that is being opened isn't to be cut."""
         self._is_closed.set()
+        self._is_asked.set()
+
+    async def _pause(self) -> None:
+        """Until figures are `READ_EVERY_S` old; where nobody has asked lately until somebody does, but they get no older than `UNASKED_EVERY_S`."""
+        began = asyncio.get_running_loop().time()
+        if not (self._asked or self._is_closed.is_set()):
+            self._is_asked.clear()
+            await _at_most(UNASKED_EVERY_S, self._is_asked)
+        await _at_most(began + READ_EVERY_S - asyncio.get_running_loop().time(), self._is_closed)
 
     async def refresh(self) -> None:
         """One round.
@@ -137,6 +147,7 @@ class LoadBoard:
         """What the tenant has waiting in the tier, about: its jobs, at the mean size of the tier's; 0 until the next round has looked."""
         if len(self._asked) < _MAX_ASKED or (pool, tier, tenant) in self._asked:
             self._asked[pool, tier, tenant] = self._clock.monotonic()
+            self._is_asked.set()
         known = self._figures.get(pool)
         backlog = known.load.tier(tier) if known else Backlog()
         if (pool, tier, tenant) in self._asked:
@@ -247,6 +258,12 @@ class Hold:
         taken = self._board.on_its_way.pop(id(self))
         if self._is_kept:
             self._board.note(taken)
+
+
+async def _at_most(seconds: float, event: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _with(before: Mapping[str, Backlog], taken: list[_Taken]) -> dict[str, Backlog]:

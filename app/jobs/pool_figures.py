@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from app.jobs.states import TIERS
 from app.queue.places import TIER_WEIGHTS, place_again
-from app.queue.standings import read_standings
+from app.queue.standings import ask_for_tenants, ask_for_tiers, standings_of
 from app.queue.streams import JobQueue
 from app.quotas.pressure import Backlog, PoolLoad
 
@@ -77,7 +77,7 @@ class Waiting:
 
 
 async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
-    """Of the queue's pool, in two round trips, however many tenants wait; `asked` are of that pool.
+    """Of the queue's pool, in two round trips, however many tenants wait, and in one while nobody does; `asked` are of that pool.
 
     Raises:
         RedisError: it doesn't answer.
@@ -85,6 +85,7 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
     keys = queue.keys
     async with queue.redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.depth)
+        ask_for_tiers(pipe, keys)
         for tier in TIERS:
             pipe.zcard(keys.active(tier))
         for tier in TIERS:
@@ -92,18 +93,24 @@ async def read_waiting(queue: JobQueue, asked: Sequence[Key]) -> Waiting:
         for _, tier, tenant in asked:
             pipe.xlen(keys.stream(tier, tenant))
         found = await pipe.execute()
-    depth, counts, samples, lengths = found[0], found[1:4], found[4:7], found[7:]
+    (depth, at, mean), counts, samples, lengths = found[:3], found[3:6], found[6:9], found[9:]
     by_tier = {tier: [key[2].encode() for key in asked if key[1] == tier] for tier in TIERS}
-    names = [*dict.fromkeys(name for sample in [*samples, *by_tier.values()] for name in sample)]
-    terms = await queue.redis.hmget(keys.terms, names) if names else []
+    looked_for = {
+        tier: [*dict.fromkeys([*sample, *by_tier[tier]])] for tier, sample in zip(TIERS, samples, strict=True)
+    }
+    names = [*dict.fromkeys(name for each in looked_for.values() for name in each)]
+    terms, counters = [], []
+    if names:
+        async with queue.redis.pipeline(transaction=False) as pipe:
+            pipe.hmget(keys.terms, names)
+            ask_for_tenants(pipe, keys, looked_for)
+            terms, *counters = await pipe.execute()
+    standings = standings_of(at, mean, looked_for, counters)
     weights = {name: _weight(value) for name, value in zip(names, terms, strict=True)}
     tiers = {}
     for tier, count, sample in zip(TIERS, counts, samples, strict=True):
         weight = sum(weights[name] for name in sample) * (int(count) / len(sample) if sample else 0.0)
         tiers[tier] = Backlog(_depth(depth, tier, "jobs"), _depth(depth, tier, "tokens"), int(count), weight)
-    standings = await read_standings(
-        queue, {tier: [*sample, *by_tier[tier]] for tier, sample in zip(TIERS, samples, strict=True)}
-    )
     owed: dict[Key, float] = {}
     for tier, count, sample in zip(TIERS, counts, samples, strict=True):
         others = [(name, weights[name]) for name in sample]

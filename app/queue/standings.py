@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
 
+from redis.asyncio.client import Pipeline
+
+from app.queue.keys import PoolKeys
 from app.queue.places import TIER_WEIGHTS
-from app.queue.streams import JobQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,31 @@ class Standings:
         }
 
 
-async def read_standings(queue: JobQueue, tenants: Mapping[str, Sequence[bytes]]) -> Standings:
-    """Of all tiers, and by tier of these tenants; one round trip.
+def ask_for_tiers(pipe: Pipeline, keys: PoolKeys) -> None:
+    """Ask for the counters of all tiers, and what a token is charged: two replies, the counters and the mean."""
+    pipe.hmget(keys.tiers, list(TIER_WEIGHTS))
+    pipe.hget(keys.mean, ":all")
 
-    Raises:
-        RedisError: it doesn't answer.
-    """
-    keys, names = queue.keys, list(TIER_WEIGHTS)
-    looked_for = {tier: list(dict.fromkeys(tenants.get(tier, ()))) for tier in names}
-    asked = [tier for tier in names if looked_for[tier]]
-    async with queue.redis.pipeline(transaction=False) as pipe:
-        pipe.hmget(keys.tiers, names)
-        pipe.hget(keys.mean, ":all")
-        for tier in asked:
-            pipe.zmscore(keys.active(tier), cast("list[str]", looked_for[tier]))  # bytes do, too
-            pipe.hmget(keys.remembered(tier), looked_for[tier])
-        found: list[Any] = await pipe.execute()
-    known: dict[str, dict[bytes, float]] = {tier: {} for tier in names}
-    for place, tier in enumerate(asked):
-        for name, active, idle in zip(looked_for[tier], found[2 + 2 * place], found[3 + 2 * place], strict=True):
-            value = idle if active is None else active
-            if value is not None:
-                known[tier][name] = float(value)
-    at = {tier: float(value or 0.0) for tier, value in zip(names, found[0], strict=True)}
-    return Standings(known, at, max(1e-6, float(found[1] or 1.0)))
+
+def ask_for_tenants(pipe: Pipeline, keys: PoolKeys, tenants: Mapping[str, Sequence[bytes]]) -> None:
+    """Ask for the counters of these tenants, by tier: two replies for each tier that has any."""
+    for tier, names in tenants.items():
+        if names:
+            pipe.zmscore(keys.active(tier), cast("list[str]", names))  # bytes do, too
+            pipe.hmget(keys.remembered(tier), cast("list[str]", names))
+
+
+def standings_of(
+    tiers: Sequence[bytes | None], mean: bytes | None, tenants: Mapping[str, Sequence[bytes]], counters: Sequence[Any]
+) -> Standings:
+    """From the replies to `ask_for_tiers` (`tiers` and `mean`) and to `ask_for_tenants` (`counters`) for the same tenants."""
+    known: dict[str, dict[bytes, float]] = {tier: {} for tier in TIER_WEIGHTS}
+    replies = iter(counters)
+    for tier, names in tenants.items():
+        if names:
+            for name, active, idle in zip(names, next(replies), next(replies), strict=True):
+                value = idle if active is None else active
+                if value is not None:
+                    known[tier][name] = float(value)
+    at = {tier: float(value or 0.0) for tier, value in zip(TIER_WEIGHTS, tiers, strict=True)}
+    return Standings(known, at, max(1e-6, float(mean or 1.0)))

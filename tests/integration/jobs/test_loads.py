@@ -1,6 +1,9 @@
 """What does a process know of a pool's load: what both servers say, what it has accepted since, and the last figures where they are silent?"""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -9,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
 from app.ids import new_id
-from app.jobs import leases
+from app.jobs import leases, loads
 from app.jobs.loads import LoadBoard
 from app.jobs.states import TIERS
 from app.queue.fairness import Terms
@@ -90,6 +93,66 @@ async def test_what_was_accepted_counts_until_a_round_has_seen_it(
     assert (figures.load.tier("standard").jobs, figures.load.tier("standard").tokens) == (4, 3 * COST + 50)
     await board.refresh()
     assert board.own_tokens(POOL, "standard", "acme") == 3 * COST
+
+
+@asynccontextmanager
+async def running(board: LoadBoard) -> AsyncIterator[asyncio.Queue[str]]:
+    """What tells of each round of the board, which runs."""
+    rounds, refresh = asyncio.Queue[str](), board.refresh
+
+    async def told() -> None:
+        await refresh()
+        rounds.put_nowait("read")
+
+    board.refresh = told  # type: ignore[method-assign]
+    task = asyncio.create_task(board.run())
+    try:
+        async with asyncio.timeout(30):
+            await rounds.get()
+            yield rounds
+    finally:
+        board.close()
+        async with asyncio.timeout(30):
+            await task
+
+
+async def test_a_board_that_nobody_asks_reads_seldom_but_at_once_for_the_first_who_does(
+    board: LoadBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loads.READ_EVERY_S < loads.UNASKED_EVERY_S <= 1.0, "figures are at most about a second old"
+    monkeypatch.setattr(loads, "READ_EVERY_S", 0.05)
+    monkeypatch.setattr(loads, "UNASKED_EVERY_S", 3600.0)
+    async with running(board) as rounds:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await rounds.get()
+        board.own_tokens(POOL, "standard", "acme")
+        for _ in range(3):  # and goes on, since more may ask
+            await rounds.get()
+
+
+async def test_a_board_that_nobody_asks_ends_at_once(board: LoadBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "UNASKED_EVERY_S", 3600.0)
+    async with running(board):
+        pass
+
+
+async def test_a_round_that_finds_nothing_waiting_asks_each_server_once(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue
+) -> None:
+    trips: list[int] = []
+    pipeline = queue.redis.pipeline
+
+    def counted(*args: Any, **options: Any) -> Any:
+        trips.append(1)
+        return pipeline(*args, **options)
+
+    queue.redis.pipeline = counted  # type: ignore[method-assign]
+    await board.refresh()
+    assert sum(trips) == 1
+    await queue.enqueue([Nomination(new_id(), 1, "batch", "acme", 100)])
+    await board.refresh()
+    assert sum(trips) == 3, "one more for the tenants"
 
 
 async def test_without_redis_postgres_is_counted_and_without_both_the_last_figures_stand(
