@@ -174,9 +174,11 @@ class JobQueue:
         )
         flat = [text for pair in pairs for text in pair]
         version = hashlib.sha256("\n".join(flat).encode()).hexdigest()[:16]
-        if await self.redis.hget(self.keys.terms, ":version") == version.encode():
-            version, flat = "", []
-        return bool(await self._scripts.run("share", [], [self.keys.prefix, version, *flat]))
+        args = [self.keys.prefix, version]
+        changed = int(await self._scripts.run("share", [], args))
+        if changed < 0:  # other terms hold
+            changed = int(await self._scripts.run("share", [], [*args, "all", *flat]))
+        return bool(changed)
 
     async def running(self, page: int = 1000) -> AsyncIterator[dict[UUID, str]]:
         """Every job that is known to be claimed or to run, with its tenant, in pages of about this size."""
