@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import in_one_trip
+from app.looks import Looks
 from app.queue.fairness import Terms
 from app.queue.streams import JobQueue, Nomination
 
@@ -71,15 +72,15 @@ class Shares:
         }
 
 
-async def read_shares(conn: AsyncConnection, *, everyone: bool = False) -> Shares:
+async def read_shares(looks: Looks, *, everyone: bool = False) -> Shares:
     """Weights, caps, and which jobs of capped tenants (or of all) run."""
-    rows = (await conn.execute(_TERMS)).all()
+    rows = await looks.rows(_TERMS)
     shares = Shares(
         {row.id: row.weight for row in rows},
         {row.id: row.max_running_jobs for row in rows if row.max_running_jobs is not None},
     )
     if shares.caps or everyone:
-        for row in await conn.execute(_RUNNING, {"tenants": list(shares.caps), "all": everyone}):
+        for row in await looks.rows(_RUNNING, {"tenants": list(shares.caps), "all": everyone}):
             shares.running.setdefault(row.pool, {})[row.id] = row.tenant_id
     return shares
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.looks import Looks
 from app.queue.places import place_sql
 from app.queue.streams import JobQueue, Nomination
 
@@ -30,7 +31,7 @@ class SweepCursor:
 
 
 async def sweep(
-    engine: AsyncEngine, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False,
+    looks: Looks, queue: JobQueue, cursor: SweepCursor, *, grace_s: float, page: int = 1000, force: bool = False,
     deep: bool = False,
 ) -> int:  # fmt: skip
     """Nominate what is queued in Postgres for longer than `grace_s` and isn't known to Redis; move the cursor to the end.
@@ -44,19 +45,8 @@ async def sweep(
     """
     found = 0
     while True:
-        async with engine.connect() as conn:
-            rows = (
-                await conn.execute(
-                    _SWEEP,
-                    {
-                        "pool": queue.keys.pool,
-                        "since": cursor.since,
-                        "after": cursor.after,
-                        "grace": grace_s,
-                        "page": page,
-                    },
-                )
-            ).all()
+        values = {"pool": queue.keys.pool, "since": cursor.since, "after": cursor.after, "grace": grace_s, "page": page}
+        rows = await looks.rows(_SWEEP, values)
         if not rows:
             return found
         known = await queue.known_gens([row.id for row in rows])

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import PenstockError
 from app.ids import new_id
+from app.looks import Looks
 
 Outcome = Literal["done", "more", "failed"]
 
@@ -48,10 +49,14 @@ _FORGET = text("""
     DELETE FROM retention_runs WHERE running IS NULL AND started_at < (
         SELECT started_at FROM retention_runs ORDER BY started_at DESC OFFSET :kept LIMIT 1)
 """)
-_IS_DUE = text("""
+_LOOK = text("""
     SELECT NOT EXISTS (SELECT 1 FROM retention_runs
-        WHERE started_at > statement_timestamp() - make_interval(secs => :every)
-           OR (running AND leased_until >= statement_timestamp()))
+            WHERE started_at > statement_timestamp() - make_interval(secs => :every)
+               OR (running AND leased_until >= statement_timestamp())) AS is_due,
+        coalesce((SELECT jsonb_object_agg(name, rows) FROM retention_totals), '{}') AS totals,
+        last.outcome AS last_outcome, last.ended_at AS last_ended_at
+    FROM (SELECT) AS one LEFT JOIN (
+        SELECT outcome, ended_at FROM retention_runs WHERE running IS NULL ORDER BY started_at DESC LIMIT 1) AS last ON true
 """)
 _COLUMNS = "id, asked_by, host, started_at, ended_at, step, rows, outcome, error"
 
@@ -76,6 +81,16 @@ class Run:
     rows: dict[str, int]
     outcome: str | None  # None: it runs
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Whether nothing runs, and nothing has begun for as long as was asked; what all runs together have deleted or emptied, by table; and how the last one that has ended did."""
+
+    is_due: bool
+    totals: dict[str, int]
+    last_outcome: str | None
+    last_ended_at: datetime | None
 
 
 async def begin(conn: AsyncConnection, *, asked_by: str, host: str) -> UUID | None:
@@ -107,9 +122,10 @@ async def end(conn: AsyncConnection, run_id: UUID, outcome: Outcome, error: str 
     await conn.execute(_FORGET, {"kept": _KEPT_RUNS})
 
 
-async def is_due(conn: AsyncConnection, *, every_s: float) -> bool:
-    """Whether nothing runs, and nothing has begun for `every_s`."""
-    return bool(await conn.scalar(_IS_DUE, {"every": every_s}))
+async def look(looks: Looks, *, every_s: float) -> Look:
+    """What the runs say now; one has to be asked for where none has begun for `every_s`."""
+    (row,) = await looks.rows(_LOOK, {"every": every_s})
+    return Look(*row)
 
 
 async def newest(conn: AsyncConnection, *, limit: int) -> Sequence[Run]:

@@ -59,8 +59,8 @@ class Keeper:
         self._clock = clock
         self._db = db
         self._passing = looking(db)
-        self._looks = Looks(db)
-        self.outlook = Outlook(self._looks)
+        self.looks = Looks(db)
+        self.outlook = Outlook(self.looks)
         self._redis = redis
         self._random = random
         self._queues: dict[str, JobQueue] = {}
@@ -95,13 +95,13 @@ class Keeper:
                 settings.drift_every_s,
                 partial(self._meters.compare, self._db, self._clock, settings.drift_every_s),
             ),
-            "look": (LOOK_EVERY_S, partial(self._meters.look, self._db, self._redis, settings)),
+            "look": (LOOK_EVERY_S, partial(self._meters.look, self.looks, self._redis, settings)),
             "roll_up": (settings.audit_every_s, self.roll_up),
             **(extra or {}),
         }
         self._meters.runs(rounds)
         try:
-            async with self._looks:
+            async with self.looks:
                 await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
         finally:
             await self._lengths.close()
@@ -121,19 +121,22 @@ class Keeper:
     async def rebuild(self) -> int:
         """Fill a Redis that lost its memory, then open its epoch; compare all after a restart of Redis."""
         total = 0
-        for queue in await self._pools():
-            if await queue.has_epoch():
-                continue
+        queues = await self._pools()
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.exists(queue.keys.epoch)
+            pipe.info("server")
+            *has_epoch, server = await pipe.execute()
+        for queue in (queue for queue, is_known in zip(queues, has_epoch, strict=True) if not is_known):
             await self._share([queue], everyone=True)
-            found = await resync.sweep(self._db, queue, SweepCursor(), grace_s=0.0, force=True)
+            found = await resync.sweep(self.looks, queue, SweepCursor(), grace_s=0.0, force=True)
             await queue.open_epoch(new_id().hex)
             emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=found)
             total += found
-        return total + await self._audit_after_restart()
+        return total + await self._audit_after_restart(str(server["run_id"]))
 
-    async def _audit_after_restart(self) -> int:
+    async def _audit_after_restart(self, run_id: str) -> int:
         """A Redis that restarted may have come back from an older copy, epoch and all: compare everything at once."""
-        run_id = str((await self._redis.info("server"))["run_id"])
         before, self._redis_run = self._redis_run, run_id
         return await self.audit() if before not in {None, run_id} else 0
 
@@ -142,7 +145,7 @@ class Keeper:
         found = 0
         for queue in await self._pools():
             cursor = self._cursors.setdefault(queue.keys.pool, SweepCursor())
-            found += await resync.sweep(self._passing, queue, cursor, grace_s=self._settings.sweep_after_s)
+            found += await resync.sweep(self.looks, queue, cursor, grace_s=self._settings.sweep_after_s)
         return found
 
     async def renominate(self) -> int:
@@ -197,7 +200,7 @@ class Keeper:
     async def breakers(self) -> int:
         """Open, try and close the breakers of models by what became of their attempts."""
         rules = Rules.of(self._settings)
-        if not await breakers.is_any_to_judge(self._looks, rules):
+        if not await breakers.is_any_to_judge(self.looks, rules):
             return 0
         async with self._db.begin() as conn:
             changes = await breakers.keep(conn, rules)
@@ -216,7 +219,7 @@ class Keeper:
         mended = await self._spread(rescued)
         for queue in await self._pools():
             grace_s = self._settings.sweep_after_s
-            mended += await resync.sweep(self._db, queue, SweepCursor(), grace_s=grace_s, deep=True)
+            mended += await resync.sweep(self.looks, queue, SweepCursor(), grace_s=grace_s, deep=True)
             mended += await resync.drop_stale(self._db, queue)
             mended += await queue.recount()
         return mended + await self._share(await self._pools(), everyone=True)
@@ -248,8 +251,7 @@ class Keeper:
                 return total
 
     async def _share(self, queues: Sequence[JobQueue], *, everyone: bool = False) -> int:
-        async with self._passing.connect() as conn:
-            shares = await caps.read_shares(conn, everyone=everyone)
+        shares = await caps.read_shares(self.looks, everyone=everyone)
         recount = everyone or bool(shares.caps)
         return sum([await caps.keep_shares(self._db, queue, shares, recount=recount) for queue in queues])
 
@@ -287,7 +289,7 @@ class Keeper:
     async def _pools(self) -> list[JobQueue]:
         pools = self.outlook.pools
         if pools is None:
-            pools = [row.pool for row in await self._looks.rows(_POOLS)]
+            pools = [row.pool for row in await self.looks.rows(_POOLS)]
         return [self._queue(pool) for pool in pools]
 
     def _queue(self, pool: str) -> JobQueue:

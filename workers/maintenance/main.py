@@ -49,11 +49,12 @@ async def run(config: Settings) -> None:
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
+    retention = RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry, keeper.looks)
     rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
         "webhooks": (config.webhook_dispatch_every_s, dispatch),
         "tidy": (config.audit_every_s, Tidier(db, redis).round),
         "files": (config.audit_every_s, batches.forget),
-        "retention": (LOOK_EVERY_S, RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry).round),
+        "retention": (LOOK_EVERY_S, retention.round),
     }
     keeping = asyncio.create_task(race(keeper.run(rounds), batches.run(keeper.outlook)))
     loop = asyncio.get_running_loop()

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
+from app.looks import Looks
 from app.observe.ends import count_ends
 from app.observe.metrics import AtScrape, Family, counter, family, gauge, preset
 from app.quotas import drift
@@ -62,7 +63,7 @@ class Meters:
         preset(self.repairs, names)
         preset(self.failures, names)
 
-    async def look(self, db: AsyncEngine, redis: Redis, settings: Settings) -> int:
+    async def look(self, looks: Looks, redis: Redis, settings: Settings) -> int:
         """Ask both servers. One that doesn't answer is a finding, no failure. Returns 0: nothing was repaired."""
         try:
             await at_most(settings.redis_timeout_s, _ping(redis))
@@ -70,7 +71,7 @@ class Meters:
         except (RedisError, OSError):  # TimeoutError is an OSError
             self._up.labels("redis").set(0)
         try:
-            self._seen = await at_most(settings.database_timeout_s, _look(db))
+            self._seen = await at_most(settings.database_timeout_s, _read(looks))
             self._up.labels("postgres").set(1)
         except (SQLAlchemyError, OSError):
             self._up.labels("postgres").set(0)
@@ -121,15 +122,10 @@ async def _ping(redis: Redis) -> None:
     await redis.ping()
 
 
-async def _look(db: AsyncEngine) -> _Seen:
-    async with db.connect() as conn:
-        return await _read(conn)
-
-
-async def _read(conn: AsyncConnection) -> _Seen:
+async def _read(looks: Looks) -> _Seen:
     seen = _Seen()
-    for row in await conn.execute(MODELS):
+    for row in await looks.rows(MODELS):
         seen.breakers[row.name] = row.state
         seen.letters |= {(row.pool, reason): 0 for reason in _REASONS}
-    seen.letters |= {(row.pool, row.reason): row.open for row in await conn.execute(LETTERS)}
+    seen.letters |= {(row.pool, row.reason): row.open for row in await looks.rows(LETTERS)}
     return seen

@@ -13,11 +13,12 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock, SystemClock
-from app.db import create_engine, looking
+from app.db import create_engine
+from app.looks import Looks
 from app.redis import Redis, create_redis
 from app.retention.dispatch import FUNCTION, SCHEDULE, enqueue_run, open_queue
 from app.retention.run import run_retention
-from app.retention.runs import is_due
+from app.retention.runs import look
 from app.settings import Settings, settings
 from app.telemetry import emit
 from workers.maintenance.deleted import RetentionFigures
@@ -70,11 +71,12 @@ class RetentionKeeper:
         redis: Redis,
         rq: SyncRedis,
         registry: CollectorRegistry | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._db = db
-        self._passing = looking(db)
+        self._looks = looks or Looks(db)
         self._redis = redis
         self._queue = open_queue(rq)
         self._figures = RetentionFigures(registry or CollectorRegistry())
@@ -85,10 +87,10 @@ class RetentionKeeper:
         Raises:
             SQLAlchemyError, RedisError: a server is away: the next round does it.
         """
-        async with self._passing.connect() as conn:
-            await self._figures.look(conn)
-            if await is_due(conn, every_s=self._config.retention_every_s):
-                await asyncio.to_thread(enqueue_run, self._queue, SCHEDULE)
+        found = await look(self._looks, every_s=self._config.retention_every_s)
+        self._figures.show(found)
+        if found.is_due:
+            await asyncio.to_thread(enqueue_run, self._queue, SCHEDULE)
         if not await self._redis.llen(self._queue.key):  # a cheap look: RQ's own takes a thread and several trips
             return 0
         asked_by = await asyncio.to_thread(self._take)

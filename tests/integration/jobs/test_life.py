@@ -24,6 +24,7 @@ from app.jobs.resync import SweepCursor
 from app.jobs.store import Cause, Fate, GivenBack, StartedJob
 from app.jobs.submit import Accepted, Caller, accept, find_replay, nominate
 from app.jobs.tables import attempts, dead_letters, job_results
+from app.looks import Looks
 from app.queue.streams import JobQueue, Nomination
 from app.quotas.tables import budgets, usage
 from app.redis import Redis
@@ -527,9 +528,9 @@ async def test_the_sweep_finds_lost_enqueues_and_only_those(
     await nominate(queue, known)
     lost = await submit(engine, settings, count=4)
     cursor = SweepCursor()
-    assert await resync.sweep(engine, queue, cursor, grace_s=60) == 0, "too early"
-    assert await resync.sweep(engine, queue, cursor, grace_s=0, page=2) == 4
-    assert await resync.sweep(engine, queue, cursor, grace_s=0) == 0
+    assert await resync.sweep(Looks(engine), queue, cursor, grace_s=60) == 0, "too early"
+    assert await resync.sweep(Looks(engine), queue, cursor, grace_s=0, page=2) == 4
+    assert await resync.sweep(Looks(engine), queue, cursor, grace_s=0) == 0
     claimed = await queue.claim("w", max_jobs=100, room=10**9)
     assert {each.job_id for each in claimed} == {each.job_id for each in [*known, *lost]}
 
@@ -545,7 +546,7 @@ async def test_a_lost_redis_is_rebuilt_in_order(
     await redis.flushdb()
     (late,) = await submit(engine, settings)
     assert not await nominate(queue, [late]), "a Redis without memory takes nothing out of order"
-    assert await resync.sweep(engine, queue, SweepCursor(), grace_s=0, page=5, force=True) == 22
+    assert await resync.sweep(Looks(engine), queue, SweepCursor(), grace_s=0, page=5, force=True) == 22
     await queue.open_epoch("again")
     claimed = await queue.claim("w", max_jobs=100, room=10**9)
     assert [each.job_id for each in claimed] == [each.job_id for each in [*accepted, late]]

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
+from app.looks import Looks
 from app.redis import Redis
 from app.retention import runs
 from app.retention.dispatch import FUNCTION, QUEUE_NAME, enqueue_run, open_queue
@@ -102,10 +103,21 @@ async def test_the_schedule_goes_through_rq_and_comes_once_an_interval(
     deleted = [await keeper.round() for keeper in keepers for _ in range(2)]
     assert deleted == [await rows_deleted(engine), 0, 0, 0]
     assert await count(engine, "retention_runs") == 1
-    async with engine.connect() as conn:
-        assert not await runs.is_due(conn, every_s=3600)
-        assert await runs.is_due(conn, every_s=1e-6)
+    (seen, last) = await runs.look(Looks(engine), every_s=3600), await newest(engine)
+    assert not seen.is_due
+    assert (await runs.look(Looks(engine), every_s=1e-6)).is_due
+    assert (seen.totals, seen.last_outcome, seen.last_ended_at) == (last.rows, last.outcome, last.ended_at)
     assert rq.keys(f"rq:*{QUEUE_NAME}*") in ([], [f"rq:queue:{QUEUE_NAME}".encode()])
+
+
+async def test_before_the_first_run_one_is_due_and_there_is_nothing_to_show(engine: AsyncEngine) -> None:
+    assert await runs.look(Looks(engine), every_s=3600) == runs.Look(True, {}, None, None)
+
+
+async def newest(engine: AsyncEngine) -> runs.Run:
+    async with engine.connect() as conn:
+        (found,) = await runs.newest(conn, limit=1)
+    return found
 
 
 async def rows_deleted(engine: AsyncEngine) -> int:
