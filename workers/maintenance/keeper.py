@@ -43,6 +43,15 @@ _MOST_HOURS = 48
 _CANARY_TTL_S = 90 * 86_400.0
 
 
+def until_beat(since_s: float, every_s: float) -> float:
+    """Seconds to rest for a round that ends so long after the start, so that those of different intervals begin together: a process that wakes is cold, and pays for it.
+
+    A round that took longer than half of its interval rests for all of it.
+    """
+    rest_s = every_s - since_s % every_s
+    return rest_s if rest_s >= every_s / 2 else every_s
+
+
 class Keeper:
     """The repairs of all pools. Each public coroutine is one round of one repair, so that tests can call it."""
 
@@ -66,6 +75,7 @@ class Keeper:
         self._queues: dict[str, JobQueue] = {}
         self._cursors: dict[str, SweepCursor] = {}
         self._redis_run: str | None = None
+        self._began = clock.monotonic()
         self._blind_until = clock.monotonic()  # after a Postgres outage no expiry is believed until then
         self._fate = Fate.of(settings)
         self._lengths = LengthBook(db, clock=clock, timeout_s=settings.database_timeout_s)
@@ -271,7 +281,8 @@ class Keeper:
             except (RedisError, OSError) as error:
                 self._failed(name)
                 emit(log, logging.WARNING, "round_failed", round=name, error=error)
-            await asyncio.sleep(min(every_s, _FAILED_AGAIN_S) if name in self._failing else every_s)
+            pause_s = min(every_s, _FAILED_AGAIN_S) if name in self._failing else every_s
+            await asyncio.sleep(until_beat(self._clock.monotonic() - self._began, pause_s))
             if name in QUESTIONS and name not in self._failing:
                 await self.outlook.until_due(name)
 
