@@ -32,6 +32,7 @@ class Looks:
         self._is_kept = False
         self._held: AsyncConnection | None = None
         self._driver: Any = None  # its
+        self._cursor: Any = None
         self._planned_at = 0.0
 
     async def __aenter__(self) -> Self:
@@ -53,17 +54,17 @@ class Looks:
         async with self._turn:
             now = asyncio.get_running_loop().time()
             if self._held is None:
-                self._held, self._driver = await self._engine.connect(), None
+                self._held, self._driver, self._cursor = await self._engine.connect(), None, None
                 self._planned_at = -math.inf  # others may have used it
             try:
                 if self._driver is None:
                     self._driver = (await self._held.get_raw_connection()).driver_connection
+                    self._cursor = self._driver.cursor(row_factory=namedtuple_row)
                 if now - self._planned_at >= PLANS_FOR_S:
                     await self._driver.execute("DISCARD PLANS", prepare=False)
                     self._planned_at = now
-                cursor = self._driver.cursor(row_factory=namedtuple_row)
-                await cursor.execute(compiled(statement, self._held.dialect), values, prepare=True)
-                found: list[Any] = await cursor.fetchall()
+                await self._cursor.execute(compiled(statement, self._held.dialect), values, prepare=True)
+                found: list[Any] = await self._cursor.fetchall()
             except psycopg.Error as error:
                 ours = as_ours(error, self._driver, self._held.dialect)
                 await self._held.invalidate()

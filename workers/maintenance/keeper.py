@@ -270,8 +270,8 @@ class Keeper:
             try:
                 done = await work()
                 self._failing.discard(name)
-                self._meters.repairs.labels(name).inc(done)
                 if done:
+                    self._meters.repairs.labels(name).inc(done)
                     emit(log, logging.INFO, "repaired", round=name, count=done)
             except SQLAlchemyError as error:
                 self._failed(name)
