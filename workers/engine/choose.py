@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.draw import Filters, draw, draw_quickly, draw_widely
-from workers.engine.noise import row_keys
+from workers.engine.noise_rows import row_keys
 from workers.engine.protocol import SamplingParams
 from workers.engine.sequence import Sequence
 from workers.engine.transfer import to_device, upload

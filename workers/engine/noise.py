@@ -5,11 +5,8 @@ Source: J. Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011
 Splittable Pseudorandom Number Generators", OOPSLA 2014 (splitmix64's finaliser, used here as the mixing function).
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 _MASK_64 = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix_64(value: int) -> int:
@@ -21,22 +18,6 @@ def mix_64(value: int) -> int:
 
 def row_key(seed: int, choice: int, position: int) -> int:
     """64 bits that fix all draws of one token: `position` counts from the prompt's first token (absolute)."""
-    key = mix_64((seed + _GOLDEN) & _MASK_64)
-    key = mix_64((key + (choice + 1) * _GOLDEN) & _MASK_64)
-    return mix_64((key + (position + 1) * _GOLDEN) & _MASK_64)
-
-
-def row_keys(
-    seeds: NDArray[np.uint64], choices: NDArray[np.uint64], positions: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
-    """`row_key` of many rows [R]."""
-    one, golden = np.uint64(1), np.uint64(_GOLDEN)
-    key = _mix_all(seeds + golden)  # unsigned arrays wrap around
-    key = _mix_all(key + (choices + one) * golden)
-    return _mix_all(key + (positions + one) * golden)
-
-
-def _mix_all(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    key = mix_64((seed + GOLDEN) & _MASK_64)
+    key = mix_64((key + (choice + 1) * GOLDEN) & _MASK_64)
+    return mix_64((key + (position + 1) * GOLDEN) & _MASK_64)

@@ -5,7 +5,8 @@ import pytest
 
 from workers.engine.blocks import BlockPool
 from workers.engine.multistep import batch_sizes, fitting_size, needs_host, num_steps
-from workers.engine.noise import row_key, row_keys
+from workers.engine.noise import row_key
+from workers.engine.noise_rows import row_keys
 from workers.engine.protocol import Grammar, SamplingParams
 from workers.engine.scheduler import Chunk, Scheduler
 from workers.engine.sequence import Sequence

@@ -340,3 +340,10 @@ def test_scheduling_needs_no_torch():
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_engine_without_a_model_loads_no_numpy():
+    code = (
+        "import sys, workers.engine.child, workers.engine.load, workers.engine.null; sys.exit('numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
