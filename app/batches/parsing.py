@@ -1,13 +1,12 @@
 """Is this a batch? Its lines one by one, as their bytes come, each checked on its own; errors say in which line."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from app.batches.order import prefix_key, prompt_text
-from app.batches.translate import ENDPOINTS, to_request
+from app.batches.translate import to_request
 from app.errors import InvalidRequest
 from app.jobs.request import JobRequest
 from app.settings import Settings
@@ -168,10 +167,3 @@ def decode_line(raw: bytes) -> dict[str, Any]:
             else "see its bytes"
         )
         raise _Wrong("invalid_json_line", f"the line must be one JSON object in UTF-8 ({place})") from None
-
-
-def requests_of(endpoint: str, raws: Sequence[bytes]) -> Iterator[JobRequest]:
-    """The requests of lines that were found to hold."""
-    assert endpoint in ENDPOINTS
-    for raw in raws:
-        yield to_request(endpoint, decode_line(raw)["body"])

@@ -12,7 +12,7 @@ from app.batches.bodies import unfit_line
 from app.batches.lines import Told, line_id, lock_batch, record
 from app.batches.parsing import decode_line
 from app.batches.store import Batch
-from app.batches.translate import to_request
+from app.batches.translate import Body, to_request
 from app.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -59,6 +59,15 @@ _BIND = text("""
     WHERE l.batch_id = :batch AND l.number = s.number AND l.state = 'waiting'
     RETURNING l.number
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLine:
+    """A line as the file has it."""
+
+    number: int
+    custom_id: str
+    body: Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +193,16 @@ class Pump:
     async def _prepare(self, batch: Batch, rights: Rights, lines: list[tuple[int, str, bytes]]) -> Chunk:
         """Count the tokens of the lines' prompts, in a thread."""
         models: Models = {}
-        for _, _, raw in lines:
-            name = _model_of(raw)
+        asked = await asyncio.to_thread(_read, lines)
+        for each in asked:
+            name = each.body.get("model")
             if name not in models:
                 try:
                     model = await self._catalog.find(name, default=self._settings.default_model)
                     models[name] = model, await self._catalog.encoder(model)
                 except InvalidRequest as error:  # the default isn't what it was at the validation
                     models[name] = error
-        return await asyncio.to_thread(prepare_lines, batch, lines, models, rights, self._settings)
+        return await asyncio.to_thread(prepare_lines, batch, asked, models, rights, self._settings)
 
     async def _probed(self, chunk: Chunk) -> Chunk:
         """As much of the chunk as the breakers of its models let through now.
@@ -276,27 +286,26 @@ class Pump:
 
 def prepare_lines(
     batch: Batch,
-    lines: Sequence[tuple[int, str, bytes]],
+    lines: Sequence[AskedLine],
     models: Models,
     rights: Rights,
     settings: Settings,
 ) -> Chunk:
     """Each line's job, or the error that it gets instead."""
     chunk = Chunk([], [])
-    for number, custom_id, raw in lines:
-        body = decode_line(raw)["body"]
+    for line in lines:
         try:
-            found = models[body.get("model")]
+            found = models[line.body.get("model")]
             if isinstance(found, InvalidRequest):
                 raise found
             model, encoder = found
-            request = to_request(batch.endpoint, body).model_copy(update={"tier": batch.tier})
+            request = to_request(batch.endpoint, line.body).model_copy(update={"tier": batch.tier})
             job = prepare(request, model, encoder, settings)
             check_size(rights, prompt_tokens=len(job.prompt_ids), n=request.n, max_tokens=job.max_tokens)
         except InvalidRequest as error:
-            chunk.failed.append(_unfit(batch, number, custom_id, error))
+            chunk.failed.append(_unfit(batch, line.number, line.custom_id, error))
         else:
-            chunk.ready.append(ReadyLine(number, custom_id, job))
+            chunk.ready.append(ReadyLine(line.number, line.custom_id, job))
     return chunk
 
 
@@ -315,9 +324,8 @@ def _caller(batch: Batch) -> Caller:
     return Caller(batch.tenant_id, batch.api_key_id)
 
 
-def _model_of(raw: bytes) -> str | None:
-    name: str | None = decode_line(raw)["body"].get("model")
-    return name
+def _read(lines: Sequence[tuple[int, str, bytes]]) -> list[AskedLine]:
+    return [AskedLine(number, custom_id, decode_line(raw)["body"]) for number, custom_id, raw in lines]
 
 
 def _unfit(batch: Batch, number: int, custom_id: str, error: PenstockError) -> Told:

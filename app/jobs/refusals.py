@@ -11,6 +11,7 @@ from app.errors import InvalidRequest
 
 MAX_ERRORS = 20  # that one problem document lists
 MAX_MEMBERS = 1024  # of any object in a request
+_OBJECTS = ("metadata", "logit_bias", "webhook", "filter", "changes")
 MAX_NAME_CHARS = 64  # of a caller's own name, where it is repeated in a message
 _UNIONS = {"prompt", "stop", "input", "content", "output", "tool_choice"}  # either a text or something else
 _TAGS = {"message", "function_call", "function_call_output"}  # of the items of a response's input: kinds, no fields
@@ -25,17 +26,23 @@ def refuse_wide_objects(decoded: dict[str, Any]) -> None:
         InvalidRequest: one has too many.
     """
     messages = decoded.get("messages")
-    found = [(name, decoded.get(name)) for name in ("metadata", "logit_bias", "webhook", "filter", "changes")]
-    if isinstance(messages, list):
-        found += [(f"messages[{place}]", message) for place, message in enumerate(messages[:MAX_MEMBERS])]
-    for field, value in [("body", decoded), *found]:
-        if isinstance(value, dict) and len(value) > MAX_MEMBERS:
-            message = f"must have at most {MAX_MEMBERS} members"
-            raise InvalidRequest(
-                f"{field}: {message}",
-                param=field,
-                errors=[{"field": field, "message": message, "limit": MAX_MEMBERS}],
-            )
+    for field in ("body", *_OBJECTS):
+        _refuse_wide(decoded if field == "body" else decoded.get(field), field)
+    for place, each in enumerate(messages[:MAX_MEMBERS] if isinstance(messages, list) else ()):
+        if (
+            isinstance(each, dict) and len(each) > MAX_MEMBERS
+        ):  # looked at here: a name for each would cost more than the look
+            _refuse_wide(each, f"messages[{place}]")
+
+
+def _refuse_wide(value: Any, field: str) -> None:
+    if isinstance(value, dict) and len(value) > MAX_MEMBERS:
+        message = f"must have at most {MAX_MEMBERS} members"
+        raise InvalidRequest(
+            f"{field}: {message}",
+            param=field,
+            errors=[{"field": field, "message": message, "limit": MAX_MEMBERS}],
+        )
 
 
 def refusal(error: ValidationError) -> InvalidRequest:

@@ -51,14 +51,16 @@ class ChatMessage(BaseModel):
         content = self.content
         if isinstance(content, list):
             content = PARTS_BETWEEN.join(part.text for part in content)
-        found = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": content,
-            "name": self.name,
-            "tool_calls": [call.model_dump() for call in self.tool_calls] if self.tool_calls else None,
-            "tool_call_id": self.tool_call_id,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        found: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
+        if content is not None:
+            found["content"] = content
+        if self.name is not None:
+            found["name"] = self.name
+        if self.tool_calls:
+            found["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            found["tool_call_id"] = self.tool_call_id
+        return found
 
 
 class ChatRequest(Sampled):

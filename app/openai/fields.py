@@ -83,7 +83,7 @@ class Generation(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or cls.unsupported.keys().isdisjoint(data):
             return data
         for name, rule in cls.unsupported.items():
             if name in data and not rule.allows(data[name]):
@@ -102,7 +102,10 @@ class Generation(BaseModel):
 
     def common(self) -> dict[str, Any]:
         """The job's fields that follow from these, as its caller said them."""
-        found = {name: _plain(getattr(self, name)) for name in self.same if getattr(self, name) is not None}
+        said = self.model_fields_set
+        found = {
+            name: _plain(value) for name in self.same if name in said and (value := getattr(self, name)) is not None
+        }
         if self.service_tier is not None:
             found["tier"] = TIER_OF[self.service_tier]
         return found

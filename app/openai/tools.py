@@ -98,6 +98,9 @@ def calling(
     Raises:
         InvalidRequest: a choice without tools, of a function that isn't among them, two of one name, or arguments that are no object.
     """
+    parallel = is_parallel is not False
+    if not tools and choice in {None, "none"} and named is None:
+        return _NO_TOOLS[parallel]
     known = list(tools or [])
     names = [each.name for each in known]
     if len(set(names)) < len(names):
@@ -111,9 +114,6 @@ def calling(
         raise InvalidRequest(f"tool_choice: there is no function {named!r} among the tools", param="tool_choice")
     if choice in {"required", "auto"} and not known:
         raise InvalidRequest(f"tool_choice: {choice!r} goes with tools", param="tool_choice")
-    parallel = is_parallel is not False
-    if not known:
-        return _NO_TOOLS[parallel]
     if named is not None:
         return Calling(tools=known, choice="named", forced=[named], is_parallel=parallel, path=path)
     if choice == "required":
