@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle
@@ -164,8 +165,20 @@ def private_redis(private_dir: Path) -> Iterator[EmbeddedRedis]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def template_server(server_dir: Path) -> Path:
+    """The folder of a Postgres that was migrated to head and has stopped. It has no port yet."""
+    folder = server_dir / "template"
+    with EmbeddedPostgres(folder, fast=True) as server:
+        migrate(Settings(database_url=server.url))
+    (folder / "port").unlink()
+    return folder
+
+
 @pytest.fixture
-def private_postgres(private_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A Postgres of the test's own, started, with no schema: stop, kill, pause and restart it as you like."""
+def private_postgres(private_dir: Path, template_server: Path) -> Iterator[EmbeddedPostgres]:
+    """A Postgres of the test's own, migrated and started: stop, kill, pause and restart it as you like."""
+    # cp: the data belong to the account that Postgres runs under, and shutil's copies would be ours.
+    subprocess.run(["cp", "-a", template_server, private_dir / "postgres"], check=True)
     with EmbeddedPostgres(private_dir / "postgres", fast=True) as server:
         yield server

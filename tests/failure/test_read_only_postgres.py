@@ -11,7 +11,6 @@ from app.embedded import EmbeddedPostgres
 from app.jobs.submit import nominate
 from app.queue.streams import JobQueue
 from app.redis import Redis
-from app.schema import migrate
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
@@ -22,7 +21,6 @@ async def test_a_worker_outlives_a_read_only_postgres_and_no_result_is_thrown_aw
     private_postgres: EmbeddedPostgres, redis: Redis, redis_url: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     settings = Settings(database_url=private_postgres.url, redis_url=redis_url, data_dir=tmp_path)
-    migrate(settings)
     db = create_engine(settings, application_name="test")
     await seed(db)
     queue = JobQueue(redis, POOL)

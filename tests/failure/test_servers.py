@@ -15,7 +15,6 @@ from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis, create_redis
-from app.schema import migrate
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit_and_nominate
@@ -103,7 +102,7 @@ async def test_postgres_restarts_in_the_middle_of_the_work(
     private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path,
     how: str,
 ) -> None:  # fmt: skip
-    migrate(own := settings.model_copy(update={"database_url": private_postgres.url}))
+    own = settings.model_copy(update={"database_url": private_postgres.url})
     engine = create_engine(own, application_name="penstock-tests")
     try:
         await seed(engine)
@@ -131,7 +130,7 @@ async def test_postgres_restarts_in_the_middle_of_the_work(
 async def test_postgres_is_away_for_longer_than_the_fence_and_what_ran_goes_on_from_its_tokens(
     private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    migrate(own := settings.model_copy(update={"database_url": private_postgres.url}))
+    own = settings.model_copy(update={"database_url": private_postgres.url})
     engine = create_engine(own, application_name="penstock-tests")
     events = EventLog(redis, ttl_s=60, max_entries=10_000)
     try:

@@ -17,7 +17,6 @@ from app.jobs.submit import nominate
 from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis
-from app.schema import migrate
 from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
@@ -319,7 +318,7 @@ async def test_a_worker_on_an_empty_database_says_what_to_do(
 async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
     private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    migrate(own := settings.model_copy(update={"database_url": private_postgres.url}))
+    own = settings.model_copy(update={"database_url": private_postgres.url})
     engine = create_engine(own, application_name="penstock-tests")
     try:
         await seed(engine)

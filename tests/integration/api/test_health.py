@@ -15,7 +15,6 @@ from app.api.main import create_app
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres
 from app.errors import PenstockError
-from app.schema import migrate
 from app.settings import Settings
 from tests.support.api import Submit, Tenant, assert_problem, make_tenant, register_bytes, running
 
@@ -66,11 +65,9 @@ async def test_an_empty_database_is_a_503_that_says_what_to_do(
 
 
 @pytest.fixture
-async def behind(private_postgres: EmbeddedPostgres, settings: Settings) -> Settings:
-    """Settings with a Postgres of the test's own, migrated."""
-    changed = settings.model_copy(update={"database_url": private_postgres.url, "database_timeout_s": 3.0})
-    await asyncio.to_thread(migrate, changed)
-    return changed
+def behind(private_postgres: EmbeddedPostgres, settings: Settings) -> Settings:
+    """Settings with a Postgres of the test's own."""
+    return settings.model_copy(update={"database_url": private_postgres.url, "database_timeout_s": 3.0})
 
 
 async def test_without_postgres_every_answer_is_a_polite_503(

@@ -12,7 +12,6 @@ from app.db import create_engine
 from app.embedded import EmbeddedPostgres
 from app.queue.events import EventLog, announce_end
 from app.redis import Redis
-from app.schema import migrate
 from app.settings import Settings
 from tests.support.api import HandWorker, Tenant, job_id_of, make_tenant, register_bytes, until
 from tests.support.streams import Served, Writer, serving
@@ -21,11 +20,9 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Once"}], "max_
 
 
 @pytest.fixture
-async def settings(private_postgres: EmbeddedPostgres, settings: Settings) -> Settings:
+def settings(private_postgres: EmbeddedPostgres, settings: Settings) -> Settings:
     """With a Postgres that may go away."""
-    own = settings.model_copy(update={"database_url": private_postgres.url, "database_timeout_s": 3.0})
-    await asyncio.to_thread(migrate, own)
-    return own
+    return settings.model_copy(update={"database_url": private_postgres.url, "database_timeout_s": 3.0})
 
 
 @pytest.fixture
