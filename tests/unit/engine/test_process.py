@@ -268,6 +268,8 @@ async def test_vllm_where_it_is_not_installed_is_missed_by_name():
     assert failure.value.cause == "engine_config_invalid"
 
 
+# The child reads a tokenizer first, by transformers, which takes seconds; that failed starts are told on both loops is shown above.
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")])
 async def test_an_upstream_that_is_away_fails_the_start_with_its_address():
     nowhere = UpstreamConfig(url="http://127.0.0.1:9", outage_s=0.01)
     with pytest.raises(EngineStartFailed, match=r"http://127\.0\.0\.1:9 doesn't answer") as failure:
