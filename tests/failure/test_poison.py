@@ -65,7 +65,7 @@ async def assert_convicted(engine: AsyncEngine, innocents: list[UUID], poison: l
     assert deaths <= most_deaths
 
 
-@pytest.mark.parametrize("num_poison", [0, 1, 3])
+@pytest.mark.parametrize("num_poison", [0, pytest.param(1, marks=pytest.mark.long), 3])
 async def test_poison_among_32_is_convicted_and_nobody_else_dies(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     num_poison: int,

@@ -97,7 +97,7 @@ async def test_redis_back_from_an_old_copy_runs_nothing_twice_and_forgets_nothin
         assert keeper.process.poll() is None
 
 
-@pytest.mark.parametrize("how", ["restart", "crash"])
+@pytest.mark.parametrize("how", [pytest.param("restart", marks=pytest.mark.long), "crash"])
 async def test_postgres_restarts_in_the_middle_of_the_work(
     private_postgres: EmbeddedPostgres, settings: Settings, redis: Redis, environment: dict[str, str], tmp_path: Path,
     how: str,

@@ -40,6 +40,7 @@ def command(*arguments):
     return [sys.executable, "-m", "benchmarks", "engine", "--threads", "1", *map(str, arguments)]
 
 
+@pytest.mark.long  # four processes that load torch, one after the other; `test_figures.py` has what is made of their figures
 def test_it_measures_a_tiny_model_beside_a_peer(model, tmp_path):
     figures = tmp_path / "figures.json"
     done = subprocess.run(
