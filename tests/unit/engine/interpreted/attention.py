@@ -40,12 +40,22 @@ DECODE = [(1, 1), (15, 1), (16, 1), (17, 1), (127, 1), (128, 1), (129, 1), (300,
 MIXED = [(300, 1), (9, 9), (140, 5), (1, 1), (70, 70), (150, 40), (128, 3), (257, 20)]
 
 
-@pytest.mark.parametrize("lens", [DECODE, MIXED], ids=["decode", "mixed"])
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "value_dim"),
-    [(4, 4, 16, 16), (4, 2, 16, 16), (14, 2, 24, 24), (6, 1, 40, 16), (20, 1, 16, 8)],
-)
-def test_heads_in_groups_and_dimensions_that_are_no_powers_of_two(lens, heads, kv_heads, dim, value_dim):
+def over_both(cases, at_once):
+    """Each case with rows of one query and with rows of any; the latter in the long matrix but for the case `at_once`."""
+    assert at_once in cases
+    marks = [[] if case == at_once else pytest.mark.long for case in cases]
+    return [
+        *(pytest.param(DECODE, case, id=f"decode-{case}") for case in cases),
+        *(pytest.param(MIXED, case, id=f"mixed-{case}", marks=mark) for case, mark in zip(cases, marks, strict=True)),
+    ]
+
+
+HEADS = [(4, 4, 16, 16), (4, 2, 16, 16), (14, 2, 24, 24), (6, 1, 40, 16), (20, 1, 16, 8)]
+
+
+@pytest.mark.parametrize(("lens", "shape"), over_both(HEADS, at_once=(6, 1, 40, 16)))
+def test_heads_in_groups_and_dimensions_that_are_no_powers_of_two(lens, shape):
+    heads, kv_heads, dim, value_dim = shape
     scene = Scene(lens, heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim)
     wanted = scene.run(TorchAttention())
     pool = scene.cache
@@ -54,26 +64,22 @@ def test_heads_in_groups_and_dimensions_that_are_no_powers_of_two(lens, heads, k
     assert torch.equal(scene.cache.values, pool.values)
 
 
-@pytest.mark.parametrize("lens", [DECODE, MIXED], ids=["decode", "mixed"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"softcap": 0.7},
-        {"sliding_window": 1},
-        {"sliding_window": 20},
-        {"sliding_window": 130},
-        {"sinks": True},
-        {"softcap": 2.0, "sliding_window": 100, "sinks": True, "scaling": 1.1},
-    ],
-    ids=str,
-)
+EVERYTHING = {"softcap": 2.0, "sliding_window": 100, "sinks": True, "scaling": 1.1}
+OPTIONS = [
+    {"softcap": 0.7}, {"sliding_window": 1}, {"sliding_window": 20}, {"sliding_window": 130}, {"sinks": True}, EVERYTHING,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lens", "options"), over_both(OPTIONS, at_once=EVERYTHING))
 def test_softcap_window_and_sinks(lens, options):
     scene = Scene(lens)
     options = options | ({"sinks": scene.sinks} if "sinks" in options else {})
     assert_equal(scene.run(TritonAttention(512, num_programs=12), **options), scene.run(TorchAttention(), **options))
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 32, 256])
+@pytest.mark.parametrize(
+    "block_size", [pytest.param(1, marks=pytest.mark.long), 7, pytest.param(32, marks=pytest.mark.long), 256]
+)
 def test_pages_of_any_size(block_size):
     scene = Scene(MIXED[:4] if block_size == 256 else MIXED, block_size=block_size)
     assert_equal(scene.run(TritonAttention(512, num_programs=12)), scene.run(TorchAttention()))

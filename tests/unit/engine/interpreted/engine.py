@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+@pytest.mark.parametrize("name", ["gemma2", pytest.param("gpt_oss", marks=pytest.mark.long)])
 def test_greedy_tokens_are_those_of_plain_attention(name, tmp_path):
     torch.set_num_threads(1)
     tiny.save_model(name, tmp_path)
