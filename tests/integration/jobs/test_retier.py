@@ -13,6 +13,7 @@ from app.jobs import store
 from app.jobs.resync import SweepCursor, sweep
 from app.jobs.retier import Retiered, TierNotChangeable, change_tier
 from app.jobs.states import Tier
+from app.looks import Looks
 from app.queue.streams import JobQueue, Nomination
 from app.redis import Redis, RedisError
 from app.settings import Settings
@@ -71,7 +72,7 @@ async def test_what_is_ahead_of_it_in_the_other_tier_stays_ahead_also_after_a_re
     (first,) = await submit_and_nominate(engine, settings, queue, 1, tier="interactive")
     await retier(engine, queue, job_id, "interactive")
     await queue.redis.flushdb()
-    await sweep(engine, queue, SweepCursor(), grace_s=0, force=True)
+    await sweep(Looks(engine), queue, SweepCursor(), grace_s=0, force=True)
     await queue.open_epoch("again")
     claimed = [(await queue.claim("w", max_jobs=1, room=10**6))[0].job_id for _ in range(2)]
     assert claimed == [first, job_id]
@@ -153,7 +154,7 @@ async def test_a_nomination_that_is_lost_after_the_commit_comes_by_the_sweep(
     """Also where the sweep had compared the job before: it became eligible anew."""
     (job_id,) = await submit_and_nominate(engine, settings, queue, 1, tier="batch")
     cursor = SweepCursor()
-    assert await sweep(engine, queue, cursor, grace_s=0) == 0
+    assert await sweep(Looks(engine), queue, cursor, grace_s=0) == 0
     told = queue.enqueue
 
     async def lost(nominations: list, **_: object) -> int:
@@ -162,7 +163,7 @@ async def test_a_nomination_that_is_lost_after_the_commit_comes_by_the_sweep(
     queue.enqueue = lost  # type: ignore[method-assign]
     assert not (await retier(engine, queue, job_id, "interactive")).is_nominated
     queue.enqueue = told  # type: ignore[method-assign]
-    assert await sweep(engine, queue, cursor, grace_s=0) == 1
+    assert await sweep(Looks(engine), queue, cursor, grace_s=0) == 1
     await assert_audit_clean(engine, queue.redis)
 
 
