@@ -147,8 +147,9 @@ class Keeper:
 
     async def _audit_after_restart(self, run_id: str) -> int:
         """A Redis that restarted may have come back from an older copy, epoch and all: compare everything at once."""
-        before, self._redis_run = self._redis_run, run_id
-        return await self.audit() if before not in {None, run_id} else 0
+        mended = await self.audit() if self._redis_run not in {None, run_id} else 0
+        self._redis_run = run_id  # not before: a comparison that failed is to be made by the next round
+        return mended
 
     async def sweep(self) -> int:
         """Nominate jobs that have waited for long and that Redis doesn't know: their enqueue was lost."""
