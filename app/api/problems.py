@@ -80,7 +80,9 @@ async def explain(code: str) -> ErrorPage:
     """The page that a problem's `type` leads to."""
     cls = error_classes().get(code)
     if cls is None:
-        raise NotFound("there is no such error code")
+        raise NotFound(
+            "no answer of the API has this code; what a job, or a line of a batch, may end with is in docs/errors.md"
+        )
     return ErrorPage(
         code=cls.code,
         title=_title(cls.code),

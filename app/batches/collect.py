@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.batches.bodies import EndedJob, answered_line, lost_line, refused_line
 from app.batches.lines import Told, line_id, lock_batch, record
 from app.batches.store import Batch
+from app.ids import job_name
 from app.killpoints import kill_point
 
 COLLECTING = ("in_progress", "finalizing", "cancelling")
@@ -18,6 +19,12 @@ MOST_BYTES = 8 * 2**20  # of results, as JSON, that one transaction holds in mem
 LOST = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed: its batch was cancelled."),
+}
+
+# And one whose job had begun to write: what a caller may still want is there.
+_CUT_OFF = {
+    "expired": "The completion window expired while this request ran. What it had written until then is in {job}.",
+    "cancelled": "This request was cut off: its batch was cancelled while it ran. What it had written until then is in {job}.",
 }
 
 # A result's bytes aren't those of its tokens: logprobs take many times as much. Only what is sent is unpacked whole.
@@ -82,7 +89,10 @@ def _answered(batch: Batch, row: Row[Any]) -> bytes:
 def _refused(batch: Batch, row: Row[Any]) -> bytes:
     why = why_lost(batch)
     if row.status == "cancelled" and why in LOST:
-        return lost_line(row.custom_id, row.job_id, *LOST[why])
+        code, message = LOST[why]
+        if row.completion_tokens:
+            message = _CUT_OFF[why].format(job=job_name(row.job_id))
+        return lost_line(row.custom_id, row.job_id, code, message)
     if row.status is None or row.status == "succeeded":
         message = "the result was deleted before the batch had read it: its retention is too short"
         return lost_line(row.custom_id, row.job_id, "result_gone", message)

@@ -148,7 +148,7 @@ def window_of(text: str, *, most_s: float) -> timedelta:
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 0 < seconds <= most_s:
         raise InvalidRequest(
-            f"completion_window: must be a time such as 24h, at most {most_s:g} s",
+            f"completion_window: must be a time such as 24h, at most {most_s / 3600:g}h",
             param="completion_window",
             limit=most_s,
         )

@@ -74,7 +74,13 @@ def submit(target: Target, file: Path, options: dict[str, Any], *, wait: bool, a
 
     async def act(api: BatchApi) -> Batch:
         batch = await api.create_batch(await api.upload_file(file), **options)
-        return await _watch(api, batch) if wait else batch
+        try:
+            return await _watch(api, batch) if wait else batch
+        except asyncio.CancelledError:  # Ctrl-C
+            name = batch["id"]
+            told = f"{name} goes on: `penstock batches show {name}` shows it, `penstock batches cancel {name}` ends it"
+            print(f"penstock: {told}", file=sys.stderr, flush=True)
+            raise
 
     batch = _with_api(target, act)
     if as_json:

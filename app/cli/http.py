@@ -32,7 +32,9 @@ def find_target(settings: Settings, url: str | None, api_key: str | None) -> Tar
     folder = DataFolder(settings.data_dir)
     url = url or folder.url
     if not url:
-        raise CommandFailed("where is the API? Run `penstock up` in this folder first, or give --url or PENSTOCK_URL")
+        raise CommandFailed(
+            f"where is the API? {folder.path} knows of none: run `penstock up` in this folder first (it tells when it is ready), or give the --data-dir of the one that runs, or --url or PENSTOCK_URL"
+        )
     api_key = api_key or folder.api_key
     if not api_key:
         raise CommandFailed("there is no API key: give --key or PENSTOCK_API_KEY; `penstock keys create` makes one")

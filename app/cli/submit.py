@@ -21,6 +21,7 @@ from app.ids import new_id
 from app.jobs.request import JobRequest
 
 CONCURRENCY = 16
+_MOST_NAMED = 20  # jobs that go on after Ctrl-C
 PAUSE_S = 0.5
 
 
@@ -142,9 +143,22 @@ async def _submit(target: Target, submissions: list[Submission], *, wait: bool, 
             progress.update(bar, completed=done, tokens=sum(tokens_of(each.job or {}) for each in submissions))
             printer.print_what_is_ready()
 
-        async with Api(target, connections=2 * CONCURRENCY) as api:
-            await _Runner(api, submissions, wait=wait, moved=moved).run()
+        try:
+            async with Api(target, connections=2 * CONCURRENCY) as api:
+                await _Runner(api, submissions, wait=wait, moved=moved).run()
+        except asyncio.CancelledError:  # Ctrl-C
+            _tell_what_goes_on([each.job["id"] for each in submissions if each.job and not each.has_ended])
+            raise
     return all(each.error is None and (each.succeeded or not wait) for each in submissions)
+
+
+def _tell_what_goes_on(names: list[str]) -> None:
+    """That these jobs were handed in, and how to end them."""
+    if names:
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        verb = "goes" if len(names) == 1 else "go"
+        told = f"{' '.join(names[:_MOST_NAMED])}{more} {verb} on: `penstock jobs cancel ID...` ends what isn't wanted any more"
+        print(f"penstock: {told}", file=sys.stderr, flush=True)
 
 
 class _Runner:

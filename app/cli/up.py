@@ -109,8 +109,10 @@ def _welcome(console: Console, stack: Stack, access: Access, seconds: float) -> 
             _say(console, "         (a link for the owner, to choose a password: it works once, for 15 minutes)")
     is_bundled = stack.settings.model is None  # another model may have no chat template
     _say(console, f"\nTry it:\n\n{example_call(access, can_chat=is_bundled)}\n")
-    chat = " --chat" if is_bundled else ""
-    _say(console, f"or: {called_as()} submit{chat} 'Tell me a story about a fox.'\n\nCtrl-C drains and stops.")
+    options = " --chat" if is_bundled else ""
+    if stack.settings.data_dir != type(stack.settings).model_fields["data_dir"].default:
+        options += f" --data-dir {shlex.quote(str(stack.settings.data_dir))}"
+    _say(console, f"or: {called_as()} submit{options} 'Tell me a story about a fox.'\n\nCtrl-C drains and stops.")
 
 
 def called_as() -> str:

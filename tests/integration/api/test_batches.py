@@ -235,16 +235,23 @@ async def test_a_cancel_stops_what_waits_and_what_runs_and_keeps_what_is_done(
         assert await conn.scalar(
             text("SELECT cancel_requested_at IS NOT NULL FROM jobs WHERE id = :id"), {"id": running_job.job_id}
         )
+    from app.ids import job_name
     from app.jobs.finish import Ending, finish
+    from app.jobs.notices import Used
 
     async with engine.begin() as conn:
-        await finish(conn, [Ending(running_job.job_id, running_job.attempt, "cancelled")])
+        cut_off = [{"index": 0, "text": "Once", "finish_reason": "cancelled"}]
+        used = Used(prompt_tokens=3, completion_tokens=1)
+        await finish(conn, [Ending(running_job.job_id, running_job.attempt, "cancelled", cut_off, used=used)])
     done = await bench.run(client, batch)
     assert done["status"] == "cancelled"
     assert done["request_counts"] == {"total": 12, "completed": 2, "failed": 10}
     lines = await read_lines(client, f"/v1/files/{done['error_file_id']}/content")
     assert {each["error"]["code"] for each in lines} == {"batch_cancelled"}
     assert len(lines) == 10
+    begun = [each for each in lines if "was not executed" not in each["error"]["message"]]
+    assert [each["id"] for each in begun] == [f"batch_req_{running_job.job_id.hex}"]
+    assert job_name(running_job.job_id) in begun[0]["error"]["message"], "it did run, and has written something"
     assert_problem(await client.post(f"/v1/batches/{batch['id']}", json={"tier": "standard"}), 409, "already_ended")
     assert (await client.post(f"/v1/batches/{batch['id']}/cancel")).json()["status"] == "cancelled"
     await assert_audit_clean(engine, redis)

@@ -1,7 +1,10 @@
 """Does `penstock batches` hand a file in, watch it and bring its results?"""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 
 from tests.support.batches import chat_line, jsonl
 from tests.support.cli import Run, Up
@@ -40,3 +43,27 @@ def test_a_file_with_a_wrong_line_is_said_by_its_line(up: Up, penstock: Run, dat
     assert "line 2" in ran.out
     assert "duplicate_custom_id" in ran.out
     assert penstock("batches", "submit", tmp_path / "absent.jsonl", "--data-dir", data_dir).status == 1
+
+
+def test_ctrl_c_tells_what_goes_on(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
+    where = ("--data-dir", data_dir)
+    file = tmp_path / "slow.jsonl"
+    file.write_bytes(jsonl([chat_line("slow", max_tokens=2000)]))  # 20 s
+    watching = Up("batches", "submit", file, *where)
+    wait_until(lambda: "in_progress" in penstock("batches", "list", *where).out)
+    assert watching.end() == 130
+    assert (found := re.search(r"(batch_\w+) goes on", watching.output)), watching.output
+    assert penstock("batches", "cancel", found[1], *where).status == 0
+
+    waiting = Up("submit", "Hello", "--max-tokens", 2000, *where)
+    wait_until(lambda: "running" in penstock("jobs", "list", *where).out)
+    assert waiting.end() == 130
+    assert (found := re.search(r"(job_\w+) goes on", waiting.output)), waiting.output
+    assert penstock("jobs", "cancel", found[1], *where).status == 0
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    give_up_at = monotonic() + timeout_s
+    while not is_so():
+        assert monotonic() < give_up_at
+        sleep(0.1)
