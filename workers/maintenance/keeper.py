@@ -68,8 +68,9 @@ class Keeper:
         self._clock = clock
         self._db = db
         self._passing = looking(db)
-        self.looks = Looks(db)
-        self.outlook = Outlook(self.looks)
+        self._looks = Looks(db)
+        self._seldom = Looks(db)  # keeps no connection: a slow one must not keep the outlook from looking
+        self.outlook = Outlook(self._looks)
         self._redis = redis
         self._random = random
         self._queues: dict[str, JobQueue] = {}
@@ -105,13 +106,13 @@ class Keeper:
                 settings.drift_every_s,
                 partial(self._meters.compare, self._db, self._clock, settings.drift_every_s),
             ),
-            "look": (LOOK_EVERY_S, partial(self._meters.look, self.looks, self._redis, settings)),
+            "look": (LOOK_EVERY_S, partial(self._meters.look, self._seldom, self._redis, settings)),
             "roll_up": (settings.audit_every_s, self.roll_up),
             **(extra or {}),
         }
         self._meters.runs(rounds)
         try:
-            async with self.looks:
+            async with self._looks:
                 await race(*[self._repeat(name, every_s, work) for name, (every_s, work) in rounds.items()])
         finally:
             await self._lengths.close()
@@ -139,7 +140,7 @@ class Keeper:
             *has_epoch, server = await pipe.execute()
         for queue in (queue for queue, is_known in zip(queues, has_epoch, strict=True) if not is_known):
             await self._share([queue], everyone=True)
-            found = await resync.sweep(self.looks, queue, SweepCursor(), grace_s=0.0, force=True)
+            found = await resync.sweep(self._looks, queue, SweepCursor(), grace_s=0.0, force=True)
             await queue.open_epoch(new_id().hex)
             emit(log, logging.INFO, "redis_rebuilt", pool=queue.keys.pool, jobs=found)
             total += found
@@ -156,7 +157,7 @@ class Keeper:
         found = 0
         for queue in await self._pools():
             cursor = self._cursors.setdefault(queue.keys.pool, SweepCursor())
-            found += await resync.sweep(self.looks, queue, cursor, grace_s=self._settings.sweep_after_s)
+            found += await resync.sweep(self._looks, queue, cursor, grace_s=self._settings.sweep_after_s)
         return found
 
     async def renominate(self) -> int:
@@ -211,7 +212,7 @@ class Keeper:
     async def breakers(self) -> int:
         """Open, try and close the breakers of models by what became of their attempts."""
         rules = Rules.of(self._settings)
-        if not await breakers.is_any_to_judge(self.looks, rules):
+        if not await breakers.is_any_to_judge(self._looks, rules):
             return 0
         async with self._db.begin() as conn:
             changes = await breakers.keep(conn, rules)
@@ -230,7 +231,7 @@ class Keeper:
         mended = await self._spread(rescued)
         for queue in await self._pools():
             grace_s = self._settings.sweep_after_s
-            mended += await resync.sweep(self.looks, queue, SweepCursor(), grace_s=grace_s, deep=True)
+            mended += await resync.sweep(self._looks, queue, SweepCursor(), grace_s=grace_s, deep=True)
             mended += await resync.drop_stale(self._db, queue)
             mended += await queue.recount()
         return mended + await self._share(await self._pools(), everyone=True)
@@ -262,7 +263,7 @@ class Keeper:
                 return total
 
     async def _share(self, queues: Sequence[JobQueue], *, everyone: bool = False) -> int:
-        shares = await caps.read_shares(self.looks, everyone=everyone)
+        shares = await caps.read_shares(self._looks, everyone=everyone)
         recount = everyone or bool(shares.caps)
         return sum([await caps.keep_shares(self._db, queue, shares, recount=recount) for queue in queues])
 
@@ -301,7 +302,7 @@ class Keeper:
     async def _pools(self) -> list[JobQueue]:
         pools = self.outlook.pools
         if pools is None:
-            pools = [row.pool for row in await self.looks.rows(_POOLS)]
+            pools = [row.pool for row in await self._looks.rows(_POOLS)]
         return [self._queue(pool) for pool in pools]
 
     def _queue(self, pool: str) -> JobQueue:

@@ -49,7 +49,7 @@ async def run(config: Settings) -> None:
         return 0  # nothing was repaired
 
     batches = BatchKeeper(config, SystemClock(), db, redis)
-    retention = RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry, keeper.looks)
+    retention = RetentionKeeper(config, SystemClock(), db, redis, rq, meters.registry)
     rounds: dict[str, tuple[float, Callable[[], Awaitable[int]]]] = {
         "webhooks": (config.webhook_dispatch_every_s, dispatch),
         "tidy": (config.audit_every_s, Tidier(db, redis).round),

@@ -71,12 +71,11 @@ class RetentionKeeper:
         redis: Redis,
         rq: SyncRedis,
         registry: CollectorRegistry | None = None,
-        looks: Looks | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._db = db
-        self._looks = looks or Looks(db)
+        self._looks = Looks(db)
         self._redis = redis
         self._queue = open_queue(rq)
         self._figures = RetentionFigures(registry or CollectorRegistry())
