@@ -28,10 +28,9 @@ def refuse_wide_objects(decoded: dict[str, Any]) -> None:
     messages = decoded.get("messages")
     for field in ("body", *_OBJECTS):
         _refuse_wide(decoded if field == "body" else decoded.get(field), field)
+    # A message's name is made for one that is too wide only: it costs more than the look.
     for place, each in enumerate(messages[:MAX_MEMBERS] if isinstance(messages, list) else ()):
-        if (
-            isinstance(each, dict) and len(each) > MAX_MEMBERS
-        ):  # before its name is made, which costs more than the look
+        if isinstance(each, dict) and len(each) > MAX_MEMBERS:
             _refuse_wide(each, f"messages[{place}]")
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import text
@@ -104,16 +105,16 @@ async def running(board: LoadBoard) -> AsyncIterator[asyncio.Queue[str]]:
         await refresh()
         rounds.put_nowait("read")
 
-    board.refresh = told  # type: ignore[method-assign]
-    task = asyncio.create_task(board.run())
-    try:
-        async with asyncio.timeout(30):
-            await rounds.get()
-            yield rounds
-    finally:
-        board.close()
-        async with asyncio.timeout(30):
-            await task
+    with patch.object(board, "refresh", told):
+        task = asyncio.create_task(board.run())
+        try:
+            async with asyncio.timeout(30):
+                await rounds.get()
+                yield rounds
+        finally:
+            board.close()
+            async with asyncio.timeout(30):
+                await task
 
 
 async def test_a_board_that_nobody_asks_reads_seldom_but_at_once_for_the_first_who_does(
@@ -137,8 +138,8 @@ async def test_a_board_that_nobody_asks_ends_at_once(board: LoadBoard, monkeypat
         pass
 
 
-async def test_a_round_that_finds_nothing_waiting_asks_each_server_once(
-    engine: AsyncEngine, board: LoadBoard, queue: JobQueue
+async def test_a_round_that_finds_nothing_waiting_asks_redis_once(
+    engine: AsyncEngine, board: LoadBoard, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trips: list[int] = []
     pipeline = queue.redis.pipeline
@@ -147,7 +148,7 @@ async def test_a_round_that_finds_nothing_waiting_asks_each_server_once(
         trips.append(1)
         return pipeline(*args, **options)
 
-    queue.redis.pipeline = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(queue.redis, "pipeline", counted)
     await board.refresh()
     assert sum(trips) == 1
     await queue.enqueue([Nomination(new_id(), 1, "batch", "acme", 100)])
