@@ -14,7 +14,8 @@ from alembic.script import Script
 from sqlalchemy import create_engine
 
 from app.embedded import EmbeddedPostgres
-from app.schema import alembic_config, head_revision, migrate
+from app.revisions import head_revision
+from app.schema import alembic_config, migrate
 from app.settings import Settings
 
 

@@ -1,10 +1,8 @@
 """Does this process live, and can it serve? /healthz and /readyz."""
 
 import asyncio
-from functools import cache
 from typing import Any
 
-from alembic.util.exc import CommandError
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
@@ -15,7 +13,7 @@ from app.api.problems import problem
 from app.api.runtime import Runtime, runtime_of
 from app.errors import Unavailable
 from app.redis import RedisError
-from app.schema import head_revision, known_revisions
+from app.revisions import head_revision, known_revisions
 
 CHECK_TIMEOUT_S = 2.0
 
@@ -67,16 +65,9 @@ async def _postgres(runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
     return _check(True, "answers"), await asyncio.to_thread(_schema, revision)
 
 
-@cache
-def _wanted_revisions() -> tuple[str | None, frozenset[str]]:
-    """Head and all revisions that this code knows, read from disk once a process."""
-    return head_revision(), frozenset(known_revisions())
-
-
 def _schema(revision: str | None) -> dict[str, Any]:
-    try:
-        head, known = _wanted_revisions()
-    except CommandError:
+    head, known = head_revision(), known_revisions()
+    if head is None:
         return _check(False, "this installation has no migrations")
     if revision == head:
         return _check(True, f"at {revision}")

@@ -1,5 +1,8 @@
 """How does the API start, serve and end? `python -m app.api.main`."""
 
+if __name__ == "__main__":
+    import app.starting  # noqa: F401 - before all others; who imports this module has a garbage collector of their own
+
 import asyncio
 import logging
 import socket
@@ -96,7 +99,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     face_paths.install(app)
     openapi.install(app)
     reference.install(app, own_settings)
-    install_dashboard(app, lambda: app.state.runtime)
+    install_dashboard(app, own_settings, lambda: app.state.runtime)
     return app
 
 

@@ -127,7 +127,8 @@ def _postgres(settings: Settings) -> Iterator[Finding]:
 
 
 def _schema(settings: Settings) -> Iterator[Finding]:
-    from app.schema import current_revision, head_revision
+    from app.revisions import head_revision
+    from app.schema import current_revision
 
     current, head = current_revision(settings), head_revision()
     if current != head:

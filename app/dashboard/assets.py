@@ -1,9 +1,11 @@
 """Where do style, scripts and pictures come from? From this package, under a path that changes with their content: cached for ever."""
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -18,13 +20,22 @@ _MIN_GZIP_BYTES = 1024
 router = APIRouter()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asset:
-    """One file; `zipped` is None where that wouldn't make it smaller."""
+    """One file."""
 
     content: bytes
-    zipped: bytes | None
     media_type: str
+
+    @property
+    def is_zipped(self) -> bool:
+        """Whether it is large enough to gain by it."""
+        return len(self.content) >= _MIN_GZIP_BYTES
+
+    @cached_property
+    def zipped(self) -> bytes:
+        """Takes a while the first time."""
+        return gzip.compress(self.content, mtime=0)
 
 
 def _read(folder: Traversable, before: str = "") -> dict[str, Asset]:
@@ -34,10 +45,9 @@ def _read(folder: Traversable, before: str = "") -> dict[str, Asset]:
             found |= _read(each, f"{before}{each.name}/")
         else:
             content = each.read_bytes()
-            zipped = gzip.compress(content, mtime=0) if len(content) >= _MIN_GZIP_BYTES else None
             kind = mimetypes.guess_type(each.name)[0] or "application/octet-stream"
             charset = "; charset=utf-8" if kind.startswith("text/") or kind.endswith("javascript") else ""
-            found[f"{before}{each.name}"] = Asset(content, zipped, kind + charset)
+            found[f"{before}{each.name}"] = Asset(content, kind + charset)
     return found
 
 
@@ -57,8 +67,9 @@ async def asset(request: Request, digest: str, name: str) -> Response:
     found = ASSETS.get(name)
     if found is None:
         raise NotFound("there is no such file")
-    zips = found.zipped is not None and "gzip" in request.headers.get("accept-encoding", "")
+    zips = found.is_zipped and "gzip" in request.headers.get("accept-encoding", "")
+    content = await asyncio.to_thread(lambda: found.zipped) if zips else found.content
     headers = {"Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if zips else {})
     if digest == _DIGEST:
         headers["Cache-Control"] = _FOR_EVER
-    return Response(found.zipped if zips else found.content, headers=headers, media_type=found.media_type)
+    return Response(content, headers=headers, media_type=found.media_type)

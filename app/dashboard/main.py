@@ -34,7 +34,9 @@ from app.dashboard.pages import is_htmx, refusal
 from app.dashboard.services import Services
 from app.db import is_outage
 from app.errors import InvalidRequest, NotFound, PenstockError, Unavailable
+from app.operators.client import client_of
 from app.redis import RedisError
+from app.settings import Settings
 from app.telemetry import emit
 
 log = logging.getLogger("penstock.dashboard")
@@ -46,8 +48,10 @@ ROUTERS = (
 )  # fmt: skip
 
 
-def install(app: FastAPI, services: Callable[[], Services]) -> None:
+def install(app: FastAPI, settings: Settings, services: Callable[[], Services]) -> None:
     """Mount the dashboard at /admin of `app`; `services` gives the running app's."""
+    if client_of(settings) is not None:
+        oidc.load()
     app.state.dashboard = dashboard = create_dashboard(services)
     beginning = Guard(RedirectResponse(f"{assets.PREFIX}/", 303), lambda: services().settings)
     app.router.routes.append(Route(assets.PREFIX, beginning, include_in_schema=False))

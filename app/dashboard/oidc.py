@@ -1,6 +1,7 @@
 """How does an operator get in by an OIDC provider? /admin/oidc sends them there, /admin/oidc/callback takes them back."""
 
 import logging
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
@@ -14,12 +15,14 @@ from app.dashboard.services import Services, services_of
 from app.errors import NotFound, PenstockError
 from app.operators import flows, identities, links, throttle
 from app.operators.addresses import network_of
-from app.operators.id_tokens import InvalidToken
-from app.operators.provider import CodeRefused, Provider, ProviderFailed, client_of
+from app.operators.client import CodeRefused, InvalidToken, ProviderFailed, client_of
 from app.operators.sessions import close_session, digest, open_session
 from app.quotas.acts import record_act
 from app.settings import Settings
 from app.telemetry import emit
+
+if TYPE_CHECKING:
+    from app.operators.provider import Provider
 
 log = logging.getLogger("penstock.dashboard")
 router = APIRouter(prefix="/oidc")
@@ -121,12 +124,19 @@ async def _enter(request: Request, services: Services, claims: identities.Claims
     return answer
 
 
-def provider_of(request: Request) -> Provider:
+def load() -> None:
+    """Import what asks a provider, before the first request: its libraries take several tenths of a second, and only who has one needs them."""
+    import app.operators.provider  # noqa: F401
+
+
+def provider_of(request: Request) -> "Provider":
     """The configured one.
 
     Raises:
         NotFound: there is none.
     """
+    from app.operators.provider import Provider
+
     services = services_of(request)
     client = client_of(services.settings)
     if client is None:

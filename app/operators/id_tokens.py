@@ -8,7 +8,7 @@ from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
-from app.errors import PenstockError
+from app.operators.client import InvalidToken
 
 # By public keys only. HMAC would make the public key a secret that everybody knows; `none` is no signature.
 ALGORITHMS = (
@@ -16,18 +16,6 @@ ALGORITHMS = (
 )  # fmt: skip
 LEEWAY_S = 60  # by which the clocks may differ
 MAX_SUBJECT_CHARS = 255
-
-
-class InvalidToken(PenstockError):
-    """The provider's token isn't one for us, for this log-in and for now. `why` is for the log."""
-
-    code = "id_token_refused"
-    status = 403
-    retryable = False
-
-    def __init__(self, why: str) -> None:
-        super().__init__("what the provider sent doesn't prove who you are; the API's log says why")
-        self.why = why
 
 
 class UnknownKey(Exception):

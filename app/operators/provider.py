@@ -19,46 +19,14 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from joserfc.jwk import KeySet
 
 from app.clock import Clock
-from app.errors import PenstockError
 from app.operators.addresses import is_local
+from app.operators.client import Client, CodeRefused, InvalidToken, ProviderFailed
 from app.operators.flows import Secrets
-from app.operators.id_tokens import ALGORITHMS, InvalidToken, UnknownKey, check_id_token, signing_keys
-from app.settings import Settings
+from app.operators.id_tokens import ALGORITHMS, UnknownKey, check_id_token, signing_keys
 
 KEEP_S = 600.0  # of its documents and keys
 MAX_BYTES = 2**20
 MOST_CALLS = 16  # at once, in one process
-
-
-class ProviderFailed(PenstockError):
-    """The OIDC provider didn't answer in time, or not as such providers do. `why` is for the log."""
-
-    code = "identity_provider_failed"
-    status = 503
-    retryable = True
-
-    def __init__(self, why: str) -> None:
-        super().__init__("the provider of this log-in doesn't answer as it should; the API's log says why: try again")
-        self.why = why
-
-
-class CodeRefused(PenstockError):
-    """The provider gives nothing for this code: it was used already, is too old, or was another's."""
-
-    code = "login_code_refused"
-    status = 403
-    retryable = False
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Which provider, and what we are there."""
-
-    issuer: str
-    client_id: str
-    client_secret: str
-    scopes: str
-    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +48,6 @@ class Answer:
 
     status: int
     document: dict[str, Any]
-
-
-def client_of(settings: Settings) -> Client | None:
-    """The provider by which operators log in, if one is configured."""
-    if settings.oidc_issuer is None or settings.oidc_client_id is None or settings.oidc_client_secret is None:
-        return None
-    return Client(
-        issuer=settings.oidc_issuer,
-        client_id=settings.oidc_client_id,
-        client_secret=settings.oidc_client_secret.get_secret_value(),
-        scopes=" ".join(settings.oidc_scopes.split()),
-        timeout_s=settings.oidc_timeout_s,
-    )
 
 
 class Provider:

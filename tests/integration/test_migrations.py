@@ -9,7 +9,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from app.schema import alembic_config, full_metadata, head_revision, migrate
+from app.revisions import head_revision
+from app.schema import alembic_config, full_metadata, migrate
 from app.settings import Settings
 
 # Order of columns aside: a column that is added later stands last in Postgres.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.operators.provider import client_of
+from app.operators.client import client_of
 from app.settings import Settings
 from tests.support.cli import runner
 

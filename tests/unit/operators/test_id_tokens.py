@@ -8,7 +8,8 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import KeySet
 
-from app.operators.id_tokens import ALGORITHMS, InvalidToken, UnknownKey, check_id_token, signing_keys
+from app.operators.client import InvalidToken
+from app.operators.id_tokens import ALGORITHMS, UnknownKey, check_id_token, signing_keys
 from app.operators.identities import role_of
 from tests.support.oidc import (
     CLIENT_ID,
