@@ -9,6 +9,7 @@ import msgspec
 
 from app.ids import job_name
 from app.openai.fields import REQUESTS_FAULT
+from app.openai.refusals import Refusal
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,10 +49,10 @@ def refused_line(custom_id: str, job: EndedJob) -> bytes:
     return _line(custom_id, job.id, {"status_code": status, "request_id": job_name(job.id), "body": body}, None)
 
 
-def unfit_line(custom_id: str, line_id: UUID, *, status: int, code: str, message: str, param: str | None) -> bytes:
+def unfit_line(custom_id: str, line_id: UUID, refused: Refusal) -> bytes:
     """The line of the error file for a request that no job could be made of."""
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
-    return _line(custom_id, line_id, {"status_code": status, "request_id": line_id.hex, "body": body}, None)
+    response = {"status_code": refused.status, "request_id": line_id.hex, "body": {"error": refused.body}}
+    return _line(custom_id, line_id, response, None)
 
 
 def lost_line(custom_id: str, line_id: UUID, code: str, message: str) -> bytes:

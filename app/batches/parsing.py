@@ -1,17 +1,20 @@
 """Is this a batch? Its lines one by one, as their bytes come, each checked on its own; errors say in which line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from app.batches.order import prefix_key, prompt_text
-from app.batches.translate import to_request
+from app.batches.translate import Body, names_in, to_request
 from app.errors import InvalidRequest
 from app.jobs.request import JobRequest
+from app.openai.fields import in_callers_words
 from app.settings import Settings
 
 MAX_ERRORS = 100  # that a batch shows; the count of all is said besides
+MAX_MESSAGE_CHARS = 500
 MAX_CUSTOM_ID_CHARS = 512
 _FIELDS = {"custom_id", "method", "url", "body"}
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -41,6 +44,10 @@ class LineError:
     def document(self) -> dict[str, Any]:
         """As OpenAI's batch object shows it."""
         return {"code": self.code, "line": self.line, "message": self.message, "param": self.param}
+
+
+def _place(error: LineError) -> int:
+    return error.line or 0
 
 
 class _Wrong(Exception):
@@ -87,9 +94,14 @@ class BatchReader:
         if not self.lines and not self.num_errors:
             self._wrong("empty_file", "the file holds no line", None)
 
+    def add_errors(self, found: Sequence[LineError]) -> None:
+        """Errors of lines that hold by themselves, found by others. The first ones of the file are kept."""
+        self.num_errors += len(found)
+        self.errors = sorted([*self.errors, *found], key=_place)[:MAX_ERRORS]
+
     def documents(self) -> list[dict[str, Any]]:
         """The errors as the batch shows them, by line."""
-        shown = [each.document() for each in sorted(self.errors, key=lambda each: each.line or 0)]
+        shown = [each.document() for each in sorted(self.errors, key=_place)]
         if self.num_errors > len(shown):
             message = f"{self.num_errors - len(shown)} more errors aren't listed"
             shown.append(LineError("more_errors", message).document())
@@ -108,7 +120,7 @@ class BatchReader:
         try:
             custom_id, body = self._checked(raw)
             request = to_request(self.endpoint, body)
-            self._check_limits(request)
+            self._check_limits(request, body)
         except InvalidRequest as error:
             self._wrong(error.code, error.detail, self._number, error.extra.get("param"))
         except _Wrong as error:
@@ -146,14 +158,15 @@ class BatchReader:
         if first != self._number:
             raise _Wrong("duplicate_custom_id", f"custom_id: is that of line {first}, too", "custom_id")
 
-    def _check_limits(self, request: JobRequest) -> None:
+    def _check_limits(self, request: JobRequest, body: Body) -> None:
         for name, message in request.check_limits(self.settings):
-            raise _Wrong("invalid_request", f"{name}: {message}", name)
+            said, param = in_callers_words(f"{name}: {message}", name, names_in(self.endpoint, body))
+            raise _Wrong("invalid_request", said, param)
 
     def _wrong(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
         self.num_errors += 1
         if len(self.errors) < MAX_ERRORS:
-            self.errors.append(LineError(code, message[:500], line, param))
+            self.errors.append(LineError(code, message[:MAX_MESSAGE_CHARS], line, param))
 
 
 def decode_line(raw: bytes) -> dict[str, Any]:

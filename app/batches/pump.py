@@ -12,7 +12,7 @@ from app.batches.bodies import unfit_line
 from app.batches.lines import Told, line_id, lock_batch, record
 from app.batches.parsing import decode_line
 from app.batches.store import Batch
-from app.batches.translate import Body, to_request
+from app.batches.translate import Body, names_in, to_request
 from app.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -30,6 +30,7 @@ from app.jobs.spending import prices_of
 from app.jobs.submit import Accepted, Caller, accept, ask_of
 from app.jobs.tokenizing import PromptEncoder
 from app.killpoints import kill_point
+from app.openai.refusals import in_openais_words
 from app.quotas.rights import RIGHT_COLUMNS, Rights, check_size, read_rights
 from app.quotas.tables import tenants
 from app.settings import Settings
@@ -74,8 +75,7 @@ class AskedLine:
 class ReadyLine:
     """A line whose request was checked against its model."""
 
-    number: int
-    custom_id: str
+    line: AskedLine
     job: PreparedJob
 
 
@@ -231,12 +231,7 @@ class Pump:
                     continue
                 reason = "budget" if isinstance(error, BudgetExhausted) else "queue_limit"
                 if isinstance(error, BudgetExhausted) and await self._never_fits(batch, chunk.ready[0].job, error):
-                    return await self._write(
-                        batch,
-                        Chunk(
-                            [], [*chunk.failed, _unfit(batch, chunk.ready[0].number, chunk.ready[0].custom_id, error)]
-                        ),
-                    )
+                    return await self._write(batch, _without_first(batch, chunk, error))
                 raise _Held(reason, error.detail, _BUDGET_RETRY_S if reason == "budget" else _CAP_RETRY_S) from error
             except Unavailable as error:  # a budget was changed just now
                 raise _Held("budget", error.detail, _CHANGED_RETRY_S) from error
@@ -244,10 +239,7 @@ class Pump:
                 if len(chunk.ready) > 1:  # all of them together: by halves the one is found that passes it by itself
                     chunk = Chunk(chunk.ready[: len(chunk.ready) // 2], chunk.failed)
                     continue
-                return await self._write(
-                    batch,
-                    Chunk([], [*chunk.failed, _unfit(batch, chunk.ready[0].number, chunk.ready[0].custom_id, error)]),
-                )
+                return await self._write(batch, _without_first(batch, chunk, error))
             except TenantSuspended as error:
                 raise _Held("suspended", error.detail, _BUDGET_RETRY_S) from error
 
@@ -265,9 +257,12 @@ class Pump:
             if now is None:
                 return Pumped()  # cancelled or expired meanwhile
             # Bound first: the budgets, which others wait for, are to be locked last.
-            bound = {"numbers": [each.number for each in chunk.ready], "jobs": [each.job.id for each in chunk.ready]}
+            bound = {
+                "numbers": [each.line.number for each in chunk.ready],
+                "jobs": [each.job.id for each in chunk.ready],
+            }
             bound_now = set(await conn.scalars(_BIND, {"batch": batch.id, **bound}))
-            ready = [each for each in chunk.ready if each.number in bound_now]
+            ready = [each for each in chunk.ready if each.line.number in bound_now]
             accepted = await accept(conn, _caller(batch), [each.job for each in ready])
             if ready:
                 await self._take_probe(conn, ready)
@@ -301,12 +296,20 @@ def prepare_lines(
             model, encoder = found
             request = to_request(batch.endpoint, line.body).model_copy(update={"tier": batch.tier})
             job = prepare(request, model, encoder, settings)
-            check_size(rights, prompt_tokens=len(job.prompt_ids), n=request.n, max_tokens=job.max_tokens)
+            check_size(
+                rights, prompt_tokens=len(job.prompt_ids), n=request.n, max_tokens=job.max_tokens,
+                prompt_field="prompt" if request.messages is None else "messages",
+            )  # fmt: skip
         except InvalidRequest as error:
-            chunk.failed.append(_unfit(batch, line.number, line.custom_id, error))
+            chunk.failed.append(_unfit(batch, line, error))
         else:
-            chunk.ready.append(ReadyLine(line.number, line.custom_id, job))
+            chunk.ready.append(ReadyLine(line, job))
     return chunk
+
+
+def _without_first(batch: Batch, chunk: Chunk, error: PenstockError) -> Chunk:
+    """What is written where the first line, by itself, can never be a job."""
+    return Chunk([], [*chunk.failed, _unfit(batch, chunk.ready[0].line, error)])
 
 
 async def _still_open(conn: AsyncConnection, batch: Batch, failed: Sequence[Told]) -> list[Told]:
@@ -328,9 +331,7 @@ def _read(lines: Sequence[tuple[int, str, bytes]]) -> list[AskedLine]:
     return [AskedLine(number, custom_id, decode_line(raw)["body"]) for number, custom_id, raw in lines]
 
 
-def _unfit(batch: Batch, number: int, custom_id: str, error: PenstockError) -> Told:
-    line = unfit_line(
-        custom_id, line_id(batch.id, number), status=error.status, code=error.code, message=error.detail,
-        param=error.extra.get("param"),
-    )  # fmt: skip
-    return Told(number, line)
+def _unfit(batch: Batch, line: AskedLine, error: PenstockError) -> Told:
+    """The line's error as a call of its endpoint would get it."""
+    refused = in_openais_words(error, names_in(batch.endpoint, line.body))
+    return Told(line.number, unfit_line(line.custom_id, line_id(batch.id, line.number), refused))

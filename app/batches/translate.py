@@ -1,5 +1,6 @@
 """What job does a line ask for? OpenAI's body of an endpoint, read as a call of that endpoint reads it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -55,6 +56,14 @@ def to_request(endpoint: str, body: Body) -> JobRequest:
         refused = refusal(error) if isinstance(error, ValidationError) else error
         message, param = in_callers_words(refused.detail, refused.extra.get("param"), asked.renamed())
         raise type(refused)(message, **(refused.extra | {"param": param})) from None
+
+
+def names_in(endpoint: str, body: Body) -> Mapping[str, str]:
+    """Fields of the job underneath that this body knows by other names; none where it can't be read."""
+    try:
+        return ENDPOINTS[endpoint].model_validate(body).renamed()
+    except ValidationError:
+        return {}
 
 
 def _job(asked: Call) -> JobRequest:

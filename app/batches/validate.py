@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.batches.events import announce
 from app.batches.order import ranks_of
-from app.batches.parsing import BatchReader, Line, LineError
+from app.batches.parsing import MAX_MESSAGE_CHARS, BatchReader, Line, LineError
 from app.batches.store import Batch, batch_name
 from app.batches.tables import batches
 from app.db import storable
@@ -43,9 +43,8 @@ async def validate(db: AsyncEngine, catalog: ModelCatalog, settings: Settings, b
         await asyncio.to_thread(reader.close)
     except InvalidRequest as error:
         reader.errors, reader.num_errors = [LineError("file_not_found", error.detail)], 1
-    if not reader.num_errors:
-        reader.errors = await _unknown_models(catalog, settings, reader.lines)
-        reader.num_errors = len(reader.errors)
+    else:
+        reader.add_errors(await _unknown_models(catalog, settings, reader.lines))
     ranks = [] if reader.num_errors else await asyncio.to_thread(ranks_of, [each.key for each in reader.lines])
     kill_point("batches.before_validate_commit")
     async with db.begin() as conn:
@@ -90,15 +89,12 @@ async def _insert_lines(conn: AsyncConnection, batch_id: UUID, lines: Sequence[L
 
 
 async def _unknown_models(catalog: ModelCatalog, settings: Settings, lines: Sequence[Line]) -> list[LineError]:
-    """One error for each model that nobody serves, at the first line that names it."""
-    found: list[LineError] = []
-    seen: set[str | None] = set()
-    for line in lines:
-        if line.model in seen:
-            continue
-        seen.add(line.model)
+    """One error for each line whose model nobody serves."""
+    reasons: dict[str | None, str] = {}
+    for model in {line.model for line in lines}:
         try:
-            await catalog.find(line.model, default=settings.default_model)
+            await catalog.find(model, default=settings.default_model)
         except UnknownModel as error:
-            found.append(LineError("model_not_found", error.detail, line.number, "model"))
-    return found
+            reasons[model] = error.detail[:MAX_MESSAGE_CHARS]
+    wrong = (line for line in lines if line.model in reasons)
+    return [LineError("model_not_found", reasons[line.model], line.number, "model") for line in wrong]

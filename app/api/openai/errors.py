@@ -13,18 +13,11 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.api.problems import problem, standing_headers
-from app.errors import (
-    BudgetExhausted,
-    PenstockError,
-    PromptTooLong,
-    Unauthenticated,
-    Unavailable,
-    UnknownModel,
-)
+from app.errors import PenstockError, Unavailable
 from app.jobs.read import JobView
 from app.jobs.refusals import refusal
-from app.openai.fields import REQUESTS_FAULT, Generation, in_callers_words
-from app.quotas.rates import RateLimited
+from app.openai.fields import REQUESTS_FAULT, Generation
+from app.openai.refusals import Refusal, in_openais_words
 from app.redis import RedisError
 from app.telemetry import emit
 
@@ -32,32 +25,12 @@ log = logging.getLogger("penstock.api.openai")
 _encode = msgspec.json.Encoder().encode
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, TimeoutError, RedisError)
 
-# What OpenAI calls what we call otherwise: (type, code).
-_NAMES: dict[type[PenstockError], tuple[str, str]] = {
-    BudgetExhausted: ("insufficient_quota", "insufficient_quota"),
-    RateLimited: ("rate_limit_error", "rate_limit_exceeded"),
-    Unauthenticated: ("invalid_request_error", "invalid_api_key"),
-    UnknownModel: ("invalid_request_error", "model_not_found"),
-    PromptTooLong: ("invalid_request_error", "context_length_exceeded"),
-}
-_TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
-
 
 @dataclass(frozen=True, slots=True)
-class FaceError:
-    """A refusal as OpenAI's clients read it."""
+class FaceError(Refusal):
+    """A refusal with the headers of its answer."""
 
-    status: int
-    message: str
-    type: str
-    param: str | None
-    code: str | None
     headers: dict[str, str]
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The error object; `error` in an answer's body or an event's data."""
-        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
     def answer(self) -> Response:
         """The whole answer."""
@@ -72,27 +45,16 @@ class JobEndedWithout(PenstockError):
     retryable = False
 
 
-def type_of(status: int) -> str:
-    """OpenAI's word for what an error of this status is."""
-    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-
-
 def face_error(error: PenstockError, renamed: dict[str, str] | None = None) -> FaceError:
     """Our error in OpenAI's words; `renamed`: fields that the caller knows by another name."""
-    status = 400 if error.status == 422 else error.status
-    kind, code = type_of(status), error.code
-    for cls, names in _NAMES.items():
-        if isinstance(error, cls):
-            kind, code = names
-    message, param = in_callers_words(error.detail, error.extra.get("param"), renamed or {})
-    if isinstance(error, JobEndedWithout):
-        code = error.extra["job_code"]
-        status = error.extra["status"]
-        kind = "invalid_request_error" if status < 500 else "server_error"
+    told = in_openais_words(error, renamed or {})
     headers = standing_headers(error) | error.headers
+    status, kind, code = told.status, told.type, told.code
     if isinstance(error, JobEndedWithout):
+        code, status = error.extra["job_code"], error.extra["status"]
+        kind = "invalid_request_error" if status < 500 else "server_error"
         headers["x-should-retry"] = "false"  # the same would happen again, or its caller wanted it so
-    return FaceError(status, message, kind, param, code, headers)
+    return FaceError(status, told.message, kind, told.param, code, headers)
 
 
 def end_of(job: JobView) -> JobEndedWithout:

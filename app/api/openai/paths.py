@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from app.api.openai.errors import BothRoute, FaceRoute, type_of
+from app.api.openai.errors import BothRoute, FaceRoute
 from app.api.openapi import PROBLEM
+from app.openai.refusals import type_of
 
 _PREFIX = "/v1/"
 _encode = msgspec.json.Encoder().encode

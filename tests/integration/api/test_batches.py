@@ -172,15 +172,32 @@ async def test_an_unknown_model_fails_the_whole_batch(client: httpx.AsyncClient,
     assert [(each["line"], each["code"]) for each in failed["errors"]["data"]] == [(2, "model_not_found")]
 
 
+async def test_lines_of_unknown_models_are_named_beside_what_else_is_wrong(
+    client: httpx.AsyncClient, bench: Bench
+) -> None:
+    unknown = [chat_line("a", model="nobody"), chat_line("b", model="nobody"), chat_line("d", model="somebody")]
+    batch = await make_batch(client, [chat_line("ok"), *unknown[:2], chat_line("c", n=-1), unknown[2]])
+    failed = await bench.run(client, batch)
+    assert [(each["line"], each["code"]) for each in failed["errors"]["data"]] == [
+        (2, "model_not_found"), (3, "model_not_found"), (4, "invalid_request"), (5, "model_not_found"),
+    ]  # fmt: skip
+    assert "'somebody'" in failed["errors"]["data"][3]["message"]
+
+
 async def test_a_line_that_no_job_can_be_made_of_is_an_error_and_the_others_run(
     client: httpx.AsyncClient, bench: Bench, engine: AsyncEngine, redis: Redis
 ) -> None:
-    batch = await make_batch(client, [chat_line("long", "x" * 5000), chat_line("short")])
+    wrong = [chat_line("long", "x" * 5000), chat_line("greedy", max_tokens=None, max_completion_tokens=100_000)]
+    batch = await make_batch(client, [*wrong, chat_line("short")])
     done = await bench.run(client, batch)
-    assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
-    (line,) = await read_lines(client, f"/v1/files/{done['error_file_id']}/content")
-    assert line["custom_id"] == "long"
-    assert line["response"]["body"]["error"]["code"] == "prompt_too_long"
+    assert done["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+    lines = await read_lines(client, f"/v1/files/{done['error_file_id']}/content")
+    told = {line["custom_id"]: line["response"] for line in lines}
+    calls = {each["custom_id"]: await client.post(CHAT, json=each["body"]) for each in wrong}
+    for custom_id, call in calls.items():
+        assert (told[custom_id]["status_code"], told[custom_id]["body"]) == (call.status_code, call.json())
+        assert (call.status_code, call.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert calls["greedy"].json()["error"]["param"] == "max_completion_tokens"
     await assert_audit_clean(engine, redis)
 
 
@@ -415,7 +432,11 @@ async def test_a_line_that_no_window_of_a_budget_could_hold_is_an_error(
     done = await bench.run(client, batch)
     assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     (line,) = await read_lines(client, f"/v1/files/{done['error_file_id']}/content")
-    assert (line["custom_id"], line["response"]["body"]["error"]["code"]) == ("huge", "budget_exhausted")
+    call = await client.post(CHAT, json=chat_line("huge", max_tokens=1000)["body"])
+    assert (line["custom_id"], line["response"]["status_code"], call.status_code) == ("huge", 429, 429)
+    error, of_call = line["response"]["body"]["error"], call.json()["error"]
+    assert error["code"] == of_call["code"] == "insufficient_quota"
+    assert error["type"] == of_call["type"]
 
 
 async def test_jobs_that_fail_or_die_are_told_with_their_errors(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batches.parsing import MAX_ERRORS, BatchReader
+from app.batches.parsing import MAX_ERRORS, BatchReader, LineError
 from app.settings import Settings
 from tests.support.batches import CHAT, chat_line, jsonl
 
@@ -72,11 +72,33 @@ def test_what_is_wrong_with_a_line_is_told_by_code(line: bytes, code: str) -> No
     assert codes(jsonl([chat_line("good")]) + line) == [(2, code)]
 
 
+def test_a_limit_that_is_a_setting_is_told_by_the_lines_own_name_of_the_field() -> None:
+    schema: dict[str, object] = {}
+    for _ in range(40):
+        schema = {"items": schema}
+    body = {"input": "a", "text": {"format": {"type": "json_schema", "name": "deep", "schema": schema}}}
+    reader = BatchReader("/v1/responses", SETTINGS)
+    reader.feed(jsonl([{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}]))
+    reader.close()
+    (error,) = reader.documents()
+    assert error["param"] == "text.format.schema"
+    assert error["message"].startswith("text.format.schema: must be nested at most")
+
+
 def test_a_thousand_errors_are_counted_and_a_hundred_told() -> None:
     found = read(b"x\n" * 1000).documents()
     assert len(found) == MAX_ERRORS + 1
     assert found[-1]["code"] == "more_errors"
     assert "900 more" in found[-1]["message"]
+
+
+def test_errors_that_others_find_are_told_in_their_place_and_the_first_hundred_of_all_are_told() -> None:
+    reader = read(b"".join(b"x\n" if n % 2 else jsonl([chat_line(str(n))]) for n in range(180)))
+    reader.add_errors([LineError("model_not_found", "m", line.number, "model") for line in reader.lines])
+    found = reader.documents()
+    assert [each["line"] for each in found] == [*range(1, MAX_ERRORS + 1), None]
+    assert [each["code"] for each in found[:3]] == ["model_not_found", "invalid_json_line", "model_not_found"]
+    assert "80 more" in found[-1]["message"]
 
 
 def test_lines_are_counted_up_to_the_limit() -> None:
