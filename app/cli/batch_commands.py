@@ -66,7 +66,7 @@ def batch_commands(target: FindTarget) -> typer.Typer:
         key: Key = None,
         data_dir: DataDir = None,
     ) -> None:
-        """Show a batch: its counts, its ETA, what it waits for, what is wrong with its lines."""
+        """Show a batch: its counts, its ETA, what it waits for, what is wrong with its lines, why some failed."""
         from app.cli import batches
 
         batches.show_batch(target(url, key, data_dir), batch_id, watch=watch, as_json=as_json)
@@ -103,14 +103,14 @@ def batch_commands(target: FindTarget) -> typer.Typer:
     def download(
         batch_id: BatchId,
         output: Annotated[
-            Path | None, typer.Option("--output", help="Where the answers go; printed if left out.")
+            Path | None, typer.Option("--output", help="Where the answers go; printed without this and --errors.")
         ] = None,
-        errors: Annotated[Path | None, typer.Option("--errors", help="Where the errors go.")] = None,
+        errors: Annotated[Path | None, typer.Option("--errors", help="Where the errors go; alone: no answers.")] = None,
         url: Url = None,
         key: Key = None,
         data_dir: DataDir = None,
     ) -> None:
-        """Save the lines that are done, in the middle of a batch, too."""
+        """Save the lines that are done, in the middle of a batch, too: answers, errors, or both."""
         from app.cli import batches
 
         batches.download(target(url, key, data_dir), batch_id, output, errors)

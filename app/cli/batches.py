@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from app.cli.batch_failures import Failures
 from app.cli.batch_lines import endpoint_of
 from app.cli.errors import CommandFailed
 from app.cli.http import Api, Target
@@ -87,6 +88,7 @@ def submit(target: Target, file: Path, options: dict[str, Any], *, wait: bool, a
         print(json.dumps(batch, ensure_ascii=False))
     elif wait:
         _print_batch(batch)
+        _print_failures(target, batch)
     else:
         print(batch["id"])
     return not wait or (batch["status"] == "completed" and not batch["request_counts"]["failed"])
@@ -117,6 +119,7 @@ def show_batch(target: Target, batch_id: str, *, watch: bool, as_json: bool) -> 
         print(json.dumps(batch, ensure_ascii=False, indent=2))
     else:
         _print_batch(batch)
+        _print_failures(target, batch)
 
 
 def change_batch(target: Target, batch_id: str, change: dict[str, Any]) -> None:
@@ -147,7 +150,7 @@ def cancel_batches(target: Target, batch_ids: list[str]) -> None:
 
 
 def download(target: Target, batch_id: str, output: Path | None, errors: Path | None) -> None:
-    """Save the answers that are there now, in the middle of the batch, too, and the errors if wanted; without a file they are printed.
+    """Save what is there now, in the middle of the batch, too: answers, errors or both, as files are given; without any the answers are printed.
 
     Raises:
         CommandFailed: a file can't be written.
@@ -158,7 +161,7 @@ def download(target: Target, batch_id: str, output: Path | None, errors: Path | 
             path = f"/v1/batches/{batch_id}/{kind}"
             if file is not None:
                 await _save(api, path, file)
-            elif kind == "output":
+            elif kind == "output" and errors is None:
                 await api.save(path, sys.stdout.buffer.write)
 
     _with_api(target, act)
@@ -209,6 +212,17 @@ def _print_batch(batch: Mapping[str, Any]) -> None:
     for each in (batch.get("errors") or {}).get("data", []):
         place = f"line {each['line']}" if each.get("line") is not None else "file"
         print(f"{place}: {each['message']} ({each['code']})")
+
+
+def _print_failures(target: Target, batch: Batch) -> None:
+    """Why lines have failed, where some have, and how to get them all."""
+    if not batch["request_counts"]["failed"]:
+        return
+    failures, name = Failures(), batch["id"]
+    _with_api(target, lambda api: api.save(f"/v1/batches/{name}/errors", failures.feed))
+    for told in failures.told():
+        print(f"  {told}")
+    print(f"`penstock batches download {name} --errors FILE` saves the failed lines with their errors")
 
 
 def _line(batch: Mapping[str, Any]) -> str:

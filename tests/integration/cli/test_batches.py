@@ -45,19 +45,43 @@ def test_a_file_with_a_wrong_line_is_said_by_its_line(up: Up, penstock: Run, dat
     assert penstock("batches", "submit", tmp_path / "absent.jsonl", "--data-dir", data_dir).status == 1
 
 
+def test_lines_that_failed_are_told_by_code_with_the_next_step(
+    up: Up, penstock: Run, data_dir: Path, tmp_path: Path
+) -> None:
+    where = ("--data-dir", data_dir)
+    file, errors, output = tmp_path / "in.jsonl", tmp_path / "errors.jsonl", tmp_path / "out.jsonl"
+    greedy = [chat_line(f"greedy-{n}", max_tokens=100_000) for n in range(4)]
+    file.write_bytes(jsonl([chat_line("good"), *greedy]))
+    ran = penstock("batches", "submit", file, *where)
+    assert ran.status == 1
+    assert "1 of 5, 4 failed" in ran.out
+    assert "\n  4 x context_length_exceeded (greedy-" in ran.out
+    assert ", …): max_tokens: must be at most " in ran.out
+    (name,) = set(re.findall(r"batch_\w+", ran.out))
+    assert f"`penstock batches download {name} --errors FILE`" in ran.out
+    assert "4 x context_length_exceeded" in penstock("batches", "show", name, *where).out
+
+    only_errors = penstock("batches", "download", name, "--errors", errors, *where)
+    assert only_errors.out == f"{errors}: {errors.stat().st_size} bytes\n"
+    assert len(errors.read_text().splitlines()) == 4
+    both = penstock("batches", "download", name, "--errors", errors, "--output", output, *where)
+    assert (len(errors.read_text().splitlines()), len(output.read_text().splitlines())) == (4, 1)
+    assert both.out.count(" bytes\n") == 2
+
+
 def test_ctrl_c_tells_what_goes_on(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
     where = ("--data-dir", data_dir)
     file = tmp_path / "slow.jsonl"
     file.write_bytes(jsonl([chat_line("slow", max_tokens=2000)]))  # 20 s
     watching = Up("batches", "submit", file, *where)
     wait_until(lambda: "in_progress" in penstock("batches", "list", *where).out)
-    assert watching.end() == 130
+    assert watching.end() == 130, watching.output
     assert (found := re.search(r"(batch_\w+) goes on", watching.output)), watching.output
     assert penstock("batches", "cancel", found[1], *where).status == 0
 
     waiting = Up("submit", "Hello", "--max-tokens", 2000, *where)
     wait_until(lambda: "running" in penstock("jobs", "list", *where).out)
-    assert waiting.end() == 130
+    assert waiting.end() == 130, waiting.output
     assert (found := re.search(r"(job_\w+) goes on", waiting.output)), waiting.output
     assert penstock("jobs", "cancel", found[1], *where).status == 0
 
