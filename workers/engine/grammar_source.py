@@ -4,11 +4,13 @@ Its limits are counted in steps of its own, not in time, so a grammar is refused
 """
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from workers.engine.plain_words import plain_words
+from workers.engine.grammar_place import place_of
+from workers.engine.plain_words import MAX_CHARS, plain_words
 from workers.engine.protocol import Grammar
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 _MAX_TEXT_BYTES = 1 << 18  # a longer one is a mistake or an attack
 # At most one space between two things, and no line breaks. Where JSON's own rule holds, small models write blanks forever.
 _JSON: "JsonCompileOptions" = {"whitespace_pattern": " "}
+_IN_OURS = re.compile(r"^at \d+\(\d+\): ")  # a place in the grammar that llguidance makes of a regex
+_TYPES = "; the types are array, boolean, integer, null, number, object and string"
 
 
 class GrammarInvalid(ValueError):
@@ -42,16 +46,28 @@ def compile_grammar(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
     """A matcher at the grammar's beginning. Raises GrammarInvalid. May take as long as it likes: see `grammar_check`."""
     matcher = LLMatcher(tokenizer, _source_of(grammar), log_level=0, limits=_limits())
     if matcher.is_error():
-        raise GrammarInvalid(reason_of(matcher))
+        raise GrammarInvalid(_told(grammar, _message_of(matcher)))
     return matcher
 
 
 def reason_of(matcher: LLMatcher) -> str:
     """Why a matcher gave up, in words for the sender of its grammar."""
-    reason = str(matcher.get_error()).partition("\n<")[0].strip()
+    reason = _message_of(matcher)
     if reason.startswith("NoExtension"):
         return "nothing that this model's vocabulary can spell is allowed here"
     return plain_words(reason) or "it can't be used"
+
+
+def _message_of(matcher: LLMatcher) -> str:
+    return str(matcher.get_error()).partition("\n<")[0].strip()
+
+
+def _told(grammar: Grammar, reason: str) -> str:
+    """Why a grammar doesn't compile, and where, as far as that quotes nothing of it."""
+    place = place_of(grammar, reason)
+    words = plain_words(_IN_OURS.sub("", reason) if grammar.kind == "regex" else reason) or "it can't be used"
+    advice = _TYPES if words.startswith("Invalid type:") else ""
+    return f"at {place}: {words}{advice}"[:MAX_CHARS] if place else words + advice
 
 
 def _limits() -> LLParserLimits:

@@ -27,13 +27,27 @@ def test_only_known_words_and_a_place_are_left(message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "told"),
     [
-        ("regex", "zebra[", "at 1(8): invalid regex … in regex): regex parse error: error: unclosed character class"),
+        ("regex", "zebra[", "at character 6: invalid regex: unclosed character class"),
+        ("regex", "zebra\n/\\/[", "at character 10: invalid regex: unclosed character class"),
+        ("regex", "zebra)", "at character 6: invalid regex: unopened group"),
+        ("regex", "zebra{", "at character 6: invalid regex: unclosed counted repetition"),
         ("regex", 'zebra \\" zebra[', "unclosed character class"),
         ("regex", "the error is zebra(?=x)", "look-around, including look-ahead and look-behind, is not supported"),
-        ("lark", "start: zebra", "at 1(8): unknown name: …"),
+        ("lark", "start: zebra", "at line 1 column 8: unknown name: …"),
+        ("lark", "start: ZEBRA\nZEBRA: /[/", "at line 2 column 8: invalid regex: unclosed character class"),
+        ("lark", 'start: ("zebra"', "line 1 column 16: Expected token closing parenthesis, found line break"),
+        ("lark", "start: A\nA: B\nB: A // zebra", "at line 3 column 4: circular reference in token A definition"),
         ("lark", 'start: "zebra', "lexer error"),
-        ("json_schema", '{"type": "zebra"}', "Invalid type: …"),
-        ("json_schema", '{"type": "array", "contains": {"const": "zebra"}}', "Unimplemented keys: … contains …"),
+        (
+            "json_schema",
+            '{"properties": {"a": {"type": "string"}, "zebra": {"items": {"type": ["null", "zebra"]}}}}',
+            "at properties[2nd].items.type: Invalid type: …; the types are array, boolean, integer, null, number, object and string",
+        ),
+        (
+            "json_schema",
+            '{"type": "array", "contains": {"const": "zebra"}}',
+            "at contains: Unimplemented keys: contains",
+        ),
         (
             "json_schema",
             '{"type": "object", "required": ["zebra"], "properties": {"zebra": false}}',
@@ -42,7 +56,7 @@ def test_only_known_words_and_a_place_are_left(message: str) -> None:
         (
             "json_schema",
             '{"type": "string", "pattern": "zebra["}',
-            "regex parse error: error: unclosed character class",
+            "at pattern: invalid regex: unclosed character class",
         ),
         ("json_schema", '{"const": 1, "zebra', "at line 1 column 19: EOF while parsing a string"),
         ("choice", '["zebra', "Unterminated string"),
