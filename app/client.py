@@ -523,7 +523,11 @@ def _reason(error: Exception | None) -> str:
 
 
 def refusal_of(response: httpx.Response) -> Refused:
-    """The answer as an error: a problem document of ours, OpenAI's `error`, or whatever a proxy made of it."""
+    """The answer as an error: a problem document of ours, OpenAI's `error`, or what a proxy says of a server that is away or busy.
+
+    Raises:
+        NotPenstock: none of them.
+    """
     try:
         said = response.json()
     except ValueError:
@@ -531,6 +535,12 @@ def refusal_of(response: httpx.Response) -> Refused:
     problem: dict[str, Any] = said if isinstance(said, dict) else {}
     if isinstance(problem.get("error"), dict):
         problem = problem["error"]
+    may_be_a_proxys = response.status_code in _TRY_AGAIN or "x-should-retry" in response.headers
+    if "code" not in problem and not may_be_a_proxys:
+        root, status = str(response.url.join("/")).rstrip("/"), f"{response.status_code} {response.reason_phrase}"
+        raise NotPenstock(
+            f"what answers at {root} isn't Penstock: it says {status.strip()}, and none of our error codes"
+        )
     detail = problem.get("detail") or problem.get("message") or problem.get("title") or response.reason_phrase
     return Refused(
         str(detail or "refused"),
@@ -954,7 +964,7 @@ class _Reading:
             self._patience.went_well()
 
     def refused(self, response: httpx.Response) -> float:
-        """Seconds until the next connection; raises Refused where there shall be none."""
+        """Seconds until the next connection; raises Refused, or NotPenstock, where there shall be none."""
         self._calls.has_answered = True
         refusal = refusal_of(response)
         delay_s = self._patience.after_refusal(refusal, response)

@@ -189,6 +189,32 @@ def test_something_else_that_answers_is_said_to_be_something_else(driven: Drive)
         driven(handler=handler).call("get", "job_1")
 
 
+@pytest.mark.parametrize(
+    ("status", "content", "said"),
+    [
+        (501, {"text": "<html>Unsupported method ('POST')</html>"}, "it says 501 Not Implemented"),
+        (404, {"json": {"detail": "Not Found"}}, "it says 404 Not Found"),
+        (404, {"json": ["no"]}, "it says 404 Not Found"),
+        (301, {"headers": {"Location": "/elsewhere"}}, "it says 301 Moved Permanently"),
+        (413, {"text": "<html>nginx</html>"}, "it says 413"),
+        (500, {"json": {"error": "oops"}}, "it says 500"),
+    ],
+)
+def test_a_refusal_without_a_code_of_ours_is_said_to_be_something_elses(
+    driven: Drive, status: int, content: dict[str, Any], said: str
+) -> None:
+    handler, seen = answers(httpx.Response(status, **content))
+    with pytest.raises(NotPenstock, match=f"isn't Penstock: {said}"):
+        driven(handler=handler).call("submit", prompt="a")
+    assert len(seen) == 1
+
+
+def test_a_proxy_whose_server_is_away_is_asked_again(driven: Drive) -> None:
+    handler, seen = answers(httpx.Response(502, text="<html>Bad Gateway</html>"), httpx.Response(200, json=ENDED))
+    assert driven(handler=handler).call("get", "job_1") == ENDED
+    assert len(seen) == 2
+
+
 def test_waiting_asks_until_the_end_and_pauses_where_there_is_no_seat(driven: Drive) -> None:
     handler, seen = answers(httpx.Response(200, json=JOB), httpx.ReadError(""), httpx.Response(200, json=ENDED))
     client = driven(handler=handler)
