@@ -7,8 +7,8 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMedia
-from app.jobs.refusals import refusal, refuse_wide_objects
+from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
+from app.jobs.refusals import broken_body, refusal, refuse_wide_objects
 from app.jobs.request import JobRequest
 
 M = TypeVar("M", bound=BaseModel)
@@ -76,7 +76,7 @@ def decode(body: bytes) -> dict[str, Any]:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
         if "Expected `object`" in str(error):
-            raise InvalidRequest("the body must be a JSON object", errors=[]) from None
+            raise broken_body("must be a JSON object") from None
         raise MalformedBody("the body holds a number that is out of range") from None
     except UnicodeError:
         raise MalformedBody("the body isn't UTF-8") from None

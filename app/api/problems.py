@@ -30,6 +30,7 @@ from app.errors import (
     Unavailable,
 )
 from app.redis import RedisError
+from app.wording import in_house_words
 
 MAX_DETAIL_CHARS = 1000
 _encode = msgspec.json.Encoder().encode
@@ -146,7 +147,7 @@ async def _parameters(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = str(first["loc"][-1])
-    return problem(InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}", param=field))
+    return problem(InvalidRequest(f"{field}: {in_house_words(first['msg'])}", param=field))
 
 
 async def _databases(request: Request, error: Exception) -> Response:

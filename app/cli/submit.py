@@ -18,6 +18,7 @@ from app.cli.errors import CommandFailed, one_line
 from app.cli.http import Api, Target, describe_error, tokens_of
 from app.client import ENDED, MAX_WAIT_S, Job, PenstockError, texts
 from app.ids import new_id
+from app.jobs.refusals import refusal
 from app.jobs.request import JobRequest
 
 CONCURRENCY = 16
@@ -315,15 +316,8 @@ def _checked(submissions: list[Submission], wrong: list[str] | None = None) -> l
 
 
 def _reasons(error: ValidationError) -> list[str]:
-    reasons = []
-    for each in error.errors():
-        # A union's alternatives stand in the place too: only its field is of use to the reader.
-        field = str(each["loc"][0]) if each["loc"] else ""
-        message = each["msg"].removeprefix("Value error, ")
-        reason = f"{field}: {message[:1].lower() + message[1:]}" if field else message
-        if reason not in reasons:
-            reasons.append(reason)
-    return reasons
+    rules = refusal(error).extra["errors"]
+    return [f"{each['field']}: {each['message']}".removeprefix("body: ") for each in rules]
 
 
 def _line_number(reason: str) -> int:

@@ -85,7 +85,7 @@ async def _show_live(camera: Camera, console: Console) -> None:
     with _keys(ending), Live(Text("…"), console=console, screen=True, auto_refresh=False) as live:
         while not ending.is_set():
             try:
-                picture: RenderableType = shown(await camera.take())
+                picture: RenderableType = shown(await camera.take(), hears_keys=sys.stdin.isatty())
             except (SQLAlchemyError, OSError) as error:
                 if not is_outage(error):
                     raise
@@ -129,9 +129,11 @@ def document(picture: Picture) -> str:
     return json.dumps(asdict(picture), ensure_ascii=False, default=_plain)
 
 
-def shown(picture: Picture) -> Group:
-    """The picture for people."""
-    title = Text.assemble(("penstock top", "bold"), f"  {picture.at:%H:%M:%S}Z", ("   q: quit", "dim"))
+def shown(picture: Picture, *, hears_keys: bool = False) -> Group:
+    """The picture for people; `hears_keys`: for those who can press one."""
+    title = Text.assemble(("penstock top", "bold"), f"  {picture.at:%H:%M:%S}Z")
+    if hears_keys:
+        title.append("   q: quit", style="dim")
     if picture.is_redis_away:
         title.append("   Redis doesn't answer: what waits is counted in Postgres, or as it was", style="red")
     return Group(title, Text(), _workers(picture), Text(), _tiers(picture), Text(), _tenants(picture))

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidRequest
+from app.wording import in_house_words
 
 MAX_ERRORS = 20  # that one problem document lists
 MAX_MEMBERS = 1024  # of any object in a request
@@ -42,6 +43,11 @@ def _refuse_wide(value: Any, field: str) -> None:
             param=field,
             errors=[{"field": field, "message": message, "limit": MAX_MEMBERS}],
         )
+
+
+def broken_body(message: str) -> InvalidRequest:
+    """A body that breaks a rule as a whole."""
+    return InvalidRequest(f"body: {message}", param="body", errors=[{"field": "body", "message": message}])
 
 
 def refusal(error: ValidationError) -> InvalidRequest:
@@ -88,7 +94,7 @@ def _broken_rule(each: ErrorDetails) -> dict[str, Any]:
         message = "isn't a known field"
     elif each["type"] == "missing":
         message = "is required"
-    rule: dict[str, Any] = {"field": field or "body", "message": _in_house_words(message)}
+    rule: dict[str, Any] = {"field": field or "body", "message": in_house_words(message)}
     limit = next((context[name] for name in _LIMITS if name in context), None)
     if limit is not None:
         rule["limit"] = limit
@@ -106,8 +112,3 @@ def _path(parts: Sequence[int | str]) -> str:
             name = part if len(part) <= MAX_NAME_CHARS else part[:MAX_NAME_CHARS] + "…"
             path += f".{name}" if path else name
     return path
-
-
-def _in_house_words(message: str) -> str:
-    message = re.sub(r" valid dictionary(?: or instance of \w+)?", "n object", message)
-    return re.sub(r"^(?:Input|String|List|Dictionary|Value) should ", "must ", message)

@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,6 +17,7 @@ from pydantic import (
 from app.jobs.states import OnBudget, Tier
 from app.jobs.structure import ResponseFormat, Schema, Structure, StructuredOutputs, Words, broken_limits, structure_of
 from app.settings import Settings
+from app.webhooks.address import web_url
 
 MAX_TOKENS_LIMIT = 1_000_000
 MAX_TOKEN_ID = 2**31 - 1
@@ -95,7 +97,7 @@ class WebhookTarget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Annotated[Words, Field(min_length=8, max_length=2048, description="https only.")]
+    url: Annotated[Words, Field(max_length=2048, description="https only."), AfterValidator(web_url)]
     events: Annotated[
         list[
             Literal[

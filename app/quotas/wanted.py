@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from app.errors import InvalidRequest
+from app.wording import in_house_words
 
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 PREFIX = r"^[0-9a-f]{12}$"
@@ -292,8 +293,6 @@ def checked(model: type[M], values: Mapping[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = str(first["loc"][0]) if first["loc"] else "request"
-        message = (
-            first["msg"].removeprefix("Value error, ").removeprefix("Input should ").removeprefix("String should ")
-        )
+        message = in_house_words(first["msg"])
         message = message if message.startswith("must") else f"must {message}"
         raise InvalidRequest(f"{field}: {message}", param=field) from None

@@ -95,6 +95,13 @@ class Target:
         return f"{self.scheme}://{self.authority}"
 
 
+def web_url(url: str) -> str:
+    """The URL itself. Raises ValueError for what is none of http or https; which of both is allowed `check_url` says."""
+    if not url.lower().startswith(("https://", "http://")):
+        raise ValueError("must be a URL that starts with https://")
+    return url
+
+
 def check_url(url: str, *, allow_local: bool, param: str = "webhook.url") -> None:
     """Refuse a URL that no delivery could ever go to. By its text alone: nothing is looked up.
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from app.webhooks.address import web_url
 from app.webhooks.events import FILTERS
 
 MAX_ENDPOINTS = 50  # of one tenant
@@ -25,7 +26,7 @@ def _known(values: list[str]) -> list[str]:
     return [each for each in FILTERS if each in values]
 
 
-Url = Annotated[StrictStr, Field(min_length=8, max_length=2048, description="https only.")]
+Url = Annotated[StrictStr, Field(max_length=2048, description="https only."), AfterValidator(web_url)]
 Words = Annotated[StrictStr, Field(max_length=200), AfterValidator(_no_control)]
 Filters = Annotated[
     list[Annotated[StrictStr, Field(max_length=64)]],

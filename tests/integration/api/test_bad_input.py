@@ -124,7 +124,7 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": ""}, "prompt", "empty"),
     ({"prompt": "a\u0000b"}, "prompt", "U+0000"),
     ({"prompt": "x" * MAX_MODEL_LEN}, "prompt", str(MAX_MODEL_LEN)),
-    ({"prompt": []}, "prompt", "1"),
+    ({"prompt": []}, "prompt", "must have at least 1 item, not 0"),
     ({"prompt": [1, -1]}, "prompt[1]", "0"),
     ({"prompt": [2**40]}, "prompt[0]", str(2**31 - 1)),
     ({"prompt": [["a"]]}, "prompt[0]", "integer"),
@@ -138,6 +138,8 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": None, "messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content", "string"),
     ({"webhook": {"url": "https://x.example/" + "y" * 2100}}, "webhook.url", "2048"),
     ({"webhook": {}}, "webhook.url", "required"),
+    ({"webhook": {"url": "x"}}, "webhook.url", "must be a URL that starts with https://"),
+    ({"webhook": {"url": ""}}, "webhook.url", "must be a URL that starts with https://"),
     ({"webhook": {"url": "https://example.com/", "events": ["job.born"]}}, "webhook.events[0]", "job.started"),
     ({"webhook": {"url": "https://example.com/", "events": []}}, "webhook.events", "1"),
     ({"surprise": 1}, "surprise", "known field"),
@@ -222,6 +224,18 @@ async def test_no_broken_body_does_harm(client: httpx.AsyncClient, subtests: pyt
         with subtests.test(name):
             assert_problem(await client.post("/v1/jobs", content=body, headers=JSON_HEADERS), status, code)
     assert (await client.post("/v1/jobs", json={"prompt": "a"})).status_code == 202
+
+
+async def test_a_body_that_is_no_object_is_told_what_it_must_be(client: httpx.AsyncClient) -> None:
+    for body in (b"[]", b'"text"', b"7", b"null"):
+        problem = assert_problem(
+            await client.post("/v1/jobs", content=body, headers=JSON_HEADERS), 422, "invalid_request"
+        )
+        assert problem["detail"] == "body: must be a JSON object"
+        assert (problem["param"], problem["errors"]) == (
+            "body",
+            [{"field": "body", "message": "must be a JSON object"}],
+        )
 
 
 async def test_a_body_that_says_it_is_too_large_isn_t_read(client: httpx.AsyncClient) -> None:

@@ -118,8 +118,8 @@ def test_every_bad_line_is_named_and_nothing_is_handed_in(penstock: Run, tmp_pat
     lines = result.err.splitlines()
     assert lines[0] == f"penstock: {path}:2: not JSON: Expecting value: line 1 column 1 (char 0)"
     assert lines[1].startswith(f"{path}:3: must be a JSON object")
-    assert lines[2] == f"{path}:5: temperature: input should be less than or equal to 2"
-    assert lines[3].startswith(f"{path}:6: promt: ")
+    assert lines[2] == f"{path}:5: temperature: must be less than or equal to 2"
+    assert lines[3] == f"{path}:6: promt: isn't a known field"
     assert lines[-1] == "nothing was handed in: 4 things to mend"
 
 
