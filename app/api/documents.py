@@ -85,14 +85,23 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = Field(None, description="Each broken rule, the first 20.")
 
 
+class Explanation(Described):
+    """What a code means where a job, or a line of a batch, has it."""
+
+    meaning: str
+    advice: str
+
+
 class ErrorPage(Described):
-    """What an error code means."""
+    """What an error code means: in an answer of the API, and in what a job or a line of a batch ended with."""
 
     code: str
     title: str
-    status: int
-    retryable: bool
+    status: int | None = Field(description="Of an answer of the API; null where none has this code.")
+    retryable: bool | None = Field(description="Of an answer of the API; null where none has this code.")
     meaning: str
+    job: Explanation | None = Field(description="As the code of a job, or of one of its attempts.")
+    line: Explanation | None = Field(description="As the code of a line of a batch, or in OpenAI's words of a call.")
 
 
 class Health(Described):

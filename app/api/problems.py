@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app.api.documents import ErrorPage
+from app.api.documents import ErrorPage, Explanation
 from app.api.openapi import PROBLEM, problems
+from app.endings import JOB_CODES, LINE_CODES, Explained
 from app.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -79,18 +80,27 @@ def install(app: FastAPI) -> None:
 )
 async def explain(code: str) -> ErrorPage:
     """The page that a problem's `type` leads to."""
-    cls = error_classes().get(code)
-    if cls is None:
-        raise NotFound(
-            "no answer of the API has this code; what a job, or a line of a batch, may end with is in docs/errors.md"
-        )
+    cls, job, line = error_classes().get(code), JOB_CODES.get(code), LINE_CODES.get(code)
+    ending = job or line
+    if cls is not None:
+        meaning = inspect.cleandoc(cls.__doc__ or "")
+    elif ending is not None:
+        meaning = ending.meaning
+    else:
+        raise NotFound("there is no such code")
     return ErrorPage(
-        code=cls.code,
-        title=_title(cls.code),
-        status=cls.status,
-        retryable=cls.retryable,
-        meaning=inspect.cleandoc(cls.__doc__ or ""),
+        code=code,
+        title=_title(code),
+        status=None if cls is None else cls.status,
+        retryable=None if cls is None else cls.retryable,
+        meaning=meaning,
+        job=_explanation(job),
+        line=_explanation(line),
     )
+
+
+def _explanation(found: Explained | None) -> Explanation | None:
+    return None if found is None else Explanation(meaning=found.meaning, advice=found.advice)
 
 
 def _tree(cls: type[PenstockError]) -> Iterator[type[PenstockError]]:

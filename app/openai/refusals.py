@@ -9,7 +9,7 @@ from app.openai.fields import in_callers_words
 from app.quotas.rates import RateLimited
 
 # What OpenAI calls what we call otherwise: (type, code).
-_NAMES: dict[type[PenstockError], tuple[str, str]] = {
+NAMES: dict[type[PenstockError], tuple[str, str]] = {
     BudgetExhausted: ("insufficient_quota", "insufficient_quota"),
     RateLimited: ("rate_limit_error", "rate_limit_exceeded"),
     Unauthenticated: ("invalid_request_error", "invalid_api_key"),
@@ -44,7 +44,7 @@ def in_openais_words(error: PenstockError, renamed: Mapping[str, str]) -> Refusa
     """Our error in OpenAI's words; `renamed`: fields that the caller knows by another name."""
     status = 400 if error.status == 422 else error.status
     kind, code = type_of(status), error.code
-    for cls, names in _NAMES.items():
+    for cls, names in NAMES.items():
         if isinstance(error, cls):
             kind, code = names
     message, param = in_callers_words(error.detail, error.extra.get("param"), renamed)

@@ -17,8 +17,11 @@ from pydantic.fields import FieldInfo
 
 import app
 from app.api.main import create_app
+from app.batches.collect import LOST
 from app.cli.main import app as cli
+from app.endings import JOB_CODES, LINE_CODES
 from app.errors import PenstockError
+from app.openai.refusals import NAMES
 from app.queue import keys
 from app.queue.decisions import decisions_key
 from app.queue.keys import PoolKeys
@@ -186,6 +189,41 @@ def test_each_code_that_a_job_may_end_with_stands_in_the_docs() -> None:
     codes = job_codes()
     assert {"attempts_exhausted", "deadline_passed", "prompt_too_long", "result_not_storable"} <= set(codes)
     assert missing([f"| `{code}` | " for code in codes], page("errors.md")) == []
+
+
+def line_codes() -> set[str]:
+    """What may be wrong with a line of a batch: codes that its rooms write down, and OpenAI's names for ours."""
+    found = {code for code, _ in LOST.values()} | {code for _, code in NAMES.values()}
+    for path in (ROOT / "app/batches").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                place = {"_Wrong": 0, "LineError": 0, "_wrong": 0, "lost_line": 2}.get(name)
+                found |= set() if place is None else set(_texts(node.args[place]))
+    return found
+
+
+def explained(heading: str, *, columns: int) -> dict[str, tuple[str, str]]:
+    """What the page says of each code below a heading: what it means, and what to do."""
+    section = page("errors.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert all(len(row) == columns for row in rows)
+    return {row[0].strip(" `"): (row[-2].strip(), row[-1].strip()) for row in rows}
+
+
+def test_a_code_of_a_job_or_a_line_is_explained_by_its_page_as_by_the_docs() -> None:
+    said = [{code: (each.meaning, each.advice) for code, each in codes.items()} for codes in (JOB_CODES, LINE_CODES)]
+    assert said[0] == explained("What a job may end with", columns=4)
+    assert said[1] == explained("What a line of a batch may have", columns=3)
+
+
+def test_each_code_of_a_job_and_of_a_line_is_explained() -> None:
+    of_the_api, of_engines = {cls.code for cls in own_errors()}, {cls.code for cls in tree(EngineError)}
+    assert set(job_codes()) - of_the_api - of_engines - JOB_CODES.keys() == set()
+    found = line_codes()
+    assert {"batch_expired", "result_gone", "duplicate_custom_id", "empty_file", "model_not_found"} <= found
+    assert found - LINE_CODES.keys() - {"invalid_request"} == set()
+    assert LINE_CODES.keys() - found == {"cancelled"}, "that one is a job's status"
 
 
 def test_a_code_that_is_missing_or_has_another_status_is_found() -> None:

@@ -14,6 +14,7 @@ from app.api import candidates
 from app.api.main import create_app
 from app.db import create_engine
 from app.embedded import EmbeddedPostgres
+from app.endings import JOB_CODES, LINE_CODES
 from app.errors import PenstockError
 from app.settings import Settings
 from tests.support.api import Submit, Tenant, assert_problem, make_tenant, register_bytes, running
@@ -209,3 +210,12 @@ async def test_every_error_code_has_its_page(client: httpx.AsyncClient) -> None:
         page = (await client.get(f"/errors/{cls.code}")).json()
         assert (page["code"], page["status"], page["retryable"]) == (cls.code, cls.status, cls.retryable)
         assert page["meaning"]
+    for kind, codes in (("job", JOB_CODES), ("line", LINE_CODES)):
+        for code, each in codes.items():
+            page = (await client.get(f"/errors/{code}")).json()
+            assert page[kind] == {"meaning": each.meaning, "advice": each.advice}
+    page = (await client.get("/errors/grammar_invalid")).json()
+    assert (page["status"], page["retryable"], page["line"]) == (None, None, None)
+    assert page["meaning"] == JOB_CODES["grammar_invalid"].meaning
+    both = (await client.get("/errors/prompt_too_long")).json()
+    assert (both["status"], both["job"]["meaning"] != both["meaning"]) == (422, True)
