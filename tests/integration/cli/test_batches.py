@@ -72,14 +72,14 @@ def test_lines_that_failed_are_told_by_code_with_the_next_step(
 def test_ctrl_c_tells_what_goes_on(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
     where = ("--data-dir", data_dir)
     file = tmp_path / "slow.jsonl"
-    file.write_bytes(jsonl([chat_line("slow", max_tokens=2000)]))  # 20 s
+    file.write_bytes(jsonl([chat_line("slow", max_tokens=7000)]))  # 70 s
     watching = Up("batches", "submit", file, *where)
     wait_until(lambda: "in_progress" in penstock("batches", "list", *where).out)
     assert watching.end() == 130, watching.output
     assert (found := re.search(r"(batch_\w+) goes on", watching.output)), watching.output
     assert penstock("batches", "cancel", found[1], *where).status == 0
 
-    waiting = Up("submit", "Hello", "--max-tokens", 2000, *where)
+    waiting = Up("submit", "Hello", "--max-tokens", 7000, *where)
     wait_until(lambda: "running" in penstock("jobs", "list", *where).out)
     assert waiting.end() == 130, waiting.output
     assert (found := re.search(r"(job_\w+) goes on", waiting.output)), waiting.output
