@@ -185,6 +185,8 @@ def test_a_bad_grammar_fails_its_request_only(folder, grammar):
     outcome = tiny.run(tiny.load(folder), [request("bad", grammar), good])
     assert [fault.request_id for fault in outcome.failed] == ["bad"]
     assert outcome.failed[0].code == "grammar_invalid"
+    assert outcome.failed[0].message.startswith(f"the {grammar.noun} can't be used: ")
+    assert "_" not in grammar.noun
     assert is_valid("regex", text_of(folder, outcome.tokens["good", 0]))
 
 

@@ -363,7 +363,7 @@ class PagedEngine:
                     self.abort(request.id, choice)
             else:
                 code = getattr(error, "code", "grammar_unchecked")
-                self._failed.append(RequestFailed(request.id, code, f"the {grammar.kind} can't be used: {error}"))
+                self._failed.append(RequestFailed(request.id, code, f"the {grammar.noun} can't be used: {error}"))
 
 
 def fault_of(request: Request, info: EngineInfo, known: Container[str]) -> RequestFailed | None:

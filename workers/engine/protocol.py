@@ -19,6 +19,12 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     kind: Literal["json_schema", "json_object", "regex", "choice", "lark"]
     text: str = ""  # the schema, regex or grammar; for "choice" a JSON list of texts
 
+    @property
+    def noun(self) -> str:
+        """What its sender calls it."""
+        nouns = {"json_schema": "JSON schema", "json_object": "JSON object", "lark": "Lark grammar"}
+        return nouns.get(self.kind, self.kind)
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one request's tokens are chosen. All values were validated at the edge (app.jobs); the names are OpenAI's."""
