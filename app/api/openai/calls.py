@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from app.openai.tools import Calling
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one is made for each event of each stream: a frozen one takes several times as long
 class Said:
     """Text for the reader; `begin` is where it begins in all that was written."""
 

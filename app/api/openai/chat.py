@@ -1,6 +1,6 @@
 """POST /v1/chat/completions, and GET for those that were stored."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
@@ -72,7 +72,7 @@ async def read_chat_completion(request: Request, caller: Reader) -> Response:
     return answer(chat_completion(found.job, asked.calling()) | {"metadata": asked.metadata or {}})
 
 
-async def _events(call: Call, made: ChatChunks, *, shows_tokens: bool) -> AsyncIterator[bytes]:
+async def _events(call: Call, made: ChatChunks, *, shows_tokens: bool) -> AsyncGenerator[bytes]:
     yield chunks(made.begin())
     async for each in deltas_of(call, shows_tokens=shows_tokens):
         if isinstance(each, Delta):

@@ -1,7 +1,7 @@
 """POST /v1/completions."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
 
@@ -43,7 +43,7 @@ async def create_completion(request: Request, caller: Writer) -> Response:
     return answer(completion(jobs), 200, calls[0].headers)
 
 
-async def _events(calls: Sequence[Call], made: CompletionChunks, *, shows_tokens: bool) -> AsyncIterator[bytes]:
+async def _events(calls: Sequence[Call], made: CompletionChunks, *, shows_tokens: bool) -> AsyncGenerator[bytes]:
     ended: dict[int, JobView] = {}
     news = side_by_side([deltas_of(call, shows_tokens=shows_tokens) for call in calls])
     async with contextlib.aclosing(news) as parts:

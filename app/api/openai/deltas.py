@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from app.api.errands import is_passing
 from app.api.openai.once import Once
 from app.api.openai.running import Call, job_of, patiently
@@ -16,8 +18,7 @@ from app.jobs.token_text import TokenText
 from app.streams import Event, follow
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What is new of one choice. `reason`: it has ended."""
 
     index: int

@@ -1,7 +1,8 @@
 """What of a choice hasn't its reader seen? After a restart the same comes again, in other pieces, and is passed over."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from app.errors import Unavailable
 
@@ -12,8 +13,7 @@ class OtherText(Unavailable):
     code = "stream_restarted"
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(msgspec.Struct, frozen=True):
     """The new part of a piece: its text, its tokens but the first `known_tokens`, and the reason of its end if that wasn't told."""
 
     text: str

@@ -1,6 +1,6 @@
 """POST /v1/responses, and what can be done with those that were stored: read, streamed again, cancelled, deleted."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import UUID
 
@@ -101,7 +101,7 @@ async def delete_response(request: Request, caller: Writer) -> Response:
     return answer({"id": name, "object": "response", "deleted": True})
 
 
-async def _events(call: Call, asked: ResponseRequest, *, after: int = -1) -> AsyncIterator[bytes]:
+async def _events(call: Call, asked: ResponseRequest, *, after: int = -1) -> AsyncGenerator[bytes]:
     made = ResponseEvents(call.job, asked, after=after)
     yield chunks([*made.begin()], named_event)
     async for each in deltas_of(call, shows_tokens=asked.has_logprobs):

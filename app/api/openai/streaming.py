@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from app.telemetry import emit
 log = logging.getLogger("penstock.api.openai")
 
 
-def stream(call: Call, events: AsyncIterator[bytes], others: Sequence[Call] = ()) -> EventStream:
+def stream(call: Call, events: AsyncGenerator[bytes], others: Sequence[Call] = ()) -> EventStream:
     """The answer to a call whose events are these. Where it ends early, its job goes with it unless it is kept; those of `others`, too."""
     outcome = _Outcome()
 
@@ -35,7 +35,7 @@ class _Outcome:
     is_whole = False
 
 
-async def _guarded(events: AsyncIterator[bytes], outcome: _Outcome) -> AsyncIterator[bytes]:
+async def _guarded(events: AsyncGenerator[bytes], outcome: _Outcome) -> AsyncGenerator[bytes]:
     try:
         async for event in events:
             yield event
