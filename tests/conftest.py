@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,10 @@ from tests.support.leftovers import assert_nobody_in_redis
 # What the caller's shell has configured is none of the tests' business.
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
     del os.environ[_name]
+
+# A script's background has Ctrl-C ignored, and whatever it starts inherits that; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run side by side, and their models are tiny: a second thread of an engine would only wait for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
