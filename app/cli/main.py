@@ -280,7 +280,3 @@ app.add_typer(dashboard_commands(settings_of), name="dashboard")
 app.add_typer(
     webhook_commands_of(target_of, lambda data_dir: become("workers.webhooks.main", data_dir=data_dir)), name="webhooks"
 )
-
-
-if __name__ == "__main__":
-    main()

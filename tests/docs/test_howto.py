@@ -45,7 +45,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     data_dir = folder / "data"
     tools = folder / "bin"
     tools.mkdir()
-    for name, module in (("penstock", "-m app.cli.main"), ("python", "")):
+    for name, module in (("penstock", "-m app.cli"), ("python", "")):
         tool = tools / name
         tool.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
         tool.chmod(0o755)

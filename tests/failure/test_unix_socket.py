@@ -66,7 +66,7 @@ async def test_a_job_its_stream_and_its_webhook_over_a_unix_socket(
 def _doctor(environment: dict[str, str]) -> str:
     """Its line about Redis."""
     ran = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "doctor"],
+        [sys.executable, "-m", "app.cli", "doctor"],
         env=os.environ | environment | {"PENSTOCK_ENGINE": "null", "COLUMNS": "300"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip

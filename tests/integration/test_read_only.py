@@ -56,7 +56,7 @@ def start(confined: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     def begin(*command: str, **changes: str) -> subprocess.Popen[bytes]:
         with (tmp_path / f"{command[0]}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*UNSHARE, sys.executable, "-m", "app.cli.main", *command],
+                [*UNSHARE, sys.executable, "-m", "app.cli", *command],
                 env=confined | changes, stdout=log, stderr=log,
             )  # fmt: skip
         running.append(process)

@@ -18,7 +18,7 @@ import pytest
 
 from app.cli.main import main
 
-COMMAND = [sys.executable, "-m", "app.cli.main"]
+COMMAND = [sys.executable, "-m", "app.cli"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ def test_ctrl_c_tells_what_goes_on(up: Up, penstock: Run, data_dir: Path, tmp_pa
     assert watching.end() == 130, watching.output
     assert (found := re.search(r"(batch_\w+) goes on", watching.output)), watching.output
     assert penstock("batches", "cancel", found[1], *where).status == 0
+    wait_until(lambda: "running" not in penstock("jobs", "list", *where).out)
 
     waiting = Up("submit", "Hello", "--max-tokens", 7000, *where)
     wait_until(lambda: "running" in penstock("jobs", "list", *where).out)

@@ -54,7 +54,7 @@ async def penstock(target: dict[str, str], *words: str) -> str:
     """What a `penstock webhooks` command prints."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "app.cli.main", "webhooks", *words],
+        [sys.executable, "-m", "app.cli", "webhooks", *words],
         env=target, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ class Listening:
         self._err = folder / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "app.cli.main", "webhooks", "listen", "--port", "0", *words],
+                [sys.executable, "-m", "app.cli", "webhooks", "listen", "--port", "0", *words],
                 env=environment, stdout=out, stderr=err,
             )  # fmt: skip
 

@@ -48,6 +48,20 @@ def test_the_help_loads_nothing_that_is_heavy() -> None:
         assert f" {command} " in help_text
 
 
+def test_ctrl_c_while_it_imports_is_quiet() -> None:
+    code = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'app.cli.job_commands': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from app.cli.__main__ import main\n"
+        "main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
