@@ -27,7 +27,9 @@ _RUNNING = text("""
     SELECT id, tenant_id, pool FROM jobs
     WHERE status = 'running' AND (CAST(:all AS boolean) OR tenant_id = ANY(CAST(:tenants AS text[])))
 """)
-_ENDED = text("SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND status NOT IN ('queued', 'running')")
+_NOT_RUNNING = text("""
+    SELECT id, status = 'queued' AS waits FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND status <> 'running'
+""")
 
 
 async def within_caps(conn: AsyncConnection, nominated: Sequence[Nomination]) -> list[Nomination]:
@@ -89,17 +91,18 @@ async def keep_shares(db: AsyncEngine, queue: JobQueue, shares: Shares, *, recou
     """Bring the queue's terms up to date; with `recount`, also what it believes to run. Return how much was put right."""
     mended = 0
     if recount:
-        mended += await _forget_ended(db, queue)
+        mended += await _forget_others(db, queue)
         mended += await queue.adopt(shares.running.get(queue.keys.pool, {}))
     return mended + await queue.share(shares.terms(queue.keys.pool))
 
 
-async def _forget_ended(db: AsyncEngine, queue: JobQueue) -> int:
-    """Jobs that have ended and whose worker couldn't say so. One that waits may be in a claim just now."""
+async def _forget_others(db: AsyncEngine, queue: JobQueue) -> int:
+    """Jobs that the queue believes to run, and that don't: they have ended and their worker couldn't say so, or were given back between our
+    look at Postgres and their adoption. Of those that wait nothing else is believed: one may be in a claim just now."""
     forgotten = 0
     async for page in queue.running():
         async with db.connect() as conn:
-            rows = await conn.execute(_ENDED, {"ids": list(page)})
-            ended = [row.id for row in rows]
-        forgotten += await queue.forget_running(ended)
+            rows = (await conn.execute(_NOT_RUNNING, {"ids": list(page)})).all()
+        forgotten += await queue.forget_running(row.id for row in rows if not row.waits)
+        forgotten += await queue.disown(row.id for row in rows if row.waits)
     return forgotten

@@ -210,6 +210,14 @@ class JobQueue:
             args += [job_id.hex, tenant]
         return int(await self._scripts.run("adopt", [], args)) if len(args) > 1 else 0
 
+    async def disown(self, waiting: Iterable[UUID]) -> int:
+        """These jobs wait: those that were adopted after they had stopped running don't count any more. Return how many did.
+
+        One that a claim has charged meanwhile stays.
+        """
+        args = [self.keys.prefix, *(job_id.hex for job_id in waiting)]
+        return int(await self._scripts.run("disown", [], args)) if len(args) > 1 else 0
+
     async def renominate(self, *, idle_s: float, most: int = 200) -> int:
         """Put back what was claimed and not decided for `idle_s`; return how many."""
         keys = self.keys

@@ -6,7 +6,7 @@ if (#ARGV - 1) % 2 ~= 0 then return redis.error_reply('ERR adopt wants 2 argumen
 local adopted = 0
 for i = 2, #ARGV, 2 do
   local job, tenant = ARGV[i], ARGV[i + 1]
-  if redis.call('HSETNX', 'run:' .. prefix, job, tenant .. ':solo:0:1:0:0') == 1 then
+  if redis.call('HSETNX', 'run:' .. prefix, job, tenant .. ADOPTED) == 1 then
     redis.call('HINCRBY', 'busy:' .. prefix, tenant, 1)
     adopted = adopted + 1
   end

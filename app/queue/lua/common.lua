@@ -115,6 +115,9 @@ local function is_parked(place, tenant)
   return false
 end
 
+-- What `run` says of a job that a Redis which lost its memory was told of: charged nothing. A claim's charge is never 0.
+local ADOPTED = ':solo:0:1:0:0'
+
 -- Forget that a job runs, and charge its tenant and tier `work` instead of what its claim charged; nil: leave it at that.
 -- Returns its nomination's cost and what was charged, or nil where it isn't known to run.
 local function settle(job, work, tier_now)

@@ -9,8 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
 from app.jobs import store
-from app.jobs.caps import within_caps
+from app.jobs.caps import keep_shares, read_shares, within_caps
 from app.jobs.finish import Ending, finish
+from app.jobs.rescue import give_back
+from app.jobs.store import Fate, GivenBack
+from app.looks import Looks
 from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.settings import Settings
@@ -118,6 +121,36 @@ async def test_a_redis_that_forgot_everything_counts_what_runs_again(
     await keeper.rebuild()
     assert await queue.redis.hget(queue.keys.terms, "acme") == b"3:2"
     assert await queue.claim("w", max_jobs=8, room=PLENTY) == [jobs[1]], "one runs, so one more may"
+
+
+async def test_jobs_that_were_given_back_before_they_were_adopted_take_no_place(
+    engine: AsyncEngine, settings: Settings, queue: JobQueue, keeper: Keeper
+) -> None:
+    """A round looks at Postgres; then the lease of a dead worker runs out, and its jobs wait again; then the round tells Redis what ran.
+    Were they believed to run for ever, a tenant at its cap would wait for ever."""
+    await seed(engine)
+    await set_terms(engine, cap=2)
+    jobs = nominations(await submit(engine, settings, count=4))
+    async with engine.begin() as conn:
+        incarnation = await open_lease(conn)
+        started = await store.start(conn, incarnation, await within_caps(conn, jobs[:2]))
+    async with Looks(engine) as looks:
+        shares = await read_shares(looks)
+    fate = Fate.of(settings)
+    back = [GivenBack(job.job_id, job.attempt, "drained") for job in started]
+    async with engine.begin() as conn:
+        rescued = await give_back(conn, back, fate, Random(1))
+    await queue.enqueue([*rescued.nominations[POOL], *jobs[2:]])
+    await keep_shares(engine, queue, shares, recount=True)
+    assert await queue.claim("w", max_jobs=8, room=PLENTY) == [], "adopted too late"
+    assert await keeper.share() > 0
+    claimed = await queue.claim("w", max_jobs=8, room=PLENTY)
+    assert len(claimed) == 2
+    await keeper.share()
+    assert await queue.redis.hget(queue.keys.busy, "acme") == b"2", (
+        "what a claim has taken stays, though nothing of it runs yet"
+    )
+    assert await keeper.share() == 0
 
 
 async def test_a_cap_holds_over_pools(engine: AsyncEngine, settings: Settings, queue: JobQueue, keeper: Keeper) -> None:
