@@ -2,7 +2,7 @@
 
 
 def main() -> None:
-    """The command's entry: `app.cli.main.main`."""
+    """The command's entry: `app.cli.main.main`, and exit status 130 after Ctrl-C."""
     try:
         from app.cli.main import main as run
 

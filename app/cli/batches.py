@@ -220,7 +220,11 @@ def _print_failures(target: Target, batch: Batch) -> None:
         return
     failures, name = Failures(), batch["id"]
     _with_api(target, lambda api: api.save(f"/v1/batches/{name}/errors", failures.feed))
-    for told in failures.told():
+    reasons = list(failures.told())
+    if not reasons:
+        print("  why they failed can't be read: their file was deleted, or isn't written yet")
+        return
+    for told in reasons:
         print(f"  {told}")
     print(f"`penstock batches download {name} --errors FILE` saves the failed lines with their errors")
 

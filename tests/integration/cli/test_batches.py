@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 
+import httpx
+
 from tests.support.batches import chat_line, jsonl
 from tests.support.cli import Run, Up
 
@@ -67,6 +69,13 @@ def test_lines_that_failed_are_told_by_code_with_the_next_step(
     both = penstock("batches", "download", name, "--errors", errors, "--output", output, *where)
     assert (len(errors.read_text().splitlines()), len(output.read_text().splitlines())) == (4, 1)
     assert both.out.count(" bytes\n") == 2
+
+    shown = json.loads(penstock("batches", "show", name, "--json", *where).out)
+    bearer = {"Authorization": f"Bearer {up.key}"}
+    httpx.delete(f"{up.url}/v1/files/{shown['error_file_id']}", headers=bearer).raise_for_status()
+    late = penstock("batches", "show", name, *where)
+    assert "why they failed can't be read" in late.out
+    assert "--errors FILE" not in late.out, "there is nothing to save"
 
 
 def test_ctrl_c_tells_what_goes_on(up: Up, penstock: Run, data_dir: Path, tmp_path: Path) -> None:
