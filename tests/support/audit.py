@@ -18,5 +18,5 @@ async def report_on(engine: AsyncEngine, redis: Redis | None, *, within_s: float
 async def assert_audit_clean(engine: AsyncEngine, redis: Redis | None, *, within_s: float = 5.0) -> None:
     """Nothing is off, or it is put right within the bound; without a Redis only Postgres is looked at."""
     report = await report_on(engine, redis, within_s=within_s)
-    assert report.findings == []
+    assert report.findings == [], report.findings
     assert redis is None or report.unchecked == {}
