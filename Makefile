@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 2
-# Failure tests wait for leases to run out, most of the time.
+# For two cores: a test waits for its processes now and then; failure tests wait for leases to run out, most of the time.
+JOBS ?= 3
 FAILURE_JOBS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/installed

@@ -11,6 +11,7 @@ BATCH_PREFIX = "batch_"
 EVENT_PREFIX = "evt_"
 ENDPOINT_PREFIX = "we_"
 DELIVERY_PREFIX = "wd_"
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"  # whoever names a model chooses; a pool is called as its model
 
 
 def new_id() -> UUID:

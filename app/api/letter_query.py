@@ -20,12 +20,12 @@ from app.api.paging import (
     wrong,
     wrong_cursor,
 )
+from app.ids import MODEL_NAME
 from app.jobs.dead.read import LetterFilter, LetterPlace, State
 from app.jobs.dead.selection import FINGERPRINT, REASON, TENANT
-from app.jobs.request import NAME
 
 STATES: tuple[str, ...] = get_args(State)
-_PATTERNS = {"pool": NAME, "tenant": TENANT, "reason": REASON, "fingerprint": FINGERPRINT}
+_PATTERNS = {"pool": MODEL_NAME, "tenant": TENANT, "reason": REASON, "fingerprint": FINGERPRINT}
 _TIMES = ("died_after", "died_before")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = "[A-Za-z0-9_-]{35}"

@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from app.api.documents import answer
 from app.errors import InvalidRequest
+from app.ids import MODEL_NAME
 from app.jobs.read import JobFilter
-from app.jobs.request import NAME
 from app.jobs.states import STATUSES, TIERS
 
 MAX_LIMIT = 100
@@ -152,7 +152,7 @@ def one_of(given: dict[str, str], name: str, known: tuple[str, ...]) -> str | No
 
 def _model(given: dict[str, str]) -> str | None:
     value = given.get("model")
-    if value is not None and not re.fullmatch(NAME.removeprefix("^").removesuffix("$"), value):
+    if value is not None and not re.fullmatch(MODEL_NAME.removeprefix("^").removesuffix("$"), value):
         raise wrong("model", "isn't a model's name: 1 to 128 letters, digits and . _ / -")
     return value
 
@@ -195,7 +195,7 @@ QUERY: list[dict[str, Any]] = [
     },
     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(STATUSES)}},
     {"name": "tier", "in": "query", "schema": {"type": "string", "enum": list(TIERS)}},
-    {"name": "model", "in": "query", "schema": {"type": "string", "pattern": NAME}},
+    {"name": "model", "in": "query", "schema": {"type": "string", "pattern": MODEL_NAME}},
     *(
         {
             "name": name,

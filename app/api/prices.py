@@ -14,8 +14,8 @@ from app.api.quota_documents import PriceObject, price_object
 from app.api.runtime import runtime_of
 from app.api.tenants import MAX_BODY_BYTES
 from app.errors import UnknownModel
+from app.ids import MODEL_NAME
 from app.jobs import prices
-from app.jobs.request import NAME
 
 router = APIRouter(prefix="/v1/admin/models", tags=["models"])
 
@@ -23,7 +23,7 @@ ModelPath = Annotated[str, Path(alias="name", description="As workers registered
 
 
 def _name(given: str) -> str:
-    if not re.fullmatch(NAME.removeprefix("^").removesuffix("$"), given):
+    if not re.fullmatch(MODEL_NAME.removeprefix("^").removesuffix("$"), given):
         raise UnknownModel("model: no model can have this name", param="model")
     return given
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from app.clock import Clock
 from app.errors import DeadlineUnreachable, Overloaded, PenstockError, ShareExceeded
+from app.jobs.ceilings import max_wait_s
 from app.jobs.lengths import LengthBook
 from app.jobs.loads import Hold, LoadBoard
 from app.jobs.models import Model
@@ -104,17 +105,12 @@ def size_of(request: JobRequest, settings: Settings, *, tokens_per_char: float =
 
 def ceilings_of(tier: str, settings: Settings) -> Ceilings:
     """The tier's, as they are configured."""
-    wait_s = {
-        "interactive": settings.max_wait_interactive_s,
-        "standard": settings.max_wait_standard_s,
-        "batch": settings.max_wait_batch_s,
-    }[tier]
     tokens = {
         "interactive": settings.max_queued_tokens_interactive,
         "standard": settings.max_queued_tokens_standard,
         "batch": settings.max_queued_tokens_batch,
     }[tier]
-    return Ceilings(wait_s, tokens, int(settings.max_queued_tokens * POOL_PARTS[tier]))
+    return Ceilings(max_wait_s(tier, settings), tokens, int(settings.max_queued_tokens * POOL_PARTS[tier]))
 
 
 def objectives_of(settings: Settings) -> dict[str, float]:

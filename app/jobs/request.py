@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.ids import MODEL_NAME
 from app.jobs.states import OnBudget, Tier
 from app.jobs.structure import ResponseFormat, Schema, Structure, StructuredOutputs, Words, broken_limits, structure_of
 from app.settings import Settings
@@ -22,13 +23,12 @@ from app.webhooks.address import web_url
 MAX_TOKENS_LIMIT = 1_000_000
 MAX_TOKEN_ID = 2**31 - 1
 MAX_SEED = 2**63 - 1
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 
 
 # Strict types: `"5"` isn't 5 and `true` isn't 1. Lone surrogates are refused by pydantic itself.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Integer = StrictInt
-ModelName = Annotated[StrictStr, Field(pattern=NAME)]
+ModelName = Annotated[StrictStr, Field(pattern=MODEL_NAME)]
 
 
 class CalledFunction(BaseModel):

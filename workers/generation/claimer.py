@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PenstockError
 from app.jobs import store
-from app.jobs.admission import ceilings_of
 from app.jobs.caps import within_caps
+from app.jobs.ceilings import max_wait_s
 from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
@@ -286,7 +286,7 @@ def _hurry(worker: WorkerContext, job: StartedJob) -> StartedJob:
     info = worker.engine.info
     return hurry(
         job, worker.hand.values(),
-        ceilings_s={tier: ceilings_of(tier, worker.settings).wait_s for tier in TIERS},
+        ceilings_s={tier: max_wait_s(tier, worker.settings) for tier in TIERS},
         max_num_seqs=info.max_num_seqs, max_tokens=info.num_blocks * info.block_size,
     )  # fmt: skip
 

@@ -16,11 +16,10 @@ from tokenizers import Tokenizer
 
 from app.clock import Clock
 from app.errors import LeaseLost, Misconfigured
-from app.ids import new_id
+from app.ids import MODEL_NAME, new_id
 from app.jobs import leases
 from app.jobs.leases import Incarnation
 from app.jobs.models import Model, TokenizerFiles, register_model
-from app.jobs.request import NAME
 from app.jobs.tokenizing import PromptEncoder, tokenizer_digest
 from app.observe.tracing import Tracing
 from app.queue.events import EventLog
@@ -129,7 +128,7 @@ class Supervisor:
     async def _first_start(self) -> WorkerContext:
         settings = self._settings
         name = settings.model_name or Path(model_of(settings)).name
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(MODEL_NAME, name):
             raise Misconfigured(
                 f"{name!r} can't be a model's name: set PENSTOCK_MODEL_NAME to letters, digits and . _ - /"
             )

@@ -5,11 +5,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, create_model, model_validator
 
-from app.ids import parse_job_name
+from app.ids import MODEL_NAME, parse_job_name
 from app.jobs.dead.edit import CHANGEABLE
 from app.jobs.dead.read import LetterFilter
 from app.jobs.dead.resolve import MAX_REASON_CHARS
-from app.jobs.request import NAME, JobRequest, Number
+from app.jobs.request import JobRequest, Number
 from app.jobs.structure import Words
 
 MAX_IDS = 100  # of one request
@@ -25,7 +25,7 @@ class LetterChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"minProperties": 1})
 
-    pool: Annotated[StrictStr, Field(pattern=NAME)] | None = None
+    pool: Annotated[StrictStr, Field(pattern=MODEL_NAME)] | None = None
     tenant: Annotated[StrictStr, Field(pattern=TENANT)] | None = None
     reason: Annotated[StrictStr, Field(pattern=REASON)] | None = None
     fingerprint: Annotated[StrictStr, Field(pattern=FINGERPRINT)] | None = None
