@@ -44,7 +44,8 @@ BATCHES = [
             SELECT custom_id, w.times AS wanted, h.times AS held
             FROM (SELECT custom_id, count(*) AS times FROM batch_lines WHERE batch_id = b.id GROUP BY custom_id) w
             FULL JOIN (
-                SELECT line::json ->> 'custom_id' AS custom_id, count(*) AS times
+                -- An answer may hold U+0000, which no `->>` takes.
+                SELECT regexp_replace(line, '(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', '\\1?', 'g')::json ->> 'custom_id' AS custom_id, count(*) AS times
                 FROM file_pieces p CROSS JOIN LATERAL string_to_table(convert_from(p.data, 'UTF8'), E'\\n') AS line
                 WHERE p.file_id IN (b.output_file_id, b.error_file_id) AND line <> ''
                 GROUP BY 1) h USING (custom_id)) t

@@ -42,9 +42,12 @@ class Ending:
     timing: Timing | None = None
 
 
-# Whether an end is told as a background response's, too.
-_IS_RESPONSE = """EXISTS (
-        SELECT FROM face_calls f WHERE f.job_id = jobs.id AND f.face = 'responses' AND f.body ->> 'background' = 'true') AS is_response"""
+# Whether an end is told as a background response's, too. What callers wrote may hold U+0000 in rows that have no `is_background`: an error to
+# every `->>`, and so to the end of all jobs that end with that one.
+_IS_RESPONSE = r"""EXISTS (
+        SELECT FROM face_calls f WHERE f.job_id = jobs.id AND f.face = 'responses' AND coalesce(f.is_background, CASE
+            WHEN strpos(f.body::text, '\u0000') = 0 THEN f.body ->> 'background' = 'true'
+            ELSE f.body::text ~ '"background": ?true' END)) AS is_response"""
 # What counts against a job counts when it ends it, too: a letter tells of the death that it was written for.
 _END_RUNNING = text(f"""
     WITH ended AS (

@@ -16,7 +16,16 @@ from pydantic import (
 
 from app.ids import MODEL_NAME
 from app.jobs.states import OnBudget, Tier
-from app.jobs.structure import ResponseFormat, Schema, Structure, StructuredOutputs, Words, broken_limits, structure_of
+from app.jobs.structure import (
+    ResponseFormat,
+    Schema,
+    Structure,
+    StructuredOutputs,
+    Words,
+    broken_limits,
+    broken_tool,
+    structure_of,
+)
 from app.settings import Settings
 from app.webhooks.address import web_url
 
@@ -273,6 +282,8 @@ class JobRequest(BaseModel):
             found.append(("metadata", f"must be at most {settings.max_metadata_pairs} pairs"))
         if self.structure is not None:
             found += broken_limits(self.structure, settings)
+        for i, tool in enumerate(self.tools or []):
+            found += broken_tool(tool.function.parameters, f"tools[{i}].function.parameters", settings)
         return found
 
     def canonical(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 from app.settings import Settings
 
 _MAX_NAME_CHARS = 64
+_MAX_DEPTH = 128  # of any JSON that a caller may write as it likes; pydantic writes down 255
 
 
 def storable(value: str) -> str:
@@ -22,8 +23,18 @@ def storable(value: str) -> str:
     return value
 
 
+def storable_json(value: Any) -> Any:
+    """The value itself. Raises ValueError for one that Postgres can't look into, or that is too deep to be written down."""
+    depth, has_nul = _shape_of(value)
+    if has_nul:
+        raise ValueError("must not contain U+0000")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"must be nested at most {_MAX_DEPTH} deep, not {depth}")
+    return value
+
+
 Words = Annotated[StrictStr, AfterValidator(storable)]
-Schema = Annotated[dict[StrictStr, Any], Field(description="A JSON schema: an object.")]
+Schema = Annotated[dict[StrictStr, Any], AfterValidator(storable_json), Field(description="A JSON schema: an object.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +126,14 @@ def broken_limits(structure: Structure, settings: Settings) -> Iterator[tuple[st
         if count > settings.max_choices:
             yield field, f"must be at most {settings.max_choices} texts, not {count}"
     elif structure.kind == "json_schema":
-        depth, has_nul = _shape_of(json.loads(structure.text))
+        depth, _ = _shape_of(json.loads(structure.text))
         if depth > settings.max_schema_depth:
             yield field, f"must be nested at most {settings.max_schema_depth} deep, not {depth}"
-        if has_nul:
-            yield field, "must not contain U+0000"
+
+
+def broken_tool(parameters: dict[str, Any] | None, field: str, settings: Settings) -> Iterator[tuple[str, str]]:
+    """(field, message) for each limit of a schema that a tool's `parameters` pass."""
+    return broken_limits(Structure("json_schema", _dumped(parameters or {}), field), settings)
 
 
 def _dumped(value: Any) -> str:

@@ -4,6 +4,7 @@ from sqlalchemy import (
     JSON,
     REAL,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -214,6 +215,9 @@ face_calls = Table(
     Column("tenant_id", Text, nullable=False),
     Column("face", Text, nullable=False),
     Column("body", JSON, nullable=False),
+    Column(
+        "is_background", Boolean
+    ),  # a response whose end is told to endpoints; NULL in rows from before there was the column
     CheckConstraint("face IN ('chat', 'responses')", name="face_known"),
 )
 

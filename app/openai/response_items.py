@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from app.jobs.structure import Words
+from app.jobs.structure import Words, storable_json
 from app.openai.chat_request import PARTS_BETWEEN
 
 
@@ -18,7 +18,7 @@ class InputText(_Item):
     type: Literal["input_text", "output_text", "text"]
     text: Words
     annotations: list[Any] | None = Field(None, max_length=0)
-    logprobs: list[Any] | None = None
+    logprobs: Annotated[list[Any], AfterValidator(storable_json)] | None = None
 
 
 Content = Words | Annotated[list[InputText], Field(min_length=1, max_length=1024, fail_fast=True)]

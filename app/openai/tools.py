@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidRequest
 from app.jobs.request import FunctionDefinition, Tool
-from app.jobs.structure import Structure, broken_limits
+from app.jobs.structure import broken_tool
 from app.settings import Settings
 
 MAX_CALLS = 8  # that one forced output makes
@@ -80,8 +80,7 @@ class Calling(BaseModel):
         """Raises InvalidRequest for a schema that is larger or deeper than any may be."""
         for i, function in enumerate(self.tools):
             field = f"{self.path.format(i)}.parameters"
-            structure = Structure("json_schema", json.dumps(function.parameters or {}), field)
-            for name, message in broken_limits(structure, settings):
+            for name, message in broken_tool(function.parameters, field, settings):
                 raise InvalidRequest(f"{name}: {message}", param=name)
 
 

@@ -183,7 +183,9 @@ async def test_a_worker_cut_from_redis_finishes_what_it_has_through_postgres(
     with running(WORKER, environment | {"REDIS_URL": to_redis.url}, tmp_path, **SLOW):
         ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=50)
         await wait_for(engine, "SELECT count(*) = 5 FROM jobs WHERE status = 'running'")
-        await wait_until_told(queue, ids)  # between the two a cut leaves nominations of running jobs, for maintenance to find
+        await wait_until_told(
+            queue, ids
+        )  # between the two a cut leaves nominations of running jobs, for maintenance to find
         to_redis.refuse()
         assert await wait_until_ended(engine, ids) == {"succeeded": 5}
         waiting = await submit_and_nominate(engine, settings, queue, 2)

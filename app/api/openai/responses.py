@@ -41,7 +41,7 @@ async def create_response(request: Request, caller: Writer) -> Response:
 
     async def kept(conn: AsyncConnection, job_id: UUID) -> None:
         said = asked.model_dump(mode="json", exclude_none=True, by_alias=True)
-        await stored.keep(conn, caller.tenant_id, job_id, FACE, said)
+        await stored.keep(conn, caller.tenant_id, job_id, FACE, said, is_background=bool(asked.background))
 
     form = form_of(stream=asked.stream, background=asked.background)
     call = await begin(

@@ -19,9 +19,11 @@ class StoredCall:
     job: JobView
 
 
-async def keep(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str, body: dict[str, Any]) -> None:
-    """Write the call down, in the transaction that makes its job."""
-    row = {"job_id": job_id, "tenant_id": tenant_id, "face": face, "body": body}
+async def keep(
+    conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str, body: dict[str, Any], *, is_background: bool = False
+) -> None:
+    """Write the call down, in the transaction that makes its job. `is_background`: its end is told as a response's."""
+    row = {"job_id": job_id, "tenant_id": tenant_id, "face": face, "body": body, "is_background": is_background}
     await conn.execute(insert(t.face_calls).values(row))
 
 

@@ -85,7 +85,7 @@ _LOCK_JOB = text("""
     WHERE id = :id FOR UPDATE
 """)
 _LOCK_LETTER = text("""
-    SELECT d.*, i.request ->> 'deadline_s' AS deadline_s, i.job_id IS NOT NULL AS has_input FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
+    SELECT d.*, i.request AS request, i.job_id IS NOT NULL AS has_input FROM dead_letters d LEFT JOIN job_inputs i USING (job_id)
     WHERE d.job_id = :id ORDER BY d.reservation DESC LIMIT 1 FOR UPDATE OF d
 """)
 _RESOLVE = text("""
@@ -143,7 +143,7 @@ async def requeue(conn: AsyncConnection, job_id: UUID, order: Order, edit: Edit 
         raise BudgetExhausted(f"{job_name(job_id)} of {job.tenant_id}: {error.detail}", **error.extra) from error
     deadline_s = order.deadline_s
     if deadline_s == RENEW:
-        asked = edit.prepared.request.deadline_s if edit else letter.deadline_s
+        asked = edit.prepared.request.deadline_s if edit else letter.request.get("deadline_s")
         deadline_s = None if asked is None else float(asked)
     revived = (
         await conn.execute(

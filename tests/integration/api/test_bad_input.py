@@ -21,6 +21,15 @@ def schema(of: dict[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": of}}}
 
 
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": "f", "parameters": parameters}
+    return {
+        "prompt": None,
+        "messages": [{"role": "user", "content": "a"}],
+        "tools": [{"type": "function", "function": function}],
+    }
+
+
 def nested(depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _ in range(depth - 1):
@@ -90,6 +99,12 @@ LIMITS: list[tuple[dict[str, Any], str, str]] = [
     (schema({"title": "x" * 65_536}), "response_format.json_schema.schema", "65536"),
     (schema(nested(33)), "response_format.json_schema.schema", "32"),
     (schema({"const": "a\u0000"}), "response_format.json_schema.schema", "U+0000"),
+    (schema(nested(300)), "response_format.json_schema.schema", "128"),
+    (tool({"const": ["a\u0000"]}), "tools[0].function.parameters", "U+0000"),
+    (tool({"a\u0000": 1}), "tools[0].function.parameters", "U+0000"),
+    (tool(nested(33)), "tools[0].function.parameters", "32"),
+    (tool(nested(300)), "tools[0].function.parameters", "128"),
+    (tool({"title": "x" * 65_536}), "tools[0].function.parameters", "65536"),
     ({"structured_outputs": {"json": nested(33)}}, "structured_outputs.json", "32"),
     ({"structured_outputs": {}}, "structured_outputs", "exactly one of json, regex, choice and grammar"),
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "exactly one of"),

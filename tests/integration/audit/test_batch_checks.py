@@ -68,6 +68,21 @@ async def test_a_line_that_is_missing_in_the_files_is_found(engine: AsyncEngine,
     assert await found(engine, redis) == {"batch_files"}
 
 
+async def test_an_answer_with_a_nul_is_looked_into(engine: AsyncEngine, redis: Redis) -> None:
+    """A model may write one; the audit ended with an error of Postgres."""
+    async with engine.begin() as conn:
+        nul = text("""UPDATE file_pieces SET data = convert_to(replace(convert_from(data, 'UTF8'), '"custom_id":', :first), 'UTF8')
+                      WHERE file_id = (SELECT output_file_id FROM batches WHERE status = 'completed')""")
+        await conn.execute(nul, {"first": r'"text": "\u0000\u0000 \\u0000 \\\u0000", "custom_id":'})
+        assert (
+            await conn.scalar(
+                text("SELECT count(*) FROM file_pieces WHERE strpos(convert_from(data, 'UTF8'), 'u0000') > 0")
+            )
+            > 0
+        )
+    await assert_audit_clean(engine, redis)
+
+
 async def test_files_that_were_deleted_are_not_missed(engine: AsyncEngine, redis: Redis) -> None:
     async with engine.begin() as conn:
         await conn.execute(text("DELETE FROM files WHERE purpose = 'batch_output'"))

@@ -281,6 +281,21 @@ async def test_a_deadline_is_renewed_or_cleared(
         assert least < left <= most
 
 
+async def test_a_request_of_before_that_holds_a_nul_is_requeued_with_its_deadline(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    """Tools were taken with one: SQL that looked into the request couldn't requeue the job."""
+    (job_id,) = await kill(engine, await submit(engine, settings, deadline_s=60))
+    async with engine.begin() as conn:
+        with_nul = "UPDATE job_inputs SET request = CAST(replace(CAST(request AS text), '{', :first) AS json)"
+        await conn.execute(text(with_nul), {"first": '{"nul": "\\u0000", '})
+    await send_back(engine, job_id, Order("test:ann", "again"))
+    async with engine.connect() as conn:
+        left = await conn.scalar(text("SELECT extract(epoch FROM deadline_at - now())::float8 FROM jobs"))
+    assert left is not None
+    assert 50 < left <= 60
+
+
 async def test_what_is_not_dead_is_refused(engine: AsyncEngine, settings: Settings) -> None:
     (queued,) = await submit(engine, settings)
     for job_id in (queued.job_id, new_id()):

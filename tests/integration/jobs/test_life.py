@@ -598,6 +598,28 @@ async def test_an_error_with_nul_is_stored(engine: AsyncEngine, settings: Settin
     assert (await view(engine, job.job_id)).status == "failed"
 
 
+@pytest.mark.parametrize(("said", "is_told"), [(', "background": true', True), ("", False)])
+async def test_what_a_stored_call_of_before_holds_keeps_no_job_from_its_end(
+    engine: AsyncEngine, settings: Settings, said: str, is_told: bool
+) -> None:
+    """A NUL in it was an error to the end of all jobs of that transaction: of a worker's, of a dead worker's, of all that are overdue."""
+    await seed(engine)
+    _, started = await start_all(engine, await submit(engine, settings, count=2))
+    async with engine.begin() as conn:
+        endpoint = "INSERT INTO webhook_endpoints (id, tenant_id, url, secret) VALUES (gen_random_uuid(), 'acme', 'https://example.com/', 'x')"
+        await conn.execute(text(endpoint))
+        call = text(
+            "INSERT INTO face_calls (job_id, tenant_id, face, body) VALUES (:job, 'acme', 'responses', CAST(:body AS json))"
+        )
+        body = '{"input": [{"logprobs": ["\\u0000", "\\"background\\": true"]}]' + said + "}"
+        await conn.execute(call, {"job": started[0].job_id, "body": body})
+        assert len(await finish(conn, [success(job) for job in started])) == 2
+        told = await conn.scalars(
+            text("SELECT job_id FROM webhook_deliveries WHERE starts_with(event_type, 'response.')")
+        )
+        assert list(told) == ([started[0].job_id] if is_told else [])
+
+
 async def test_pages_of_jobs_are_the_tenants_own_newest_first(engine: AsyncEngine, settings: Settings) -> None:
     await seed(engine, "acme", "other")
     mine = await submit(engine, settings, count=5, tier="batch", metadata={"k": "v"})

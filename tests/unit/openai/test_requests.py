@@ -25,6 +25,13 @@ def chat(**body: Any) -> JobRequest:
     return ChatRequest.model_validate({"messages": ASK} | body).job()
 
 
+def deep(levels: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(levels - 1):
+        found = [found]
+    return found
+
+
 def test_only_what_was_said_is_in_the_job() -> None:
     assert chat().canonical() == {"messages": ASK}
     assert chat(temperature=None, n=None, stop=None, tools=None, stream=False).canonical() == {"messages": ASK}
@@ -52,6 +59,16 @@ def test_what_asks_for_nothing_has_its_type() -> None:
         CompletionRequest.model_validate({"prompt": "a", "best_of": True})
     with pytest.raises(ValidationError, match="echo"):
         CompletionRequest.model_validate({"prompt": "a", "echo": 0})
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "why"), [([{"a": ["\x00"]}], "U\\+0000"), ([{"\x00": 1}], "U\\+0000"), (deep(129), "128 deep")]
+)
+def test_what_comes_back_with_a_part_can_be_written_down(logprobs: list[Any], why: str) -> None:
+    """A NUL in a stored call was an error to the SQL that ends jobs: no job that ended with that one could end, and workers died of it."""
+    part = {"type": "output_text", "text": "hi", "logprobs": logprobs}
+    with pytest.raises(ValidationError, match=why):
+        ResponseRequest.model_validate({"input": [{"role": "assistant", "content": [part]}]})
 
 
 def test_turns_of_a_chat() -> None:
