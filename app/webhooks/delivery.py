@@ -7,9 +7,10 @@ lost, the lease of a try runs out, or a failed try is repeated. `tries` counts b
 the next one, and only the latest one may fail the delivery or set its next date.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -99,11 +100,13 @@ _LOCK_ENDPOINTS = text("""
     SELECT id FROM webhook_endpoints WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
 """)
 _WELL = text("""
-    UPDATE webhook_endpoints SET failing_since = NULL WHERE id = ANY(CAST(:ids AS uuid[])) AND failing_since IS NOT NULL
+    UPDATE webhook_endpoints e SET failing_since = NULL FROM unnest(CAST(:ids AS uuid[]), CAST(:urls AS text[])) AS well (id, url)
+    WHERE e.id = well.id AND e.url = well.url AND e.failing_since IS NOT NULL
 """)
 _FAILING = text("""
-    UPDATE webhook_endpoints SET failing_since = clock_timestamp()
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND failing_since IS NULL
+    UPDATE webhook_endpoints e SET failing_since = clock_timestamp()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:urls AS text[])) AS failed (id, url)
+    WHERE e.id = failed.id AND e.url = failed.url AND e.failing_since IS NULL
 """)
 _DISABLE = text("""
     UPDATE webhook_endpoints e
@@ -111,8 +114,8 @@ _DISABLE = text("""
         disabled_reason = CASE WHEN failed.is_gone THEN failed.error
             ELSE concat('no try was accepted since ', to_char(e.failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                         '; the last one: ', failed.error) END
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:gone AS boolean[]), CAST(:errors AS text[])) AS failed (id, is_gone, error)
-    WHERE e.id = failed.id AND e.status = 'enabled'
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:urls AS text[]), CAST(:gone AS boolean[]), CAST(:errors AS text[])) AS failed (id, url, is_gone, error)
+    WHERE e.id = failed.id AND e.url = failed.url AND e.status = 'enabled'
       AND (failed.is_gone OR e.failing_since <= statement_timestamp() - make_interval(secs => :disable_after_s))
     RETURNING e.id, e.tenant_id, e.disabled_reason
 """)
@@ -122,21 +125,23 @@ _NOTE = text("""
                 CAST(:durations AS integer[]), CAST(:excerpts AS text[])) AS n (id, number, http_status, error, duration_ms, excerpt)
     WHERE t.delivery_id = n.id AND t.number = n.number
 """)
-# A receiver that has it has it, whatever other tries there are; of those that failed, the latest decides.
+# A receiver that has it has it, whatever other tries there are; of those that failed, the latest decides. One that failed where its endpoint is
+# no more says nothing of where it is now: that is tried at once.
 _RECORD = text("""
     WITH made AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:outcomes AS text[]),
-                             CAST(:delays AS float8[]), CAST(:errors AS text[])) AS m (id, number, outcome, delay_s, error)),
+                             CAST(:delays AS float8[]), CAST(:errors AS text[]), CAST(:urls AS text[])) AS m (id, number, outcome, delay_s, error, url)),
     held AS (
-        SELECT d.id FROM webhook_deliveries d JOIN made USING (id)
+        SELECT d.id, CASE WHEN made.outcome <> 'delivered' AND d.url <> made.url THEN 'moved' ELSE made.outcome END AS outcome
+        FROM webhook_deliveries d JOIN made USING (id)
         WHERE (made.outcome = 'delivered' AND d.status <> 'delivered') OR (d.status = 'pending' AND d.tries = made.number)
         ORDER BY d.id FOR UPDATE OF d)
     UPDATE webhook_deliveries d
-    SET status = CASE made.outcome WHEN 'again' THEN 'pending' ELSE made.outcome END,
-        ended_at = CASE WHEN made.outcome <> 'again' THEN clock_timestamp() END,
-        next_try_at = CASE made.outcome WHEN 'again' THEN clock_timestamp() + make_interval(secs => made.delay_s)
-            ELSE d.next_try_at END,
-        leased_until = NULL, handed_until = NULL, error = CASE made.outcome WHEN 'failed' THEN made.error END
+    SET status = CASE WHEN held.outcome IN ('again', 'moved') THEN 'pending' ELSE held.outcome END,
+        ended_at = CASE WHEN held.outcome IN ('delivered', 'failed') THEN clock_timestamp() END,
+        next_try_at = CASE held.outcome WHEN 'again' THEN clock_timestamp() + make_interval(secs => made.delay_s)
+            WHEN 'moved' THEN clock_timestamp() ELSE d.next_try_at END,
+        leased_until = NULL, handed_until = NULL, error = CASE held.outcome WHEN 'failed' THEN made.error END
     FROM made JOIN held USING (id) WHERE d.id = made.id
     RETURNING d.id
 """)
@@ -224,6 +229,7 @@ async def record(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -
             "outcomes": [each.verdict.outcome for each in results],
             "delays": [each.verdict.delay_s for each in results],
             "errors": errors,
+            "urls": [each.made.url for each in results],
         },
     )
     rooms: dict[str, int] = {}
@@ -242,28 +248,41 @@ async def close_disabled(conn: AsyncConnection, endpoint_ids: Sequence[UUID]) ->
     return closed.rowcount
 
 
+_Target = tuple[UUID, str]  # an endpoint and where it was
+
+
+def _columns(targets: Iterable[_Target]) -> dict[str, Any]:
+    listed = list(targets)
+    return {"ids": [endpoint_id for endpoint_id, _ in listed], "urls": [url for _, url in listed]}
+
+
 async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules: Rules) -> list[Disabled]:
-    """Note who fails and who is well again; disable who is gone, or has failed for too long."""
-    well = {each.made.endpoint_id for each in results if each.verdict.outcome == "delivered"}
-    recovered = {each.made.endpoint_id for each in results if each.made.is_failing} & well - {None}
-    failed: dict[UUID, Answer] = {}
-    for each in results:
-        endpoint_id = each.made.endpoint_id
-        if endpoint_id is None or each.verdict.outcome == "delivered":
+    """Note who fails and who is well again; disable who is gone, or has failed for too long.
+
+    What became of a try says something of the URL that it went to, which may not be its endpoint's any more.
+    """
+    tried: list[tuple[_Target, Made]] = [
+        ((each.made.endpoint_id, each.made.url), each) for each in results if each.made.endpoint_id is not None
+    ]
+    well = {target for target, each in tried if each.verdict.outcome == "delivered"}
+    recovered = {target for target, each in tried if each.made.is_failing and target in well}
+    failed: dict[_Target, Answer] = {}
+    for target, each in tried:
+        if each.verdict.outcome == "delivered":
             continue
-        if each.answer.is_gone or (endpoint_id not in well and endpoint_id not in failed):
-            failed[endpoint_id] = each.answer
+        if each.answer.is_gone or (target not in well and target not in failed):
+            failed[target] = each.answer
     if not recovered and not failed:
         return []
-    await conn.execute(_LOCK_ENDPOINTS, {"ids": [*recovered, *failed]})
-    await conn.execute(_WELL, {"ids": list(recovered)})
+    await conn.execute(_LOCK_ENDPOINTS, {"ids": [endpoint_id for endpoint_id, _ in (*recovered, *failed)]})
+    await conn.execute(_WELL, _columns(recovered))
     if not failed:
         return []
-    await conn.execute(_FAILING, {"ids": list(failed)})
+    await conn.execute(_FAILING, _columns(failed))
     rows = await conn.execute(
         _DISABLE,
-        {
-            "ids": list(failed),
+        _columns(failed)
+        | {
             "gone": [answer.is_gone for answer in failed.values()],
             "errors": [answer.error for answer in failed.values()],
             "disable_after_s": rules.disable_after_s,

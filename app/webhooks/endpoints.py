@@ -145,6 +145,8 @@ async def change_endpoint(
         }
     elif "status" in change.given():
         values |= {"disabled_reason": None, "disabled_at": None, "failing_since": None}
+    if "url" in change.given():  # how the old one did says nothing of the new one
+        values["failing_since"] = case((_e.url == change.given()["url"], values.get("failing_since", _e.failing_since)))
     statement = update(webhook_endpoints).where(*_own(tenant_id, endpoint_id)).values(**values).returning(*_COLUMNS)
     changed = _there((await conn.execute(statement)).one_or_none(), endpoint_id)
     if "url" in change.given():

@@ -1,5 +1,6 @@
 """Do a tenant's endpoints get what they asked for, signed by their secrets, until they shouldn't any more? API, courier and Postgres."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -495,6 +496,45 @@ async def test_what_waits_goes_to_the_new_url(
     await client.patch(f"{ENDPOINTS}/{made['id']}", json={"url": server.url("/new"), "description": "moved"})
     await postman.go()
     assert [each.path for each in server.received] == ["/new"]
+
+
+async def test_what_came_of_a_try_at_the_old_url_says_nothing_of_the_new_one(
+    client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
+) -> None:
+    """The old place says 410, as those do that have moved; the answer came after the change, and disabled the endpoint for good."""
+    made = await make(client, server.url("/old"))
+    server.hold.add("/old")
+    server.answers["/old"] = answer("410 Gone")
+    await tell(engine, "job.dead")
+    trying = asyncio.create_task(postman.go())
+    await server.wait(1)
+    await client.patch(f"{ENDPOINTS}/{made['id']}", json={"url": server.url("/new")})
+    server.release()
+    await trying
+    found = await endpoint(client, made)
+    assert (found["status"], found["failing_since"]) == ("enabled", None)
+    (waiting,) = await deliveries(client)
+    assert (waiting["status"], waiting["error"]) == ("pending", None)
+    assert await postman.go() == 1, "at once, not when a failed try would be repeated"
+    assert [each["status"] for each in await deliveries(client)] == ["delivered"]
+    assert [each.path for each in server.received] == ["/old", "/new"]
+
+
+async def test_a_new_url_has_its_own_five_days(
+    client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
+) -> None:
+    made = await make(client, server.url("/old"))
+    server.answers["/old"] = server.answers["/new"] = answer("503 Service Unavailable")
+    await tell(engine, "job.dead")
+    await postman.go()
+    await age(engine, made, 6 * DAY_S)
+    same = await client.patch(f"{ENDPOINTS}/{made['id']}", json={"url": server.url("/old"), "description": "the same"})
+    assert same.json()["failing_since"] is not None
+    moved = await client.patch(f"{ENDPOINTS}/{made['id']}", json={"url": server.url("/new")})
+    assert moved.json()["failing_since"] is None
+    await tell(engine, "job.dead")
+    await postman.go()
+    assert (await endpoint(client, made))["status"] == "enabled"
 
 
 # --- whose -----------------------------------------------------------------------------------------------------------
