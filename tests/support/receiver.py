@@ -21,7 +21,7 @@ class Receiver:
     """`answers` maps a path to bytes that are sent as they are; without an entry it is an empty 204.
 
     `hold` names paths that get no answer until `release()`; `endless` those whose answer never ends; `half` those whose
-    connection is cut right after the answer's bytes.
+    connection is cut right after the answer's bytes; `unended` those whose connection stays open after them.
     """
 
     port: int = 0
@@ -30,6 +30,7 @@ class Receiver:
     hold: set[str] = field(default_factory=set)
     endless: set[str] = field(default_factory=set)
     half: set[str] = field(default_factory=set)
+    unended: set[str] = field(default_factory=set)
     sent_bytes: int = 0
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,7 +83,8 @@ class Receiver:
             await writer.drain()
             self.sent_bytes += 65536
         if path not in self.half:
-            writer.write_eof() if writer.can_write_eof() else None
+            if path not in self.unended and writer.can_write_eof():
+                writer.write_eof()
             await reader.read()
 
 

@@ -146,7 +146,7 @@ class Courier:
         retry_after_s: float | None = None
         excerpt: str | None = None
         try:
-            async with asyncio.timeout(settings.webhook_timeout_s):
+            async with asyncio.timeout(settings.webhook_timeout_s) as limit:
                 target = parse_url(made.url, allow_local=settings.webhook_allow_local)
                 address = await resolve(
                     target.host, target.port, allow_local=settings.webhook_allow_local, resolver=self._resolver
@@ -158,8 +158,9 @@ class Courier:
                 if traceparent is not None:
                     headers["traceparent"] = traceparent
                 response = await post(
-                    target, address, made.body, headers, timeout_s=settings.webhook_timeout_s, verify=self._verify
-                )
+                    target, address, made.body, headers, timeout_s=settings.webhook_timeout_s, verify=self._verify,
+                    on_answer=lambda: limit.reschedule(None),
+                )  # fmt: skip
             status = response.status
             error = _complaint(status)
             excerpt = None if error is None else excerpt_of(response.beginning)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,11 +40,13 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
 
 
 async def post(
-    target: Target, address: Address, body: bytes, headers: dict[str, str], *, timeout_s: float, verify: ssl.SSLContext
-) -> Response:
+    target: Target, address: Address, body: bytes, headers: dict[str, str], *, timeout_s: float, verify: ssl.SSLContext,
+    on_answer: Callable[[], None] = lambda: None,
+) -> Response:  # fmt: skip
     """POST `body`. No redirect is followed, no proxy used, nothing read of the environment, no connection kept for the next.
 
-    The time is the caller's to bound; `timeout_s` bounds each step of it.
+    The time is the caller's to bound until `on_answer`, from which on the status is known and all ends within `FAREWELL_S`;
+    `timeout_s` bounds each step.
 
     Raises:
         httpx.HTTPError: no answer came.
@@ -68,6 +71,7 @@ async def post(
             },
         ) as response,
     ):
+        on_answer()
         read = bytearray()
         with suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(FAREWELL_S):

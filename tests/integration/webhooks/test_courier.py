@@ -144,6 +144,16 @@ async def test_an_endpoint_that_hangs_costs_the_timeout(
     assert 300 <= made.duration_ms < 3000
 
 
+async def test_a_status_that_came_in_time_counts_whenever_its_body_ends(
+    settings: Settings, engine: AsyncEngine, server: Receiver
+) -> None:
+    """The time was up while the body was waited for: what was accepted was sent again."""
+    server.answers["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
+    server.unended.add("/")
+    row = await delivered(settings.model_copy(update={"webhook_timeout_s": 0.5}), engine, server.url())
+    assert row.status == "delivered"
+
+
 async def test_of_an_endless_answer_little_is_read(settings: Settings, engine: AsyncEngine, server: Receiver) -> None:
     server.answers["/"] = b"HTTP/1.1 200 OK\r\n\r\n"
     server.endless.add("/")
