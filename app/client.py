@@ -470,6 +470,7 @@ class _Patience:
     retries: Retries
     clock: Callable[[], float]
     draw: Callable[[], float]
+    until: float = math.inf  # what comes later is of no use to the caller
     tries: int = 0
     refused_since: float | None = None
     lost_since: float | None = None
@@ -481,7 +482,8 @@ class _Patience:
         """Seconds to wait.
 
         Raises:
-            Refused: it can't succeed, or not in time.
+            Refused: it can't succeed, or not soon.
+            TimedOut: it might, but later than its caller waits.
         """
         now = self.clock()
         self.tries, self.lost_since = self.tries + 1, None
@@ -493,13 +495,19 @@ class _Patience:
             delay_s = refusal.retry_after_s * (1.0 + 0.1 * self.draw())
         if should_retry == "false" or not may_succeed or now + delay_s > self.refused_since + self.retries.patience_s:
             raise refusal
+        self._check_time(now + delay_s, refusal)
         return delay_s
+
+    def _check_time(self, again_at: float, error: Exception) -> None:
+        if again_at > self.until:
+            raise TimedOut(f"no good answer in the time that was given; the last one: {error}") from error
 
     def after_loss(self, url: str, error: Exception | None, *, has_answered: bool) -> float:
         """Seconds to wait.
 
         Raises:
             NoAnswer: it has lasted too long.
+            TimedOut: longer than its caller waits.
         """
         now = self.clock()
         self.tries += 1
@@ -507,6 +515,7 @@ class _Patience:
         delay_s = self.retries.backoff_s(self.tries, self.draw())
         if not (has_answered or self.retries.first_contact) or now + delay_s > self.lost_since + self.retries.lost_s:
             raise NoAnswer(f"no answer from {url} ({_reason(error)})") from error
+        self._check_time(now + delay_s, NoAnswer(f"no answer from {url} ({_reason(error)})"))
         return delay_s
 
 
@@ -586,10 +595,6 @@ class _Sleep:
 _Flow = Generator[_Send | _Sleep, Any, T]
 
 
-class _Uncertain(NoAnswer):
-    """A request that must not be repeated blindly was lost: it may have been served."""
-
-
 class _Calls:
     """Every call of the API as a flow of steps. Has no network and no clock of its own."""
 
@@ -608,16 +613,18 @@ class _Calls:
         self._draw = draw
         self._on_retry = on_retry
 
-    def patience(self) -> _Patience:
-        return _Patience(self._retries, self.clock, self._draw)
+    def patience(self, until: float = math.inf) -> _Patience:
+        return _Patience(self._retries, self.clock, self._draw, until)
 
     def will_retry(self, refusal: Refused | None, delay_s: float) -> None:
         if self._on_retry is not None:
             self._on_retry(refusal, delay_s)
 
-    def call(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> _Flow[httpx.Response]:
-        """The answer, once it is a good one."""
-        patience = self.patience()
+    def call(
+        self, method: str, path: str, *, repeatable: bool = True, until: float = math.inf, **options: Any
+    ) -> _Flow[httpx.Response]:
+        """The answer, once it is a good one. What isn't `repeatable` isn't sent again where it may have been served."""
+        patience = self.patience(until)
         while True:
             try:
                 response: httpx.Response = yield _Send(method, path, options)
@@ -625,7 +632,7 @@ class _Calls:
                 if not repeatable and not isinstance(
                     error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
                 ):
-                    raise _Uncertain(f"no answer from {self.url} ({_reason(error)})") from error
+                    raise NoAnswer(f"no answer from {self.url} ({_reason(error)})") from error
                 refusal, delay_s = None, patience.after_loss(self.url, error, has_answered=self.has_answered)
             else:
                 self.has_answered = True
@@ -633,7 +640,7 @@ class _Calls:
                     return response
                 refusal = refusal_of(response)
                 if not repeatable and response.status_code in {502, 504}:
-                    raise _Uncertain(f"no answer from {self.url} ({refusal})") from refusal
+                    raise NoAnswer(f"no answer from {self.url} ({refusal})") from refusal
                 delay_s = patience.after_refusal(refusal, response)
             self.will_retry(refusal, delay_s)
             yield _Sleep(delay_s)
@@ -674,14 +681,14 @@ class _Calls:
             taken += answer["job_ids"]
         return taken
 
-    def get(self, job: Job | str, wait_s: float) -> _Flow[Job]:
-        return (yield from self.ask("GET", _job_path(job), headers=_prefer(wait_s)))  # type: ignore[no-any-return]
+    def get(self, job: Job | str, wait_s: float, until: float = math.inf) -> _Flow[Job]:
+        return (yield from self.ask("GET", _job_path(job), headers=_prefer(wait_s), until=until))  # type: ignore[no-any-return]
 
     def wait(self, job: Job | str, timeout_s: float | None) -> _Flow[Job]:
         until = math.inf if timeout_s is None else self.clock() + timeout_s
         while True:
             asked_at = self.clock()
-            found = yield from self.get(job, until - asked_at)
+            found = yield from self.get(job, until - asked_at, until)
             if found["status"] in ENDED:
                 return found
             now = self.clock()
@@ -719,33 +726,15 @@ class _Calls:
     def create_batch(
         self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None, more: Mapping[str, Any]
     ) -> _Flow[Batch]:
-        """Never two by one call: where an answer is lost, the batch is looked for by a mark in its metadata."""
-        mark = _new_key()
-        body = dict(more) | {
-            "input_file_id": file_id,
-            "endpoint": endpoint,
-            "completion_window": window,
-            "metadata": {**(metadata or {}), _MARK: mark},
-        }
-        lost: _Uncertain | None = None
-        for _ in range(_MOST_UNCERTAIN):
-            try:
-                return (  # type: ignore[no-any-return]
-                    yield from self.ask(
-                        "POST", "/v1/batches", json=body, headers={"Idempotency-Key": mark}, repeatable=False
-                    )
-                )
-            except _Uncertain as error:
-                lost = error
-            page = yield from self.ask("GET", "/v1/batches", params={"limit": 100})
-            for each in page["data"]:
-                if (each.get("metadata") or {}).get(_MARK) == mark:
-                    return cast("Batch", each)
-        assert lost is not None
-        raise lost
+        """Never two by one call: where an answer is lost, the same key has the same batch."""
+        body = dict(more) | {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
+        if metadata is not None:
+            body["metadata"] = dict(metadata)
+        headers = {"Idempotency-Key": _new_key()}
+        return (yield from self.ask("POST", "/v1/batches", json=body, headers=headers))  # type: ignore[no-any-return]
 
-    def get_batch(self, batch: Batch | str) -> _Flow[Batch]:
-        return (yield from self.ask("GET", _batch_path(batch)))  # type: ignore[no-any-return]
+    def get_batch(self, batch: Batch | str, until: float = math.inf) -> _Flow[Batch]:
+        return (yield from self.ask("GET", _batch_path(batch), until=until))  # type: ignore[no-any-return]
 
     def cancel_batch(self, batch: Batch | str) -> _Flow[Batch]:
         return (yield from self.ask("POST", f"{_batch_path(batch)}/cancel"))  # type: ignore[no-any-return]
@@ -756,7 +745,7 @@ class _Calls:
         until = math.inf if timeout_s is None else self.clock() + timeout_s
         pause_s, told = _PAUSE_S, None
         while True:
-            found = yield from self.get_batch(batch)
+            found = yield from self.get_batch(batch, until)
             news = (found["status"], found.get("request_counts"))
             if news != told:
                 told, pause_s = news, _PAUSE_S
@@ -775,10 +764,17 @@ class _Calls:
         found = yield from self.get_batch(batch)
         outputs: dict[str, dict[str, Any]] = {}
         errors: dict[str, dict[str, Any]] = {}
-        for file_id, lines in ((found.get("output_file_id"), outputs), (found.get("error_file_id"), errors)):
-            if file_id:
+        for part, file_id, lines in (
+            ("output", found.get("output_file_id"), outputs),
+            ("errors", found.get("error_file_id"), errors),
+        ):
+            if found["status"] not in BATCH_ENDED:  # it names its files when they are whole
+                content = (yield from self.call("GET", f"{_batch_path(batch)}/{part}")).content
+            elif file_id:
                 content = yield from self.content(file_id)
-                lines |= {line["custom_id"]: line for line in map(json.loads, content.splitlines()) if line}
+            else:
+                continue
+            lines |= {line["custom_id"]: line for line in map(json.loads, content.splitlines()) if line}
         return BatchResult(found, outputs, errors)
 
     def run_batch(
@@ -794,10 +790,6 @@ class _Calls:
         made = yield from self.create_batch(file["id"], endpoint, window, metadata, {})
         ended = yield from self.wait_batch(made, timeout_s, on_progress)
         return (yield from self.batch_result(ended))
-
-
-_MARK: Final = "penstock_client_key"
-_MOST_UNCERTAIN: Final = 5
 
 
 def batch_lines(requests: Mapping[str, Mapping[str, Any]], endpoint: str) -> bytes:
@@ -1107,7 +1099,7 @@ class Penstock:
         """The job with its result, when it has ended, however it ended.
 
         Raises:
-            TimedOut: it goes on after `timeout_s`.
+            TimedOut: it goes on after `timeout_s`, or nobody could say so.
         """
         return self._run(self._calls.wait(job, timeout_s))
 
@@ -1208,7 +1200,7 @@ class Penstock:
         """The batch, when it has ended, however it ended.
 
         Raises:
-            TimedOut: it goes on after `timeout_s`.
+            TimedOut: it goes on after `timeout_s`, or nobody could say so.
         """
         return self._run(self._calls.wait_batch(batch, timeout_s, on_progress))
 

@@ -22,6 +22,7 @@ class Batches:
     lose: dict[str, int] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     batches: list[dict[str, Any]] = field(default_factory=list)
+    keys: dict[str, int] = field(default_factory=dict)
     looks: int = 0
     looks_until_end: int = 4
 
@@ -46,11 +47,16 @@ class Batches:
             case "GET", ["files", name, "content"]:
                 return httpx.Response(200, content=self.files[name])
             case "POST", ["batches"]:
-                made = json.loads(request.content) | {"id": f"batch_{len(self.batches)}", "status": "in_progress"}
-                self.batches.append(made | {"request_counts": {"total": 2, "completed": 0, "failed": 0}})
-                return httpx.Response(200, json=self.batches[-1])
-            case "GET", ["batches"]:
-                return httpx.Response(200, json={"object": "list", "data": self.batches[::-1], "has_more": False})
+                key = request.headers["idempotency-key"]
+                if key not in self.keys:
+                    made = json.loads(request.content) | {"id": f"batch_{len(self.batches)}", "status": "in_progress"}
+                    self.batches.append(made | {"request_counts": {"total": 2, "completed": 0, "failed": 0}})
+                    self.keys[key] = len(self.batches) - 1
+                return httpx.Response(200, json=self.batches[self.keys[key]])
+            case "GET", ["batches", _, "output"]:
+                return httpx.Response(200, content=b'{"custom_id": "a"}\n')
+            case "GET", ["batches", _, "errors"]:
+                return httpx.Response(200, content=b"")
             case "GET", ["batches", _]:
                 return httpx.Response(200, json=self._look())
         raise AssertionError((method, path))
@@ -92,7 +98,7 @@ def test_a_batch_is_uploaded_made_followed_and_read(driven: Drive) -> None:
 
 @pytest.mark.parametrize(
     "lost",
-    ["POST /v1/files", "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/batch_0", "GET /v1/files/out/content"],
+    ["POST /v1/files", "POST /v1/batches", "GET /v1/batches/batch_0", "GET /v1/files/out/content"],
 )
 def test_lost_answers_never_make_a_second_batch(driven: Drive, lost: str) -> None:
     server = Batches(lose={"POST /v1/batches": 1} | {lost: 1})
@@ -124,6 +130,39 @@ def test_a_server_that_never_answers_is_given_up(driven: Drive) -> None:
 
     with pytest.raises(NoAnswer):
         driven(handler=serve).call("create_batch", "file-0")
+
+
+def test_a_batchs_metadata_is_its_makers(driven: Drive) -> None:
+    """The client put a pair of its own in: who had as many as one may have was refused."""
+    server = Batches()
+    metadata = {f"k{n}": "v" for n in range(16)}
+    driven(handler=server).call("create_batch", "file-0", metadata=metadata)
+    driven(handler=server).call("create_batch", "file-0")
+    assert [each.get("metadata") for each in server.batches] == [metadata, None]
+
+
+def test_finished_lines_can_be_read_while_others_run(driven: Drive) -> None:
+    """The batch names its files when it has ended: until then the lines were looked for nowhere."""
+    server = Batches(looks_until_end=10**6)
+    client = driven(handler=server)
+    result = client.call("batch_result", client.call("create_batch", "file-0"))
+    assert (result.batch["status"], result.outputs, result.errors) == ("in_progress", {"a": {"custom_id": "a"}}, {})
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("method", ["wait", "wait_batch"])
+def test_waiting_ends_when_it_was_told_to_though_nobody_answers(driven: Drive, method: str, is_there: bool) -> None:
+    """It went on for as long as any call is tried again: a minute and a half where two seconds were asked for."""
+
+    def serve(_: httpx.Request) -> httpx.Response:
+        if not is_there:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(503, headers={"Retry-After": "30"})
+
+    client = driven(handler=serve)
+    with pytest.raises(TimedOut, match="no good answer in the time that was given; the last one: "):
+        client.call(method, "job_1", timeout_s=2)
+    assert sum(client.slept.seconds) <= 2
 
 
 def test_waiting_ends_when_it_was_told_to_and_the_batch_goes_on(driven: Drive) -> None:
