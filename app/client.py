@@ -414,7 +414,7 @@ def verify_webhook(
         raise SignatureInvalid("no signature fits: another secret, or the body was changed")
     try:
         event = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SignatureInvalid("it is signed, but no JSON") from error
     return cast("WebhookEvent", event)
 

@@ -36,7 +36,6 @@ class Try:
     secrets: tuple[str, ...]
     round: int  # which try since it was sent again by hand, counted from 1: the schedule's place
     endpoint_id: UUID | None
-    is_failing: bool  # whether its endpoint is noted as failing
     lane: str
     room: int
     traceparent: str | None = None  # of its job
@@ -91,7 +90,7 @@ _BEGIN = text("""
            coalesce(e.secret, t.webhook_secret) AS secret,
            CASE WHEN e.old_until > statement_timestamp() THEN e.old_secret
                 WHEN e.id IS NULL AND t.old_webhook_until > statement_timestamp() THEN t.old_webhook_secret END AS old_secret,
-           begun.tries - begun.sent_before AS round, begun.endpoint_id, e.failing_since IS NOT NULL AS is_failing,
+           begun.tries - begun.sent_before AS round, begun.endpoint_id,
            begun.lane, coalesce(r.room, :first_room) AS room, begun.traceparent
     FROM begun JOIN noted ON noted.delivery_id = begun.id JOIN tenants t ON t.id = begun.tenant_id
     LEFT JOIN webhook_endpoints e ON e.id = begun.endpoint_id LEFT JOIN webhook_lanes r ON r.lane = begun.lane
@@ -99,6 +98,9 @@ _BEGIN = text("""
 _LOCK_ENDPOINTS = text("""
     SELECT id FROM webhook_endpoints WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
 """)
+_ARE_FAILING = text(
+    "SELECT id FROM webhook_endpoints WHERE id = ANY(CAST(:ids AS uuid[])) AND failing_since IS NOT NULL"
+)
 _WELL = text("""
     UPDATE webhook_endpoints e SET failing_since = NULL FROM unnest(CAST(:ids AS uuid[]), CAST(:urls AS text[])) AS well (id, url)
     WHERE e.id = well.id AND e.url = well.url AND e.failing_since IS NOT NULL
@@ -181,7 +183,7 @@ async def begin(conn: AsyncConnection, nominations: Sequence[Nomination], *, lea
         secrets = (row.secret,) if row.old_secret is None else (row.secret, row.old_secret)
         begun[Nomination(row.id, row.tries)] = Try(
             row.id, row.tries, row.at, row.event_id, row.event_type, row.url, bytes(row.body), secrets, row.round,
-            row.endpoint_id, bool(row.is_failing), row.lane, row.room, row.traceparent,
+            row.endpoint_id, row.lane, row.room, row.traceparent,
         )  # fmt: skip
     return begun
 
@@ -265,7 +267,10 @@ async def _judge_endpoints(conn: AsyncConnection, results: Sequence[Made], rules
         ((each.made.endpoint_id, each.made.url), each) for each in results if each.made.endpoint_id is not None
     ]
     well = {target for target, each in tried if each.verdict.outcome == "delivered"}
-    recovered = {target for target, each in tried if each.made.is_failing and target in well}
+    # Asked anew: one that began before somebody else's failed may be accepted after that was noted.
+    failing = await conn.scalars(_ARE_FAILING, {"ids": [endpoint_id for endpoint_id, _ in well]}) if well else ()
+    are_failing = set(failing)
+    recovered = {target for target in well if target[0] in are_failing}
     failed: dict[_Target, Answer] = {}
     for target, each in tried:
         if each.verdict.outcome == "delivered":

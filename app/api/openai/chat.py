@@ -38,6 +38,9 @@ async def create_chat_completion(request: Request, caller: Writer) -> Response:
             conn, caller.tenant_id, job_id, FACE, asked.model_dump(mode="json", exclude_none=True, by_alias=True)
         )
 
+    async def replayed(conn: AsyncConnection, job_id: UUID) -> None:
+        await stored.check_replay(conn, caller.tenant_id, job_id, FACE)
+
     call = await begin(
         request,
         caller,
@@ -46,6 +49,7 @@ async def create_chat_completion(request: Request, caller: Writer) -> Response:
         form_of(stream=asked.stream),
         is_kept=bool(asked.store),
         with_job=kept if asked.store else None,
+        with_replay=replayed if asked.store else None,
     )
     if asked.stream:
         options = asked.stream_options

@@ -43,10 +43,14 @@ async def create_response(request: Request, caller: Writer) -> Response:
         said = asked.model_dump(mode="json", exclude_none=True, by_alias=True)
         await stored.keep(conn, caller.tenant_id, job_id, FACE, said, is_background=bool(asked.background))
 
+    async def replayed(conn: AsyncConnection, job_id: UUID) -> None:
+        await stored.check_replay(conn, caller.tenant_id, job_id, FACE, is_background=bool(asked.background))
+
     form = form_of(stream=asked.stream, background=asked.background)
     call = await begin(
-        request, caller, wanted, body, form, is_kept=asked.is_stored, with_job=kept if asked.is_stored else None
-    )
+        request, caller, wanted, body, form, is_kept=asked.is_stored, with_job=kept if asked.is_stored else None,
+        with_replay=replayed if asked.is_stored else None,
+    )  # fmt: skip
     if asked.stream:
         return stream(call, _events(call, asked))
     if asked.background:

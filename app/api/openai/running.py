@@ -77,8 +77,9 @@ async def begin(
     *,
     is_kept: bool,
     with_job: WithJob | None = None,
+    with_replay: WithJob | None = None,
 ) -> Call:
-    """Promise the job.
+    """Promise the job. `with_replay` looks at one that its key brought back, as `with_job` writes beside a new one.
 
     Raises:
         Unavailable: nobody could wait for it now.
@@ -89,6 +90,9 @@ async def begin(
     key = idempotency_key(request.headers)
     submission = Submission(caller, wanted, len(body), key, body, with_job)
     submitted: Submitted = await submit(runtime, submission)
+    if submitted.replayed and with_replay is not None:
+        async with runtime.transaction() as conn:
+            await with_replay(conn, submitted.job.id)
     headers = {"x-request-id": job_name(submitted.job.id), "Cache-Control": "no-store"} | submitted.headers
     # Whoever sends a key means to come back with it.
     return Call(runtime, caller, submitted.job, headers, is_kept or key is not None)

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.errors import IdempotencyMismatch
 from app.jobs import tables as t
 from app.jobs.read import JobView, get_job
 
@@ -25,6 +26,23 @@ async def keep(
     """Write the call down, in the transaction that makes its job. `is_background`: its end is told as a response's."""
     row = {"job_id": job_id, "tenant_id": tenant_id, "face": face, "body": body, "is_background": is_background}
     await conn.execute(insert(t.face_calls).values(row))
+
+
+async def check_replay(
+    conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str, *, is_background: bool = False
+) -> None:
+    """See that the job which an Idempotency-Key brought back is the job of a call that is kept as this one is to be.
+
+    Raises:
+        IdempotencyMismatch: it isn't, so that nobody could read this call under its id.
+    """
+    c = t.face_calls.c
+    body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
+    if body is None or bool(body.get("background")) != is_background:
+        raise IdempotencyMismatch(
+            "this Idempotency-Key was used with a call that isn't kept as this one asks (store, background), or was deleted; "
+            "use a new key for a new call"
+        )
 
 
 async def find(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> StoredCall | None:

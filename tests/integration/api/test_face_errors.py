@@ -68,6 +68,24 @@ async def test_other_paths_answer_in_ours_alone(client: httpx.AsyncClient, path:
     assert "error" not in assert_problem(await client.get(path), 404, "not_found")
 
 
+async def test_a_key_brings_back_only_a_call_that_is_kept_as_it_asks(client: httpx.AsyncClient) -> None:
+    """The job was the same, so an answer said that it was stored under an id that nobody could read."""
+    key = {"Idempotency-Key": "k"}
+    job = await client.post("/v1/jobs", json={"messages": [{"role": "user", "content": "a"}]}, headers=key)
+    assert job.status_code == 202
+    asked = {"input": "a", "background": True}
+    error_of(await client.post("/v1/responses", json=asked, headers=key), 400, "idempotency_mismatch")
+    first = await client.post("/v1/responses", json=asked, headers={"Idempotency-Key": "l"})
+    again = await client.post("/v1/responses", json=asked, headers={"Idempotency-Key": "l"})
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert (await client.get(f"/v1/responses/{first.json()['id']}")).status_code == 200
+    error_of(
+        await client.post("/v1/responses", json={"input": "a"}, headers={"Idempotency-Key": "l"}),
+        400,
+        "idempotency_mismatch",
+    )
+
+
 async def test_a_database_that_is_away(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"database_url": NOWHERE, "database_timeout_s": 2.0}))
     async with running(app, {"Authorization": "Bearer pk_0123456789ab_c29tZWJvZHk"}) as client:

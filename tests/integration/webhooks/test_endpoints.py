@@ -520,6 +520,26 @@ async def test_what_came_of_a_try_at_the_old_url_says_nothing_of_the_new_one(
     assert [each.path for each in server.received] == ["/old", "/new"]
 
 
+async def test_a_success_that_began_before_anothers_failure_counts(
+    client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
+) -> None:
+    """The endpoint wasn't failing yet when it began, so it was left failing: after five quiet days the next failure disabled it."""
+    made = await make(client, server.url("/"))
+    server.hold.add("/")
+    await tell(engine, "job.dead")
+    slow = asyncio.create_task(postman.go())
+    await server.wait(1)
+    server.hold.clear()
+    server.answers["/"] = answer("503 Service Unavailable")
+    await tell(engine, "job.failed")
+    assert await postman.go() == 1
+    assert (await endpoint(client, made))["failing_since"] is not None
+    server.answers["/"] = answer("204 No Content")
+    server.release()
+    await slow
+    assert (await endpoint(client, made))["failing_since"] is None
+
+
 async def test_a_new_url_has_its_own_five_days(
     client: httpx.AsyncClient, engine: AsyncEngine, server: Receiver, postman: Postman
 ) -> None:

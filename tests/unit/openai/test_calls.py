@@ -55,6 +55,8 @@ POSSIBLE: dict[str, list[Part]] = {
     '<|python_tag|>{"name": "now", "parameters": {}}': call("now", "{}"),
     '{"name": "now", "arguments": "{\\"a\\": 1}"}': call("now", '{"a": 1}'),
     '{"name": "unknown", "arguments": {}}': [Said('{"name": "unknown", "arguments": {}}')],
+    '{"name": "now", "arguments": {"a": NaN}}': [Said('{"name": "now", "arguments": {"a": NaN}}')],
+    '{"name": "now", "arguments": {"a": -1e999}}': [Said('{"name": "now", "arguments": {"a": -1e999}}')],
     '{"answer": 42}': [Said('{"answer": 42}')],
     '{"name": "now", "arguments": [1]}': [Said('{"name": "now", "arguments": [1]}')],
     "<tool_call>nonsense</tool_call> and on": [Said("<tool_call>nonsense</tool_call> and on")],
