@@ -1,5 +1,6 @@
 """Is this a batch? Its lines one by one, as their bytes come, each checked on its own; errors say in which line."""
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +110,10 @@ class BatchReader:
 
     def _take(self, raw: bytes) -> None:
         self._number += 1
+        start = self._at
+        if self._number == 1 and raw.startswith(codecs.BOM_UTF8):  # spreadsheets and PowerShell write one
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+            start += len(codecs.BOM_UTF8)
         if not raw.strip() or self._is_over:
             return  # empty lines count, and mean nothing
         self._count += 1
@@ -127,7 +132,7 @@ class BatchReader:
             self._wrong(error.code, error.message, self._number, error.param)
         else:
             key = prefix_key(request.model, prompt_text(request))
-            self.lines.append(Line(self._number, custom_id, self._at, len(raw), key, request.model))
+            self.lines.append(Line(self._number, custom_id, start, len(raw), key, request.model))
 
     def _checked(self, raw: bytes) -> tuple[str, dict[str, Any]]:
         if len(raw) > self.settings.max_body_bytes:

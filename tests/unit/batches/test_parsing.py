@@ -27,11 +27,12 @@ def read(content: bytes, sizes: list[int] | None = None, settings: Settings = SE
     st.lists(st.tuples(st.text(min_size=1, max_size=20).filter(lambda text: "\x00" not in text), st.booleans()), max_size=8),
     st.lists(st.integers(0, 200), max_size=20),
     st.booleans(),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )  # fmt: skip
 def test_lines_are_found_in_pieces_of_any_size(
-    given_lines: list[tuple[str, bool]], sizes: list[int], ends: bool
+    given_lines: list[tuple[str, bool]], sizes: list[int], ends: bool, mark: bytes
 ) -> None:
-    content, wanted = b"", []
+    content, wanted = mark, []
     for place, (words, is_empty) in enumerate(given_lines):
         if is_empty:
             content += b"\r\n"
