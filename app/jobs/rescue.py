@@ -10,8 +10,10 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import storable
+from app.ids import job_name
 from app.jobs import leases, store
 from app.jobs import tables as t
+from app.jobs.apart import all_or_apart
 from app.jobs.finish import Ending, finish
 from app.jobs.states import Lane
 from app.jobs.store import Fate, GivenBack, HeldRow
@@ -95,7 +97,15 @@ async def reap_orphans(conn: AsyncConnection, *, fate: Fate, random: Random) -> 
 async def _give_back_all(conn: AsyncConnection, incarnations: list[UUID], fate: Fate, random: Random) -> Rescued:
     held = await store.lock_incarnations(conn, incarnations) if incarnations else []
     pairs = [(row, GivenBack(row.job_id, row.attempt, "worker_lost", lane=_lane_of_lost(row))) for row in held]
-    return await _decide(conn, pairs, fate, random)
+    parts = await all_or_apart(
+        conn, pairs, lambda some: _decide(conn, some, fate, random), lambda pair: job_name(pair[0].job_id)
+    )
+    rescued = Rescued({}, [])
+    for part in parts:
+        rescued.ended.extend(part.ended)
+        for pool, nominations in part.nominations.items():
+            rescued.nominations.setdefault(pool, []).extend(nominations)
+    return rescued
 
 
 def _lane_of_lost(row: HeldRow) -> Lane | None:

@@ -6,6 +6,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.ids import job_name
+from app.jobs.apart import all_or_apart
 from app.jobs.finish import end_queued
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
@@ -50,7 +52,10 @@ async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tupl
         "code": "deadline_passed",
         "message": "the deadline passed before a worker could start the job",
     }
-    return await end_queued(conn, overdue, "expired", dict.fromkeys(overdue, error))
+    parts = await all_or_apart(
+        conn, overdue, lambda ids: end_queued(conn, ids, "expired", dict.fromkeys(ids, error)), job_name
+    )
+    return [each for part in parts for each in part]
 
 
 async def forget_canaries(conn: AsyncConnection, *, ttl_s: float) -> int:

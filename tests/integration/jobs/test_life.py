@@ -236,6 +236,47 @@ async def test_the_reaper_requeues_unpunished_and_once(engine: AsyncEngine, sett
         assert (job.status, job.gen, job.attempt) == ("queued", 2, 1)
 
 
+async def refuse_when(engine: AsyncEngine, table: str, doing: str, when: str) -> None:
+    """From now on Postgres refuses this, as it does where something of a row is broken."""
+    refuse = f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF {when} THEN RAISE EXCEPTION 'unsupported Unicode escape sequence' USING ERRCODE = '22P05'; END IF; RETURN NEW; END $$"""
+    async with engine.begin() as conn:
+        await conn.execute(text(refuse))
+        await conn.execute(
+            text(f"CREATE TRIGGER refuse BEFORE {doing} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+
+
+async def test_one_job_that_cannot_be_given_back_keeps_no_other_from_it(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    """One such job of one tenant's, and nobody's jobs were taken from their dead workers any more."""
+    await seed(engine)
+    accepted = [*await submit(engine, settings, count=4), *await submit(engine, settings, n=7, max_tokens=1)]
+    await start_all(engine, accepted)
+    await refuse_when(engine, "attempts", "INSERT", "(SELECT n FROM jobs WHERE id = NEW.job_id) = 7")
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE workers SET expires_at = clock_timestamp() - interval '1 s'"))
+        rescued = await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))
+    assert {each.job_id for each in rescued.nominations[POOL]} == {each.job_id for each in accepted[:4]}
+    assert [(await view(engine, each.job_id)).status for each in accepted] == ["queued"] * 4 + ["running"]
+    async with engine.begin() as conn:
+        await conn.execute(text("DROP TRIGGER refuse ON attempts"))
+        mended = await rescue.reap_orphans(conn, fate=FATE, random=Random(1))
+    assert [each.job_id for each in mended.nominations[POOL]] == [accepted[4].job_id]
+
+
+async def test_one_job_that_cannot_expire_keeps_no_other_from_it(engine: AsyncEngine, settings: Settings) -> None:
+    await seed(engine)
+    accepted = [*await submit(engine, settings, count=4), *await submit(engine, settings, n=7, max_tokens=1)]
+    await refuse_when(engine, "jobs", "UPDATE", "NEW.status = 'expired' AND NEW.n = 7")
+    async with engine.begin() as conn:
+        await conn.execute(text("UPDATE jobs SET deadline_at = now() - interval '1 s'"))
+        expired = await timekeeping.expire_queued(conn)
+    assert {job_id for job_id, _, _ in expired} == {each.job_id for each in accepted[:4]}
+    assert (await view(engine, accepted[4].job_id)).status == "queued"
+
+
 async def test_a_renewed_lease_is_not_reaped(engine: AsyncEngine, settings: Settings) -> None:
     await seed(engine)
     incarnation, (job,) = await start_all(engine, await submit(engine, settings))
