@@ -345,6 +345,39 @@ async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
         await engine.dispose()
 
 
+async def test_a_job_that_can_neither_succeed_nor_fail_ends_no_worker(
+    engine: AsyncEngine, queue: JobQueue, settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Its worker ended, and so did the next ones, until none was left. The trigger stands in for a row of it that is broken."""
+    async with engine.begin() as conn:
+        await conn.execute(
+            text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT n FROM jobs WHERE id = NEW.job_id) = 7 THEN
+                RAISE EXCEPTION 'unsupported Unicode escape sequence' USING ERRCODE = '22P05'; END IF;
+            RETURN NEW; END $$""")
+        )
+        await conn.execute(
+            text("CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_DRAIN_GRACE_S="2") as worker:
+        bad = await submit(engine, settings, n=7, max_tokens=1)
+        assert await nominate(queue, bad)
+        async with asyncio.timeout(30):
+            while "job_stuck" not in worker.log.read_text():
+                await asyncio.sleep(0.05)
+        good = await submit(engine, settings, count=3)
+        assert await nominate(queue, good)
+        assert await wait_until_ended(engine, [each.job_id for each in good], timeout_s=15) == {"succeeded": 3}
+        async with engine.begin() as conn:
+            await conn.execute(text("DROP TRIGGER refuse ON attempts"))
+        assert await asyncio.to_thread(worker.terminate) == 0
+    async with engine.connect() as conn:
+        assert await conn.scalar(text("SELECT status FROM jobs WHERE n = 7")) == "queued", (
+            "its worker gave it back at its end"
+        )
+    await assert_audit_clean(engine, queue.redis)
+
+
 async def test_one_end_that_postgres_never_takes_does_not_hold_up_the_others(
     engine: AsyncEngine, queue: JobQueue, settings: Settings, environment: dict[str, str], tmp_path: Path
 ) -> None:

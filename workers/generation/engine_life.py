@@ -130,14 +130,14 @@ class EngineLife:
         touched = [job for job in jobs if job.has_output]
         await finisher.give_back(touched, "engine_unfit", detail, keep_tokens=error.is_trusted)
         if self._num_unfit >= _MOST_UNFIT:
-            await worker.until_hand_is_empty()
+            await finisher.let_all_end()
             await finisher.retire()
             raise EngineStartFailed(f"{self._num_unfit} engines in a row were unfit: {error}")
         await self._replace(worker, finisher)
 
     async def _replace(self, worker: WorkerContext, finisher: Finisher) -> None:
         worker.is_fit.clear()
-        await worker.until_hand_is_empty()
+        await finisher.let_all_end()
         await finisher.retire()
         await worker.engine.stop(0)
         pause_s = self._deaths.pause_s(self._clock.monotonic())

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MAX_BATCH = 256
 _RETRY_S = 0.5
+_STUCK_AGAIN_S = 30.0
 _NOT_STORABLE = {"code": "result_not_storable", "message": "the result can't be stored in the database"}
 
 
@@ -41,6 +42,8 @@ class Finisher:
     def __init__(self, worker: WorkerContext) -> None:
         self._worker = worker
         self._waiting: asyncio.Queue[tuple[RunningJob, Ending]] = asyncio.Queue()
+        self._stuck: dict[str, RunningJob] = {}  # whose ends were refused, until they are tried again
+        self._lets_go = False  # of those
         self._broken: asyncio.Queue[tuple[RunningJob, dict[str, Any]]] = asyncio.Queue()
 
     def end(self, job: RunningJob, status: EndStatus, error: dict[str, Any] | None = None) -> None:
@@ -193,8 +196,11 @@ class Finisher:
     async def _write_one_by_one(self, batch: list[tuple[RunningJob, Ending]], error: Exception) -> None:
         """One of these can't be stored. Find it: it fails, the others are written.
 
+        Where not even its failure can be stored, something of its rows is broken, and no other worker could end it: it stays in the hand
+        and is tried again later, and the others go on.
+
         Raises:
-            SQLAlchemyError: not even the failure can be stored. The worker ends; the job's lease lapses.
+            SQLAlchemyError: of a failure that can't be stored.
         """
         if len(batch) > 1:
             for each in batch:
@@ -205,7 +211,33 @@ class Finisher:
             raise error
         emit(log, logging.ERROR, "result_not_storable", job=job.started.job_id.hex, error=error)
         plain = Ending(ending.job_id, ending.attempt, "failed", error=_NOT_STORABLE, billed=False, outcome="failed")
-        await self._write([(job, plain)])
+        try:
+            await self._write([(job, plain)])
+        except SQLAlchemyError as refused:
+            emit(log, logging.ERROR, "job_stuck", job=job.started.job_id.hex, error=refused)
+            if self._lets_go:
+                self._worker.drop(job.request_id)
+                return
+            self._stuck[job.request_id] = job
+            asyncio.get_running_loop().call_later(_STUCK_AGAIN_S, self._try_again, job, ending)
+
+    def _try_again(self, job: RunningJob, ending: Ending) -> None:
+        if self._stuck.pop(job.request_id, None) is job and self._worker.hand.get(job.request_id) is job:
+            self._waiting.put_nowait((job, ending))
+
+    async def let_all_end(self) -> None:
+        """Wait for the ends that are on their way, before the lease is closed.
+
+        Jobs whose ends Postgres refuses hold up nobody: they leave the hand, and who closes the lease gives them back, if they can be.
+        """
+        self._lets_go = True
+        try:
+            for request_id in self._stuck:
+                self._worker.drop(request_id)
+            self._stuck.clear()
+            await self._worker.until_hand_is_empty()
+        finally:
+            self._lets_go = False
 
     async def _tell(self, ended: list[tuple[RunningJob, Ending]]) -> None:
         """Tell readers and waiters, after the commit. Best effort: both fall back to Postgres."""

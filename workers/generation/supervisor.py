@@ -215,7 +215,7 @@ class Supervisor:
         if rest:
             emit(log, logging.INFO, "given_back", jobs=len(rest))
             await finisher.give_back(rest, "drained")
-        await worker.until_hand_is_empty()
+        await finisher.let_all_end()
         await finisher.retire()
         emit(log, logging.INFO, "drained")
 
