@@ -97,8 +97,20 @@ async def reap_orphans(conn: AsyncConnection, *, fate: Fate, random: Random) -> 
 async def _give_back_all(conn: AsyncConnection, incarnations: list[UUID], fate: Fate, random: Random) -> Rescued:
     held = await store.lock_incarnations(conn, incarnations) if incarnations else []
     pairs = [(row, GivenBack(row.job_id, row.attempt, "worker_lost", lane=_lane_of_lost(row))) for row in held]
+    return await _decide(conn, pairs, fate, random)
+
+
+def _lane_of_lost(row: HeldRow) -> Lane | None:
+    """A job that takes whole workers along, supervisor and all, leaves nobody to say so: that it was there again tells."""
+    return "solo" if row.worker_losses + 1 >= _SUSPICIOUS_LOSSES else None
+
+
+async def _decide(
+    conn: AsyncConnection, pairs: Sequence[tuple[HeldRow, GivenBack]], fate: Fate, random: Random
+) -> Rescued:
+    """Again, or the end, for each of these; what Postgres refuses of one keeps no other from it."""
     parts = await all_or_apart(
-        conn, pairs, lambda some: _decide(conn, some, fate, random), lambda pair: job_name(pair[0].job_id)
+        conn, pairs, lambda some: _decide_all(conn, some, fate, random), lambda pair: job_name(pair[0].job_id)
     )
     rescued = Rescued({}, [])
     for part in parts:
@@ -108,12 +120,7 @@ async def _give_back_all(conn: AsyncConnection, incarnations: list[UUID], fate: 
     return rescued
 
 
-def _lane_of_lost(row: HeldRow) -> Lane | None:
-    """A job that takes whole workers along, supervisor and all, leaves nobody to say so: that it was there again tells."""
-    return "solo" if row.worker_losses + 1 >= _SUSPICIOUS_LOSSES else None
-
-
-async def _decide(
+async def _decide_all(
     conn: AsyncConnection, pairs: Sequence[tuple[HeldRow, GivenBack]], fate: Fate, random: Random
 ) -> Rescued:
     backoff = Backoff(fate.retry_base_s, fate.retry_cap_s)

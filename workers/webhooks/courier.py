@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from concurrent.futures import Future
+from contextlib import suppress
 from random import Random
 from threading import BoundedSemaphore
 
@@ -147,6 +148,11 @@ class Courier:
         excerpt: str | None = None
         try:
             async with asyncio.timeout(settings.webhook_timeout_s) as limit:
+
+                def answered() -> None:
+                    with suppress(RuntimeError):  # the time is just up
+                        limit.reschedule(None)
+
                 target = parse_url(made.url, allow_local=settings.webhook_allow_local)
                 address = await resolve(
                     target.host, target.port, allow_local=settings.webhook_allow_local, resolver=self._resolver
@@ -159,7 +165,7 @@ class Courier:
                     headers["traceparent"] = traceparent
                 response = await post(
                     target, address, made.body, headers, timeout_s=settings.webhook_timeout_s, verify=self._verify,
-                    on_answer=lambda: limit.reschedule(None),
+                    on_answer=answered,
                 )  # fmt: skip
             status = response.status
             error = _complaint(status)
