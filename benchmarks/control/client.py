@@ -37,24 +37,31 @@ class Client:
         """The JSON at a path. Raises Refused."""
         return json.loads(await self._ask("GET", path, b"", 200))
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _asked(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        """A connection over which the request went, and the head of its answer."""
         while self._idle:
             reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()  # the server has: it was idle for long
+            try:
+                writer.write(request)
+                return reader, writer, (await reader.readuntil(b"\r\n\r\n")).decode()
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                writer.close()
+                if getattr(error, "partial", b""):
+                    raise
+                # The server has closed it before it read the request: it was idle for long.
         where = urlsplit(self.url)
-        return await asyncio.open_connection(where.hostname, where.port)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(request)
+        return reader, writer, (await reader.readuntil(b"\r\n\r\n")).decode()
 
     async def _ask(self, method: str, path: str, body: bytes, expect: int) -> bytes:
         where = urlsplit(self.url)
-        reader, writer = await self._connection()
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {self.token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
-        status_line, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        reader, writer, answered = await self._asked(head.encode() + body)
+        status_line, *headers = answered.split("\r\n")
         length = next(int(each.split(":")[1]) for each in headers if each.lower().startswith("content-length"))
         answer = await reader.readexactly(length)
         self._idle.append((reader, writer))
