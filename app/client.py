@@ -498,10 +498,6 @@ class _Patience:
         self._check_time(now + delay_s, refusal)
         return delay_s
 
-    def _check_time(self, again_at: float, error: Exception) -> None:
-        if again_at > self.until:
-            raise TimedOut(f"no good answer in the time that was given; the last one: {error}") from error
-
     def after_loss(self, url: str, error: Exception | None, *, has_answered: bool) -> float:
         """Seconds to wait.
 
@@ -513,10 +509,15 @@ class _Patience:
         self.tries += 1
         self.lost_since = now if self.lost_since is None else self.lost_since
         delay_s = self.retries.backoff_s(self.tries, self.draw())
+        lost = NoAnswer(f"no answer from {url} ({_reason(error)})")
         if not (has_answered or self.retries.first_contact) or now + delay_s > self.lost_since + self.retries.lost_s:
-            raise NoAnswer(f"no answer from {url} ({_reason(error)})") from error
-        self._check_time(now + delay_s, NoAnswer(f"no answer from {url} ({_reason(error)})"))
+            raise lost from error
+        self._check_time(now + delay_s, lost)
         return delay_s
+
+    def _check_time(self, again_at: float, error: Exception) -> None:
+        if again_at > self.until:
+            raise TimedOut(f"no good answer in the time that was given; the last one: {error}") from error
 
 
 def _reason(error: Exception | None) -> str:

@@ -11,13 +11,16 @@ from app.db import is_outage
 from app.telemetry import emit
 
 log = logging.getLogger(__name__)
-I = TypeVar("I")  # noqa: E741
-R = TypeVar("R")
+Item = TypeVar("Item")
+Part = TypeVar("Part")
 
 
 async def all_or_apart(
-    conn: AsyncConnection, items: Sequence[I], work: Callable[[Sequence[I]], Awaitable[R]], name: Callable[[I], str]
-) -> list[R]:
+    conn: AsyncConnection,
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Awaitable[Part]],
+    name: Callable[[Item], str],
+) -> list[Part]:
     """What `work` gives for all items at once, in the caller's transaction; where Postgres refuses that, for ever smaller parts of them.
 
     An item that is refused by itself is left as it is, and logged by `name` as an error: something of it is broken, and only it. Parts lock

@@ -9,7 +9,9 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import Statement, in_one_trip, storable
+from app.ids import job_name
 from app.jobs import tables as t
+from app.jobs.apart import all_or_apart
 from app.jobs.copying import insert_or_leave
 from app.jobs.dead.letters import write_dead_letters
 from app.jobs.notices import Used, job_event, response_event
@@ -215,6 +217,12 @@ async def end_queued(
     rows = (await conn.execute(_END_QUEUED, ended)).all()
     await _aftermath(conn, rows, {}, {})
     return [(row.id, row.gen, row.pool) for row in rows]
+
+
+async def expire_waiting(conn: AsyncConnection, errors: Mapping[UUID, dict[str, Any]]) -> list[tuple[UUID, int, str]]:
+    """`end_queued` of these jobs as expired; one that Postgres refuses to end keeps no other from it."""
+    parts = await all_or_apart(conn, list(errors), lambda ids: end_queued(conn, ids, "expired", errors), job_name)
+    return [each for part in parts for each in part]
 
 
 async def _aftermath(

@@ -7,9 +7,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ids import job_name
-from app.jobs.apart import all_or_apart
-from app.jobs.finish import end_queued
+from app.jobs.finish import expire_waiting
 from app.jobs.lengths import Lengths
 
 # A job may run faster than the mean of those before it: only what couldn't be done at twice their pace is given up.
@@ -56,5 +54,4 @@ async def expire_hopeless(
                 "message": f"no worker had started the job when it could no longer meet its deadline: {row.left_s:.1f} s "
                 f"were left, and it needs at least {needed_s:.1f} s",
             }
-    parts = await all_or_apart(conn, list(errors), lambda ids: end_queued(conn, ids, "expired", errors), job_name)
-    return [each for part in parts for each in part]
+    return await expire_waiting(conn, errors)

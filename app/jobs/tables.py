@@ -215,9 +215,7 @@ face_calls = Table(
     Column("tenant_id", Text, nullable=False),
     Column("face", Text, nullable=False),
     Column("body", JSON, nullable=False),
-    Column(
-        "is_background", Boolean
-    ),  # a response whose end is told to endpoints; NULL in rows from before there was the column
+    Column("is_background", Boolean),  # its end is told to endpoints as a response's; NULL in rows of before
     CheckConstraint("face IN ('chat', 'responses')", name="face_known"),
 )
 

@@ -6,9 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ids import job_name
-from app.jobs.apart import all_or_apart
-from app.jobs.finish import end_queued
+from app.jobs.finish import expire_waiting
 from app.queue.places import place_sql
 from app.queue.streams import Nomination
 
@@ -52,10 +50,7 @@ async def expire_queued(conn: AsyncConnection, *, most: int = 1000) -> list[tupl
         "code": "deadline_passed",
         "message": "the deadline passed before a worker could start the job",
     }
-    parts = await all_or_apart(
-        conn, overdue, lambda ids: end_queued(conn, ids, "expired", dict.fromkeys(ids, error)), job_name
-    )
-    return [each for part in parts for each in part]
+    return await expire_waiting(conn, dict.fromkeys(overdue, error))
 
 
 async def forget_canaries(conn: AsyncConnection, *, ttl_s: float) -> int:

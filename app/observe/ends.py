@@ -12,6 +12,7 @@ from app.observe.metrics import counter
 
 _NOTED = "penstock.ends"  # in this transaction
 _COMMITTING = "penstock.ends.committing"
+_SAVED = "penstock.ends.saved"  # how many were noted when each savepoint was made that is open
 
 
 def count_ends(engine: AsyncEngine, registry: CollectorRegistry) -> Counter:
@@ -21,7 +22,10 @@ def count_ends(engine: AsyncEngine, registry: CollectorRegistry) -> Counter:
     """
     ends = counter("penstock_jobs_total", registry)
     listening = _Listening(ends)
-    for name in ("checkout", "begin", "commit", "handle_error", "rollback", "checkin"):
+    for name in (
+        "checkout", "begin", "commit", "handle_error", "rollback", "checkin", "savepoint", "release_savepoint",
+        "rollback_savepoint",
+    ):  # fmt: skip
         event.listen(engine.sync_engine, name, getattr(listening, name))
     return ends
 
@@ -33,12 +37,13 @@ class _Listening:
         self._ends = ends
 
     def checkout(self, _: Any, record: Any, __: Any) -> None:
-        record.info[_NOTED] = []
+        record.info[_NOTED], record.info[_SAVED] = [], []
 
     def begin(self, conn: Any) -> None:
         self._count(conn.info)
 
     def commit(self, conn: Any) -> None:  # it may fail yet
+        conn.info[_SAVED] = []
         conn.info[_COMMITTING], conn.info[_NOTED] = conn.info.get(_NOTED, []), []
 
     def handle_error(self, context: Any) -> None:
@@ -47,7 +52,18 @@ class _Listening:
 
     def rollback(self, conn: Any) -> None:
         if not conn.invalidated:  # else it has lost its memory, too
-            conn.info[_NOTED] = []
+            conn.info[_NOTED], conn.info[_SAVED] = [], []
+
+    def savepoint(self, conn: Any, _: str) -> None:
+        conn.info[_SAVED].append(len(conn.info[_NOTED]))
+
+    def release_savepoint(self, conn: Any, _: str, __: Any) -> None:
+        if not conn.invalidated:
+            conn.info[_SAVED].pop()
+
+    def rollback_savepoint(self, conn: Any, _: str, __: Any) -> None:
+        if not conn.invalidated:  # else it has lost its memory, too
+            del conn.info[_NOTED][conn.info[_SAVED].pop() :]
 
     def checkin(self, connection: Any, record: Any) -> None:
         record.info.pop(_NOTED, None)

@@ -39,20 +39,19 @@ class Client:
 
     async def _asked(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
         """A connection over which the request went, and the head of its answer."""
-        while self._idle:
-            reader, writer = self._idle.pop()
+        where = urlsplit(self.url)
+        while True:
+            was_idle = bool(self._idle)
+            reader, writer = self._idle.pop() if was_idle else await asyncio.open_connection(where.hostname, where.port)
             try:
                 writer.write(request)
                 return reader, writer, (await reader.readuntil(b"\r\n\r\n")).decode()
             except (asyncio.IncompleteReadError, ConnectionError) as error:
                 writer.close()
-                if getattr(error, "partial", b""):
+                has_begun = isinstance(error, asyncio.IncompleteReadError) and bool(error.partial)
+                if not was_idle or has_begun:
                     raise
                 # The server has closed it before it read the request: it was idle for long.
-        where = urlsplit(self.url)
-        reader, writer = await asyncio.open_connection(where.hostname, where.port)
-        writer.write(request)
-        return reader, writer, (await reader.readuntil(b"\r\n\r\n")).decode()
 
     async def _ask(self, method: str, path: str, body: bytes, expect: int) -> bytes:
         where = urlsplit(self.url)

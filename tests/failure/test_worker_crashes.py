@@ -21,6 +21,7 @@ from app.settings import Settings
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, seed, submit
 from tests.support.processes import have_ended
+from tests.support.refusals import OF_SEVEN, refuse_when
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
@@ -349,16 +350,7 @@ async def test_a_job_that_can_neither_succeed_nor_fail_ends_no_worker(
     engine: AsyncEngine, queue: JobQueue, settings: Settings, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Its worker ended, and so did the next ones, until none was left. The trigger stands in for a row of it that is broken."""
-    async with engine.begin() as conn:
-        await conn.execute(
-            text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF (SELECT n FROM jobs WHERE id = NEW.job_id) = 7 THEN
-                RAISE EXCEPTION 'unsupported Unicode escape sequence' USING ERRCODE = '22P05'; END IF;
-            RETURN NEW; END $$""")
-        )
-        await conn.execute(
-            text("CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse()")
-        )
+    await refuse_when(engine, "attempts", "INSERT", OF_SEVEN, sqlstate="22P05")
     with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_DRAIN_GRACE_S="2") as worker:
         bad = await submit(engine, settings, n=7, max_tokens=1)
         assert await nominate(queue, bad)
@@ -381,16 +373,7 @@ async def test_one_end_that_postgres_never_takes_does_not_hold_up_the_others(
     engine: AsyncEngine, queue: JobQueue, settings: Settings, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """54000, a result beyond 1 GB, is an OperationalError, and was tried for ever. The trigger stands in for the size."""
-    async with engine.begin() as conn:
-        await conn.execute(
-            text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF (SELECT n FROM jobs WHERE id = NEW.job_id) = 7 THEN
-                RAISE EXCEPTION 'Cannot enlarge string buffer' USING ERRCODE = '54000'; END IF;
-            RETURN NEW; END $$""")
-        )
-        await conn.execute(
-            text("CREATE TRIGGER refuse BEFORE INSERT ON job_results FOR EACH ROW EXECUTE FUNCTION refuse()")
-        )
+    await refuse_when(engine, "job_results", "INSERT", OF_SEVEN, sqlstate="54000")
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         bad = await submit(engine, settings, n=7, max_tokens=1)
         assert await nominate(queue, bad)

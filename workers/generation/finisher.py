@@ -150,8 +150,11 @@ class Finisher:
                 await asyncio.sleep(_RETRY_S)
         await self._spread(rescued, given_back)
 
-    async def _write(self, batch: list[tuple[RunningJob, Ending]]) -> None:
-        """Write until it is written. After an unknown COMMIT the repetition finds the rows ended and changes nothing."""
+    async def _write(self, batch: list[tuple[RunningJob, Ending]], *, may_queue: bool = True) -> None:
+        """Write until it is written, where it `may_queue` perhaps after others.
+
+        After an unknown COMMIT the repetition finds the rows ended and changes nothing.
+        """
         kill_point("worker.before_finish")
         endings = [ending for _, ending in batch]
         is_repeated = False
@@ -166,7 +169,7 @@ class Finisher:
                 if not is_outage(error):
                     await self._write_one_by_one(batch, error)
                     return
-                if not has_lost_connection(error) and not self._waiting.empty():
+                if may_queue and not has_lost_connection(error) and not self._waiting.empty():
                     # A lock, a time-out: this batch again, but after those that wait behind it.
                     for each in batch:
                         self._waiting.put_nowait(each)
@@ -212,7 +215,7 @@ class Finisher:
         emit(log, logging.ERROR, "result_not_storable", job=job.started.job_id.hex, error=error)
         plain = Ending(ending.job_id, ending.attempt, "failed", error=_NOT_STORABLE, billed=False, outcome="failed")
         try:
-            await self._write([(job, plain)])
+            await self._write([(job, plain)], may_queue=False)  # its refusal is to come back to here
         except SQLAlchemyError as refused:
             emit(log, logging.ERROR, "job_stuck", job=job.started.job_id.hex, error=refused)
             if self._lets_go:

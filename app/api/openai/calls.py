@@ -242,12 +242,10 @@ def _call_of(item: Any, names: frozenset[str]) -> tuple[str, str] | None:
             return None
     if not isinstance(arguments, dict):
         return None
+    # NaN and 1e999 are read, and are no JSON; what can be read can be too deep to be written.
     try:
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # NaN and 1e999 are read, and are no JSON; what can be read can be too deep to be written
+    except (ValueError, RecursionError):
         return None
     # Half of a pair of surrogates, written as an escape, is JSON, but no text that could be sent.
     return item["name"], text if text.isascii() or _is_encodable(text) else json.dumps(arguments)

@@ -64,9 +64,8 @@ async def deltas_of(call: Call, *, shows_tokens: bool = False) -> AsyncGenerator
                 if (delta := _delta(event, once[event.index], tokens)) is not None:
                     yield delta
     job = await patiently(call.runtime, lambda: job_of(call.runtime, call.caller, call.job.id))
-    if (
-        job.status not in END_STATUSES
-    ):  # a dead job that an operator has requeued since: the life that was asked for is over
+    if job.status not in END_STATUSES:
+        # A dead job that an operator has requeued since: the life that was asked for is over.
         assert last is not None
         assert last.status in END_STATUSES, "its stream ends after its end was committed"
         job = replace(job, status=last.status, error=last.error)

@@ -36,8 +36,7 @@ async def check_replay(
     Raises:
         IdempotencyMismatch: it isn't, so that nobody could read this call under its id.
     """
-    c = t.face_calls.c
-    body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
+    body = await _body_of(conn, tenant_id, job_id, face)
     if body is None or bool(body.get("background")) != is_background:
         raise IdempotencyMismatch(
             "this Idempotency-Key was used with a call that isn't kept as this one asks (store, background), or was deleted; "
@@ -47,12 +46,19 @@ async def check_replay(
 
 async def find(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> StoredCall | None:
     """The tenant's call; None where there is none, it was deleted, or its output isn't kept any more."""
-    c = t.face_calls.c
-    body = await conn.scalar(select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face))
+    body = await _body_of(conn, tenant_id, job_id, face)
     job = None if body is None else await get_job(conn, tenant_id, job_id)
     if body is None or job is None or (job.status == "succeeded" and job.choices is None):
         return None
     return StoredCall(body, job)
+
+
+async def _body_of(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> dict[str, Any] | None:
+    c = t.face_calls.c
+    found: dict[str, Any] | None = await conn.scalar(
+        select(c.body).where(c.job_id == job_id, c.tenant_id == tenant_id, c.face == face)
+    )
+    return found
 
 
 async def forget(conn: AsyncConnection, tenant_id: str, job_id: UUID, face: str) -> bool:

@@ -32,6 +32,7 @@ from app.settings import Settings
 from app.webhooks.tables import webhook_deliveries
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import POOL, key_of, nominations, open_lease, prepared, seed, submit
+from tests.support.refusals import OF_SEVEN, refuse_when
 
 FATE = Fate(max_attempts=3, max_worker_losses=10, max_solo_crashes=2, retry_base_s=60, retry_cap_s=300)
 CHOICES = [{"index": 0, "text": "the end", "finish_reason": "stop"}]
@@ -236,17 +237,6 @@ async def test_the_reaper_requeues_unpunished_and_once(engine: AsyncEngine, sett
         assert (job.status, job.gen, job.attempt) == ("queued", 2, 1)
 
 
-async def refuse_when(engine: AsyncEngine, table: str, doing: str, when: str) -> None:
-    """From now on Postgres refuses this, as it does where something of a row is broken."""
-    refuse = f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF {when} THEN RAISE EXCEPTION 'unsupported Unicode escape sequence' USING ERRCODE = '22P05'; END IF; RETURN NEW; END $$"""
-    async with engine.begin() as conn:
-        await conn.execute(text(refuse))
-        await conn.execute(
-            text(f"CREATE TRIGGER refuse BEFORE {doing} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()")
-        )
-
-
 async def test_one_job_that_cannot_be_given_back_keeps_no_other_from_it(
     engine: AsyncEngine, settings: Settings
 ) -> None:
@@ -254,7 +244,7 @@ async def test_one_job_that_cannot_be_given_back_keeps_no_other_from_it(
     await seed(engine)
     accepted = [*await submit(engine, settings, count=4), *await submit(engine, settings, n=7, max_tokens=1)]
     await start_all(engine, accepted)
-    await refuse_when(engine, "attempts", "INSERT", "(SELECT n FROM jobs WHERE id = NEW.job_id) = 7")
+    await refuse_when(engine, "attempts", "INSERT", OF_SEVEN)
     async with engine.begin() as conn:
         await conn.execute(text("UPDATE workers SET expires_at = clock_timestamp() - interval '1 s'"))
         rescued = await rescue.reap(conn, ttl_s=0, fate=FATE, random=Random(1))

@@ -43,6 +43,22 @@ async def test_what_is_rolled_back_is_not_counted(engine: AsyncEngine, registry:
     assert counted(registry) == 0
 
 
+async def test_what_is_rolled_back_to_a_savepoint_is_not_counted(
+    engine: AsyncEngine, registry: CollectorRegistry
+) -> None:
+    """Ends that Postgres refused and that were then made apart were counted twice."""
+    async with engine.begin() as conn:
+        note_ends(conn, [SUCCEEDED])
+        async with conn.begin_nested() as refused:
+            note_ends(conn, [SUCCEEDED, SUCCEEDED])
+            await refused.rollback()
+        async with conn.begin_nested():
+            note_ends(conn, [SUCCEEDED])
+    async with engine.begin() as conn:
+        await conn.execute(text("SELECT 1"))
+    assert counted(registry) == 2
+
+
 async def test_a_commit_that_fails_is_not_counted(engine: AsyncEngine, registry: CollectorRegistry) -> None:
     async def fail() -> None:
         async with engine.begin() as conn:
