@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.streams import rows
 from app.streams.announce import Announcer
 from app.streams.fold import Fold
-from app.streams.reader import Reader
+from app.streams.reader import Reader, Spare
 from app.streams.topic import Cursor, Topic
 from app.streams.xread import Doorway, Wanted
 from app.telemetry import emit
@@ -36,6 +36,7 @@ _PACE_A_TOPIC_S = 0.000_002  # each costs Redis and us something in each look
 _RECONNECT_S = 0.5
 _POLL_S = 1.0  # for ends that Redis told nobody of
 _WAKE_TTL_S = 60
+_SPARE_BYTES = 64 << 20  # so that a finished job's output is mostly loaded once
 _TURN = 64  # topics, until readers get a turn to send
 
 
@@ -52,6 +53,7 @@ class Hub:
         self._announcer = Announcer(redis, self._topics.keys)
         self._by_key: dict[bytes, Topic] = {}
         self._readers: set[Reader] = set()
+        self._spare = Spare(_SPARE_BYTES)
         self._num_opening = 0
         self._wake_key = wake_key(uuid4().hex).encode()
         self._wanted = Wanted()
@@ -115,6 +117,7 @@ class Hub:
             load=self._output,
             on_close=self._left,
             now=self._now,
+            spare=self._spare,
         )
         self._readers.add(reader)
         if ended is not None:

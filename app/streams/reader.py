@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +25,7 @@ class Item:
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self.size = 200 + len(event.text) + 8 * len(event.token_ids) + 100 * len(event.logprobs or ())  # about
+        self.size = _size(event)
         self._wire: bytes | None = None
 
     @property
@@ -35,9 +36,25 @@ class Item:
         return self._wire
 
 
+def _size(told: Event | ChoiceDelta) -> int:
+    """What it takes in memory, in bytes, about."""
+    logprobs = told.logprobs or ()
+    num_top = len(logprobs[0].top_ids) if logprobs else 0  # as many in each place
+    return 200 + len(told.text) + 8 * len(told.token_ids) + (100 + 32 * num_top) * len(logprobs)
+
+
 def wire_of(items: Sequence[Item]) -> bytes:
     """Items as they are sent, in one piece."""
     return items[0].wire if len(items) == 1 else b"".join([item.wire for item in items])
+
+
+class Spare:
+    """What the readers of one process may hold of finished jobs' outputs beyond their buffers, all together; it may be overdrawn."""
+
+    __slots__ = ("num_bytes",)
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
 
 
 class Reader:
@@ -46,14 +63,18 @@ class Reader:
     __slots__ = (
         "_beats",
         "_ended",
+        "_has_more",
         "_items",
         "_load",
         "_now",
         "_num_bytes",
+        "_num_taken",
         "_on_close",
         "_on_room",
         "_rest",
-        "_rest_run",
+        "_rest_bytes",
+        "_run",
+        "_spare",
         "_unsent",
         "_waiter",
         "busy_since",
@@ -76,8 +97,12 @@ class Reader:
         load: Callable[[UUID], Awaitable[Output]],
         on_close: Callable[["Reader"], None],
         now: Callable[[], float],
+        spare: "Spare",
     ) -> None:
-        """`load` reads a finished job's output; `fold` is this reader's place, once no hub moves it on any more."""
+        """`load` reads a finished job's output; `fold` is this reader's place, once no hub moves it on any more.
+
+        Of that output it holds what `most_bytes` and what is `spare` allow, and loads it again for the rest.
+        """
         self.job_id = job_id
         self.fold = fold
         self.most_bytes = most_bytes
@@ -93,8 +118,12 @@ class Reader:
         self._num_bytes = 0
         self._beats = False
         self._ended: Ended | None = None
-        self._rest: deque[ChoiceDelta] | None = None  # what a finished job's row has beyond the fold
-        self._rest_run = 1
+        self._rest: deque[Event] = deque()  # of a finished job's row, what comes next
+        self._rest_bytes = 0  # of what is spare
+        self._run = 1  # of the row
+        self._num_taken = 0  # of its deltas, into `_rest`
+        self._has_more = True  # that weren't
+        self._spare = spare
         self._waiter: asyncio.Future[None] | None = None
         self._load = load
         self._on_room: Callable[[], None] | None = None
@@ -138,8 +167,7 @@ class Reader:
     def end(self, ended: Ended, fold: Fold, *, is_complete: bool) -> None:
         """The job has ended. The reader stands at `fold` when its buffer is empty; `is_complete`: there are no more tokens."""
         self._ended, self.fold = ended, fold
-        if is_complete:
-            self._rest = deque()
+        self._has_more = not is_complete
         self._wake()
 
     def cut(self) -> None:
@@ -172,6 +200,8 @@ class Reader:
         if not self.is_closed:
             self.is_closed = True
             self._items.clear()
+            self._rest.clear()
+            self._give_back()
             self._wake()
             self._on_close(self)
 
@@ -209,7 +239,12 @@ class Reader:
 
     async def _after_end(self, ended: Ended) -> list[Item] | None:
         """The rest of a finished job, a part at a time, then its end."""
-        if self._rest is None:
+        while self._rest or self._has_more:
+            if self._rest:
+                part = [Item(self._rest.popleft()) for _ in range(min(_CHUNK_EVENTS, len(self._rest)))]
+                if not self._rest:
+                    self._give_back()
+                return part
             try:
                 found = await self._load(self.job_id)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -217,16 +252,37 @@ class Reader:
                     raise
                 await asyncio.sleep(_RETRY_S)
                 return []
-            self.fold.has_gap = False
-            self._rest_run, self._rest = found.run, deque(found.deltas)
-        while self._rest:
-            part = [self._rest.popleft() for _ in range(min(_CHUNK_EVENTS, len(self._rest)))]
-            if events := self.fold.take(self._rest_run, part):
-                return [Item(event) for event in events]
+            if self.is_closed:
+                return None
+            if found.is_forgotten:
+                self.cut_off = True  # whoever comes back is told so
+                return None
+            self._keep_next(found)
         if ended.event.id <= self.fold.told:
             return None
         self.fold.told = ended.event.id
         return [Item(ended.event)]
+
+    def _keep_next(self, found: Output) -> None:
+        """Of a finished job's output, what comes next and may be held."""
+        if found.run != self._run:  # it was requeued meanwhile, and has ended once more
+            self._run, self._num_taken = found.run, 0
+        self.fold.has_gap = False
+        most, num_bytes = max(self.most_bytes, self._spare.num_bytes), 0
+        for delta in islice(found.deltas, self._num_taken, None):
+            self._num_taken += 1
+            for event in self.fold.take(found.run, [delta]):
+                self._rest.append(event)
+                num_bytes += _size(event)
+            if num_bytes >= most:
+                break
+        self._has_more = self._num_taken < len(found.deltas)
+        self._rest_bytes = num_bytes
+        self._spare.num_bytes -= num_bytes
+
+    def _give_back(self) -> None:
+        self._spare.num_bytes += self._rest_bytes
+        self._rest_bytes = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -48,10 +48,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """All that an ended job's readers were told, in order; no deltas where it has no result."""
+    """All that an ended job's readers were told, in order; no deltas where it has no result, or none any more."""
 
     run: int
     deltas: list[ChoiceDelta]
+    is_forgotten: bool = False  # it is past its retention
 
 
 async def head(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> Head | None:
@@ -73,6 +74,8 @@ async def output(conn: AsyncConnection, job_id: UUID) -> Output:
     row = (await conn.execute(_OUTPUT, {"id": job_id})).one_or_none()
     if row is None:
         return Output(1, [])
+    if row.is_forgotten:
+        return Output(1, [], is_forgotten=True)
     choices: list[dict[str, Any]] = row.choices
     if row.trace is None:  # a result from before there were traces: nobody was told anything of it before
         return Output(1, [_whole(place, choice, row.status) for place, choice in enumerate(choices)])
@@ -112,5 +115,6 @@ _OF_END = """
 _HEAD = text(f"SELECT j.n, j.finished_at IS NOT NULL, {_OF_END} WHERE j.id = :id AND j.tenant_id = :tenant")
 _ENDS = text(f"SELECT {_OF_END} WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL")
 _OUTPUT = text("""
-    SELECT j.status, greatest(1, j.attempt) AS attempt, r.choices, r.trace FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
+    SELECT j.status, greatest(1, j.attempt) AS attempt, r.choices, r.trace, r.forgotten_at IS NOT NULL AS is_forgotten
+    FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
 """)

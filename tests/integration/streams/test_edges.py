@@ -147,6 +147,20 @@ async def test_an_output_past_its_retention_is_gone_and_its_bill_stays(
     await assert_audit_clean(engine, None)
 
 
+async def test_output_that_is_forgotten_before_it_is_loaded_is_no_empty_output(
+    client: httpx.AsyncClient, worker: HandWorker, engine: AsyncEngine, served: Served
+) -> None:
+    job = await submitted(client)
+    await worker.finish(job)
+    reader = await served.hub.open("acme", job_id_of(job))
+    async with engine.begin() as conn:
+        await conn.execute(sa.text("UPDATE job_results SET created_at = created_at - interval '2 hours'"))
+        assert await forget_outputs(conn, ttl_s=3600) == 1
+    assert await reader.read() is None
+    assert reader.cut_off, "who comes back is told that it isn't kept"
+    reader.close()
+
+
 async def test_a_result_that_was_shared_is_told_to_its_end(
     client: httpx.AsyncClient, worker: HandWorker, log: EventLog
 ) -> None:

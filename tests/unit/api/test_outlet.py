@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.api.outlet import DirectApp, Outlet, servers_send
 from app.streams.event import Event
 from app.streams.fold import Fold
-from app.streams.reader import Item, Reader
+from app.streams.reader import Item, Reader, Spare
 
 
 class Server:
@@ -36,7 +36,9 @@ def reader(*, most_bytes: int = 1 << 20) -> Reader:
     async def load(_: object) -> None:
         raise AssertionError("no output is asked for")
 
-    return Reader(uuid4(), Fold(1), most_bytes=most_bytes, load=load, on_close=lambda _: None, now=lambda: 7.0)  # type: ignore[arg-type]
+    return Reader(
+        uuid4(), Fold(1), most_bytes=most_bytes, load=load, on_close=lambda _: None, now=lambda: 7.0, spare=Spare(0)
+    )  # type: ignore[arg-type]
 
 
 def news(number: int) -> Item:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.queue.events import ChoiceDelta, EventPlace, JobEvent
 from app.streams.fold import Fold
-from app.streams.reader import Reader
+from app.streams.reader import Reader, Spare
 from app.streams.topic import Cursor, Topic, cursor_of
 
 JOB = uuid4()
@@ -33,7 +33,9 @@ async def _nothing(_: object) -> None:
 
 
 def reader(*, most_bytes: int = 1 << 20) -> Reader:
-    return Reader(JOB, Fold(1), most_bytes=most_bytes, load=_nothing, on_close=lambda _: None, now=lambda: 0.0)  # type: ignore[arg-type]
+    return Reader(
+        JOB, Fold(1), most_bytes=most_bytes, load=_nothing, on_close=lambda _: None, now=lambda: 0.0, spare=Spare(0)
+    )  # type: ignore[arg-type]
 
 
 def tokens_of(reader: Reader) -> list[int]:
