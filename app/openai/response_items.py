@@ -82,6 +82,15 @@ def text_of(content: Content) -> str:
     return content if isinstance(content, str) else PARTS_BETWEEN.join(part.text for part in content)
 
 
+def parts_of(role: str, content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A message's content in parts."""
+    if not isinstance(content, str):
+        return content
+    if role == "assistant":
+        return [{"type": "output_text", "text": content, "annotations": []}]
+    return [{"type": "input_text", "text": content}]
+
+
 def turns_of(items: list[InputItem]) -> list[dict[str, Any]]:
     """The turns that the items make; calls that follow each other, or a text of the assistant's, are one turn."""
     turns: list[dict[str, Any]] = []

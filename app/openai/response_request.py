@@ -9,7 +9,7 @@ from app.jobs.request import FunctionDefinition, Integer, JobRequest
 from app.jobs.structure import ResponseFormat, Schema, SchemaName, Words
 from app.openai.chat_request import shape_of
 from app.openai.fields import Generation, MaxTokens, Unsupported
-from app.openai.response_items import InputItem, turns_of
+from app.openai.response_items import InputItem, parts_of, turns_of
 from app.openai.tools import Calling, FunctionName, ToolWord, calling
 
 LOGPROBS = "message.output_text.logprobs"
@@ -120,10 +120,14 @@ class ResponseRequest(Generation):
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """The input as items, in the caller's words."""
+        """The input as items, in the caller's words; a message's content is always in parts, as clients expect it."""
         if isinstance(self.input, str):
-            return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": self.input}]}]
-        return [item.model_dump(exclude_none=True) for item in self.input]
+            return [{"type": "message", "role": "user", "content": parts_of("user", self.input)}]
+        items = [item.model_dump(exclude_none=True) for item in self.input]
+        return [
+            item | {"content": parts_of(item["role"], item["content"])} if item["type"] == "message" else item
+            for item in items
+        ]
 
     def renamed(self) -> dict[str, str]:
         """As `ChatRequest`."""

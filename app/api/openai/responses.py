@@ -8,7 +8,9 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.authentication import Reader, Writer
+from app.api.batch_documents import list_object
 from app.api.documents import answer
+from app.api.files import page_of
 from app.api.openai import stored
 from app.api.openai.common_answer import RESPONSE, job_id_of
 from app.api.openai.deltas import Begun, Delta, deltas_of
@@ -26,6 +28,7 @@ from app.openai.response_items import InputItem, turns_of
 from app.openai.response_request import ResponseRequest
 
 FACE = "responses"
+_ITEMS, _MOST_ITEMS = 20, 100  # of a page, as OpenAI's
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=FaceRoute, include_in_schema=False)
 
@@ -72,15 +75,20 @@ async def read_response(request: Request, caller: Reader) -> Response:
 
 @router.get("/responses/{id}/input_items")
 async def read_input_items(request: Request, caller: Reader) -> Response:
-    """The items of a response's own input, newest first, as OpenAI lists them; `?order=asc` turns it round."""
-    order = request.query_params.get("order", "desc")
-    if order not in {"asc", "desc"}:
-        raise InvalidRequest("order: must be asc or desc", param="order")
+    """A page of the items of a response's own input, newest first unless `order` is `asc`."""
+    given, limit = page_of(
+        request, ("limit", "order", "after", "include", "include[]"), most=_MOST_ITEMS, default=_ITEMS
+    )
     found, asked = await _stored(request, caller)
     items = [{"id": f"item_{found.job.id.hex}_{i}"} | item for i, item in enumerate(asked.items)]
-    shown = items if order == "asc" else items[::-1]
-    ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]}
-    return answer({"object": "list", "data": shown, "has_more": False} | ends)
+    if given.get("order") != "asc":
+        items.reverse()
+    first = 0
+    if "after" in given:
+        first = next((place for place, item in enumerate(items, 1) if item["id"] == given["after"]), 0)
+        if not first:
+            raise InvalidRequest("after: must be the id of one of the response's items", param="after")
+    return answer(list_object(items[first : first + limit], has_more=len(items) > first + limit))
 
 
 @router.post("/responses/{id}/cancel")

@@ -205,6 +205,22 @@ def test_responses(client: openai.OpenAI) -> None:
         client.responses.retrieve(done.id)
 
 
+def test_a_long_input_is_listed_page_by_page(client: openai.OpenAI) -> None:
+    said = [str(number) for number in range(5)]
+    turns = [{"role": "user", "content": each} for each in said]
+    done = client.responses.create(model=BROOK, input=turns, max_output_tokens=2)  # type: ignore[arg-type]
+    page = client.responses.input_items.list(done.id, limit=2, order="asc")
+    assert (len(page.data), page.has_more) == (2, True)
+    assert [item.content[0].text for item in page] == said, "the package asks for all pages"
+    newest_first = client.responses.input_items.list(done.id, limit=2, include=["message.output_text.logprobs"])
+    assert [item.content[0].text for item in newest_first] == said[::-1]
+    assert client.responses.input_items.list(done.id, limit=5).has_more is False
+    for wrong in ({"limit": 0}, {"limit": 101}, {"after": "item_1"}, {"order": "up"}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.input_items.list(done.id, **wrong)  # type: ignore[arg-type]
+        assert refused.value.param in wrong
+
+
 def test_a_streamed_response_can_be_resumed_at_every_event(client: openai.OpenAI) -> None:
     events = [*client.responses.create(model=BROOK, input="Write a story.", max_output_tokens=12, stream=True)]
     kinds = [event.type for event in events]
