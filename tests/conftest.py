@@ -1,5 +1,6 @@
 """Which servers and settings may a test ask for? Real ones: started once a session, with a fresh state for each test."""
 
+import gc
 import os
 import shutil
 import signal
@@ -41,6 +42,12 @@ hypothesis_settings.load_profile("repeat")
 
 TEMPLATE = "penstock_template"
 _redis_databases = cycle(range(15))  # of 16: the last is for what lives longer than a test
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays to the end: a full collection shall not look through all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,9 @@ def test_pages_of_any_size(block_size):
     assert_equal(scene.run(TritonAttention(512, num_programs=12)), scene.run(TorchAttention()))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 3e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param(torch.float16, 3e-3, marks=pytest.mark.long), (torch.bfloat16, 3e-2)]
+)
 def test_half_precision(dtype, tolerance):
     scene = Scene(MIXED, dtype=dtype)
     got = scene.run(TritonAttention(512, num_programs=12), sinks=scene.sinks)
@@ -98,7 +100,11 @@ def test_half_precision(dtype, tolerance):
     assert_equal(got, exact.run(TorchAttention(), sinks=exact.sinks), tolerance)
 
 
-@pytest.mark.parametrize("options", [{}, {"sliding_window": 140, "softcap": 2.0, "sinks": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.long), {"sliding_window": 140, "softcap": 2.0, "sinks": True}],
+    ids=str,
+)
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(options):
     scene = Scene(MIXED)
     options = options | ({"sinks": scene.sinks} if "sinks" in options else {})

@@ -19,8 +19,8 @@ pytestmark = [
 def test_greedy_tokens_are_those_of_plain_attention(name, tmp_path):
     torch.set_num_threads(1)
     tiny.save_model(name, tmp_path)
-    sampling = SamplingParams(max_tokens=7, temperature=0.0, ignore_eos=True)
-    requests = [Request(id=str(i), prompt_ids=p, sampling=sampling) for i, p in enumerate(tiny.prompts(3, 30))]
+    sampling = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
+    requests = [Request(id=str(i), prompt_ids=p, sampling=sampling) for i, p in enumerate(tiny.prompts(2, 24))]
     settings = {"block_size": 4, "max_batch_tokens": 24, "max_num_seqs": 4, "kernels": "torch"}
     plain = tiny.run(tiny.load(tmp_path, **settings), requests)
     engine = tiny.load(tmp_path, **settings, attention="triton", decode_steps=4)
