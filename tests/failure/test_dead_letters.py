@@ -26,6 +26,7 @@ from tests.support.receiver import receiver
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
+    SHORT_LEASE,
     WORKER,
     assert_exactly_once,
     running,
@@ -68,7 +69,7 @@ async def test_a_job_that_died_twice_is_requeued_succeeds_and_is_billed_once(
             running("workers.webhooks.main", environment, tmp_path, **LOCAL),
         ):
             # The engine dies: its supervisor gives the job up.
-            with running(WORKER, environment, tmp_path, **SLOW, **ONE_CHANCE) as worker:
+            with running(WORKER, environment, tmp_path, **SLOW, **SHORT_LEASE, **ONE_CHANCE) as worker:
                 accepted = await submit(engine, settings, max_tokens=400, webhook=webhook)
                 assert await nominate(queue, accepted)
                 job_id = accepted[0].job_id
