@@ -22,6 +22,7 @@ from tests.support.jobs import prepared
 from tests.support.stack import NULL_ENGINE, WORKER, Process, assert_exactly_once, running, wait_for, wait_until_ended
 
 POISON = 300
+PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether an engine lives is seen in /proc")
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
 
 
@@ -170,6 +171,7 @@ async def token_of_any(redis: Redis, job_ids: list[UUID], *, attempt: int) -> No
             await asyncio.sleep(0.02)
 
 
+@PROC
 async def test_an_idle_engine_that_fails_its_self_test_is_replaced(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -204,6 +206,7 @@ async def test_a_machine_whose_engines_all_fail_their_self_test_gives_up_and_tak
     await assert_audit_clean(engine, queue.redis)
 
 
+@PROC
 async def test_a_suspect_is_not_tried_by_an_engine_that_fails_its_self_test(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
