@@ -42,7 +42,7 @@ DEAD = "SELECT count(*) = :n FROM dead_letters"
 async def token_of(redis: Redis, job_id: UUID, attempt: int) -> None:
     """Until this attempt has brought a token."""
     log = EventLog(redis, ttl_s=60, max_entries=1000)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(each.event.attempt == attempt and each.event.deltas for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
@@ -86,7 +86,7 @@ async def test_a_job_that_died_twice_is_requeued_succeeds_and_is_billed_once(
             await send_back(job_id)
             with running(WORKER, environment, tmp_path, **NULL_ENGINE):
                 assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
-            await hooks.wait(3)
+            await hooks.wait(3, timeout_s=60)
             await wait_for(engine, "SELECT count(*) = 3 FROM webhook_deliveries WHERE status = 'delivered'")
     first, second = await letters(engine)
     assert [(each.reservation, each.reason, each.resolution) for each in (first, second)] == [

@@ -20,7 +20,7 @@ PROBE = {"PENSTOCK_PROBE_PORT": "0"}
 
 
 async def port_of(process: Process) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for line in process.log.read_text().splitlines(keepends=True):
                 if line.endswith("\n") and '"probe_listening"' in line:
@@ -30,7 +30,7 @@ async def port_of(process: Process) -> int:
 
 async def until(client: httpx.AsyncClient, path: str, status: int, *, naming: str = "") -> dict[str, Any]:
     """The answer's body, once its status is so, and it names this."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             answer = await client.get(path)
             if answer.status_code == status and naming in answer.text:

@@ -51,7 +51,7 @@ async def submit_one(engine: AsyncEngine, settings: Settings, queue: JobQueue) -
 
 
 async def until_tokens(log: EventLog, job_id: UUID, count: int) -> list[StoredEvent]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             entries = await log.read(job_id)
             if entries and entries[-1].seq >= count:

@@ -51,7 +51,7 @@ async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, 
 
 async def first_token(redis: Redis, job_id: UUID) -> None:
     log = EventLog(redis, ttl_s=60, max_entries=100)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(each.seq for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
@@ -308,7 +308,7 @@ async def test_sigterm_while_the_engine_starts_is_heard(
     queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **NULL_ENGINE) as worker:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not worker.children():
                 await asyncio.sleep(0.01)
         assert await asyncio.to_thread(worker.terminate) == 0
