@@ -24,7 +24,7 @@ from tests.support.stack import (
 
 ROOT = Path(__file__).parents[2]
 # A process decides alone after half a second without Redis' answer: here only the cut shall be the reason, not a busy machine.
-PATIENT = "import app.quotas.rates\napp.quotas.rates.TIMEOUT_S = 20.0\nprint('{\"event\": \"patient\"}', flush=True)\n"
+PATIENT = 'import app.quotas.rates\napp.quotas.rates.TIMEOUT_S = 20.0\nprint(\'{"event": "patient"}\', flush=True)\n'
 BODY = {"prompt": "Once", "max_tokens": 8, "model": "tiny"}
 
 
