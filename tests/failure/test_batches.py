@@ -18,7 +18,7 @@ from app.settings import Settings
 from tests.support.api import make_tenant
 from tests.support.api import running as app_running
 from tests.support.batches import chat_line, make_batch, read_batch, read_lines
-from tests.support.stack import MAINTENANCE, NULL_ENGINE, WORKER, running, wait_for
+from tests.support.stack import MAINTENANCE, NULL_ENGINE, SHORT_LEASE, WORKER, running, wait_for
 
 QUICK_BATCHES = {"PENSTOCK_BATCH_EVERY_S": "0.05", "PENSTOCK_BATCH_WINDOW_LINES": "40"}
 NUM_LINES = 150
@@ -80,7 +80,7 @@ async def test_two_keepers_a_killed_worker_and_a_lost_redis(
     with (
         running(MAINTENANCE, environment, tmp_path, **QUICK_BATCHES),
         running(MAINTENANCE, environment, tmp_path, **QUICK_BATCHES),
-        running(WORKER, environment, tmp_path, **slow) as first,
+        running(WORKER, environment, tmp_path, **slow, **SHORT_LEASE) as first,
     ):
         await wait_for(engine, "SELECT sum(completed) >= 50 FROM batches")
         await queue.redis.flushdb()

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(450)  # the system has three minutes to settle, after all that and before the verdict
 def test_a_hundred_faults_lose_and_double_nothing(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "chaos", "--minutes", "0.6", "--faults", "105", "--scale", "0.12"]

@@ -26,6 +26,7 @@ from tests.support.receiver import receiver
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
+    SHORT_LEASE,
     WORKER,
     assert_exactly_once,
     running,
@@ -41,7 +42,7 @@ DEAD = "SELECT count(*) = :n FROM dead_letters"
 async def token_of(redis: Redis, job_id: UUID, attempt: int) -> None:
     """Until this attempt has brought a token."""
     log = EventLog(redis, ttl_s=60, max_entries=1000)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(each.event.attempt == attempt and each.event.deltas for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
@@ -68,7 +69,7 @@ async def test_a_job_that_died_twice_is_requeued_succeeds_and_is_billed_once(
             running("workers.webhooks.main", environment, tmp_path, **LOCAL),
         ):
             # The engine dies: its supervisor gives the job up.
-            with running(WORKER, environment, tmp_path, **SLOW, **ONE_CHANCE) as worker:
+            with running(WORKER, environment, tmp_path, **SLOW, **SHORT_LEASE, **ONE_CHANCE) as worker:
                 accepted = await submit(engine, settings, max_tokens=400, webhook=webhook)
                 assert await nominate(queue, accepted)
                 job_id = accepted[0].job_id
@@ -85,7 +86,7 @@ async def test_a_job_that_died_twice_is_requeued_succeeds_and_is_billed_once(
             await send_back(job_id)
             with running(WORKER, environment, tmp_path, **NULL_ENGINE):
                 assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
-            await hooks.wait(3)
+            await hooks.wait(3, timeout_s=60)
             await wait_for(engine, "SELECT count(*) = 3 FROM webhook_deliveries WHERE status = 'delivered'")
     first, second = await letters(engine)
     assert [(each.reservation, each.reason, each.resolution) for each in (first, second)] == [

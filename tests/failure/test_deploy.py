@@ -147,7 +147,7 @@ async def test_sigterm_to_every_kind_of_process_under_load_loses_nothing(
         assert promised <= set(ids)
         assert len(ids) - len(promised) <= 1
         assert await wait_until_ended(engine, ids) == {"succeeded": len(ids)}
-        await wait_for(engine, "SELECT bool_and(status = 'delivered') FROM webhook_deliveries")
+        await wait_for(engine, "SELECT bool_and(status = 'delivered') FROM webhook_deliveries", timeout_s=60)
     told = {each.headers["webhook-id"] for each in server.received}
     assert len(told) == len(ids), "each end was told"
     await assert_exactly_once(engine, ids)
@@ -217,7 +217,6 @@ NULL = NULL_ENGINE | {"PENSTOCK_DRAIN_GRACE_S": "0.05"}
     ("before", "after", "num_tokens"),
     [
         (PAGED | {"PENSTOCK_DTYPE": "bfloat16"}, PAGED | {"PENSTOCK_DTYPE": "float32"}, 500),
-        # The old one takes 8 s for all of it, so that a machine that is away for some still drains it in the middle.
         (NULL | {"PENSTOCK_NULL_STEP_S": "0.1"}, NULL | {"PENSTOCK_MODEL": str(BROOK)}, 80),
     ],
     ids=["another-dtype", "another-folder"],
@@ -239,18 +238,21 @@ async def test_a_worker_with_another_version_of_the_model_never_goes_on_from_its
             found = await conn.scalar(text("SELECT choices FROM job_results WHERE job_id = :id"), {"id": job_id})
         return json.loads(found) if isinstance(found, str) else found
 
-    with running(WORKER, environment, tmp_path, **before) as old:
-        job_id = await submit_one()
-        async with asyncio.timeout(60):
-            while not (entries := await log.read(job_id)) or entries[-1].seq < 10:
-                await asyncio.sleep(0.005)
-        assert await asyncio.to_thread(old.terminate) == 0
-    told = (await log.read(job_id))[-1]
+    for _ in range(5):  # a machine that was away for a moment may drain it when it has ended
+        with running(WORKER, environment, tmp_path, **before) as old:
+            job_id = await submit_one()
+            async with asyncio.timeout(60):
+                while not (entries := await log.read(job_id)) or entries[-1].seq < 10:
+                    await asyncio.sleep(0.005)
+            assert await asyncio.to_thread(old.terminate) == 0
+        told = (await log.read(job_id))[-1]
+        if told.seq < num_tokens:
+            break
     assert 10 <= told.seq < num_tokens, "the drain came in the middle"
     with running(WORKER, environment, tmp_path, **after):
-        assert await wait_until_ended(engine, [job_id]) == {"succeeded": 1}
+        assert await wait_until_ended(engine, [job_id], timeout_s=120) == {"succeeded": 1}
         undisturbed = await submit_one()
-        assert await wait_until_ended(engine, [undisturbed]) == {"succeeded": 1}
+        assert await wait_until_ended(engine, [undisturbed], timeout_s=120) == {"succeeded": 1}
     assert await choices_of(job_id) == await choices_of(undisturbed), "wholly the new version's"
     later = [each.event for each in await log.read(job_id, after=told.place.entry_id)]
     assert later[0].kind == "restarted"

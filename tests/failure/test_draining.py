@@ -37,7 +37,7 @@ async def test_it_ends_what_it_has_takes_nothing_more_and_comes_back(
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
         begun = await submit_and_nominate(engine, settings, queue, 4, max_tokens=100)
-        await wait_for(engine, "SELECT count(*) = 4 FROM jobs WHERE status = 'running'")
+        await wait_for(engine, "SELECT count(*) = 4 FROM jobs WHERE attempt > 0")
         incarnation = await live(engine)
         await set_drained(engine, incarnation, is_drained=True)
         await wait_for(

@@ -10,9 +10,10 @@ from app.jobs.submit import nominate
 from app.queue.streams import JobQueue
 from app.settings import Settings
 from tests.support.jobs import submit
-from tests.support.stack import MAINTENANCE, NULL_ENGINE, WORKER, running, wait_for, wait_until_ended
+from tests.support.stack import MAINTENANCE, NULL_ENGINE, SHORT_LEASE, WORKER, running, wait_for, wait_until_ended
 
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.01"}
+SNAIL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.2"}  # for what mustn't end before something happens to it
 RUNNING = "SELECT count(*) = :n FROM jobs WHERE status = 'running' AND tier = :tier"
 
 
@@ -30,7 +31,10 @@ async def test_a_cap_holds_through_a_killed_worker_and_a_lost_redis(
         await conn.execute(text("UPDATE tenants SET max_running_jobs = 2"))
     seen: list[int] = []
     watching = asyncio.create_task(most_running(engine, seen))
-    with running(MAINTENANCE, environment, tmp_path), running(WORKER, environment, tmp_path, **SLOW) as first:
+    with (
+        running(MAINTENANCE, environment, tmp_path),
+        running(WORKER, environment, tmp_path, **SNAIL, **SHORT_LEASE) as first,
+    ):
         accepted = await submit(engine, settings, count=8, max_tokens=30)
         ids = [each.job_id for each in accepted]
         assert await nominate(queue, accepted)
@@ -41,7 +45,7 @@ async def test_a_cap_holds_through_a_killed_worker_and_a_lost_redis(
             assert await wait_until_ended(engine, ids) == {"succeeded": 8}
             watching.cancel()
             assert max(seen) == 2
-            async with asyncio.timeout(10):  # the workers say so at once, and maintenance what they couldn't
+            async with asyncio.timeout(30):  # the workers say so at once, and maintenance what they couldn't
                 while await queue.redis.exists(queue.keys.running, queue.keys.busy):
                     await asyncio.sleep(0.05)
 

@@ -22,6 +22,7 @@ from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
     QUICK,
+    SHORT_LEASE,
     WORKER,
     assert_exactly_once,
     running,
@@ -30,6 +31,7 @@ from tests.support.stack import (
 )
 
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
+SNAIL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.1"}  # for what mustn't end before something happens to it
 
 
 @pytest.fixture
@@ -141,8 +143,8 @@ async def test_a_finish_whose_commit_was_answered_to_nobody_is_done_once(
     to_postgres: Link,
 ) -> None:  # fmt: skip
     with running(WORKER, environment | {"DATABASE_URL": to_postgres.url}, tmp_path, **SLOW) as worker:
-        ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=10)
         to_postgres.lose_answer(b'"job_results"', b"COMMIT")  # by INSERT or by COPY
+        ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=10)
         assert await wait_until_ended(engine, ids) == {"succeeded": 5}
         assert to_postgres.num_lost_answers == 1
         more = await submit_and_nominate(engine, settings, queue, 2, max_tokens=10)
@@ -160,12 +162,13 @@ async def test_a_worker_cut_from_postgres_fences_itself_and_its_jobs_run_elsewhe
 ) -> None:  # fmt: skip
     with running(MAINTENANCE, environment, tmp_path):
         there = environment | {"DATABASE_URL": to_postgres.url}
-        with running(WORKER, there, tmp_path, **SLOW) as cut_off:
+        # Between its fence and its lease's end there is time to say that it has given up.
+        with running(WORKER, there, tmp_path, **SNAIL, **(SHORT_LEASE | {"PENSTOCK_LEASE_TTL_S": "4"})) as cut_off:
             ids = await submit_and_nominate(engine, settings, queue, 6, max_tokens=150)
             await wait_for(engine, "SELECT count(*) = 6 FROM jobs WHERE status = 'running'")
             to_postgres.hold()
             with running(WORKER, environment, tmp_path, **SLOW):
-                await wait_for(engine, "SELECT count(*) = 6 FROM jobs WHERE attempt = 2 AND status = 'running'")
+                await wait_for(engine, "SELECT count(*) = 6 FROM jobs WHERE attempt = 2")
                 assert "lease_lost" in cut_off.log.read_text(), "it gave them up before others took them"
                 to_postgres.heal()
                 assert await wait_until_ended(engine, ids) == {"succeeded": 6}
@@ -182,10 +185,9 @@ async def test_a_worker_cut_from_redis_finishes_what_it_has_through_postgres(
 ) -> None:  # fmt: skip
     with running(WORKER, environment | {"REDIS_URL": to_redis.url}, tmp_path, **SLOW):
         ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=50)
-        await wait_for(engine, "SELECT count(*) = 5 FROM jobs WHERE status = 'running'")
-        await wait_until_told(
-            queue, ids
-        )  # between the two a cut leaves nominations of running jobs, for maintenance to find
+        await wait_for(engine, "SELECT count(*) = 5 FROM jobs WHERE attempt > 0")
+        # Between the two a cut leaves nominations of running jobs, for maintenance to find.
+        await wait_until_told(queue, ids)
         to_redis.refuse()
         assert await wait_until_ended(engine, ids) == {"succeeded": 5}
         waiting = await submit_and_nominate(engine, settings, queue, 2)
@@ -214,6 +216,8 @@ async def test_an_api_cut_from_redis_takes_jobs_and_tells_their_end(
             assert taken.status_code == 202
             ended = await client.get(taken.json()["urls"]["self"], headers={"Prefer": "wait=30"})
         assert (ended.status_code, ended.json()["status"]) == (200, "succeeded")
-        assert '"round":"sweep"' in keeper.log.read_text(), "nobody else nominated it"
+        async with asyncio.timeout(30):  # nobody else nominated it; the word comes a moment after the deed
+            while '"round":"sweep"' not in keeper.log.read_text():
+                await asyncio.sleep(0.05)
     await assert_exactly_once(engine, [job_id_of(taken.json())])
     await assert_audit_clean(engine, queue.redis)

@@ -27,7 +27,7 @@ async def test_a_claim_that_was_not_decided_is_still_nominated(
     ids = [each.job_id for each in accepted]
     assert await nominate(queue, accepted)
     with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_KILL_POINT="worker.after_claim") as worker:
-        assert await asyncio.to_thread(worker.process.wait, 20) == -signal.SIGKILL
+        assert await asyncio.to_thread(worker.process.wait, 60) == -signal.SIGKILL
     async with engine.connect() as conn:
         assert await conn.scalar(text("SELECT bool_and(status = 'queued' AND attempt = 0) FROM jobs"))
     assert await queue.known_gens(ids) == [1] * 3

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ PROBE = {"PENSTOCK_PROBE_PORT": "0"}
 
 
 async def port_of(process: Process) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
-            for line in process.log.read_text().splitlines():
-                if '"probe_listening"' in line:
+            for line in process.log.read_text().splitlines(keepends=True):
+                if line.endswith("\n") and '"probe_listening"' in line:
                     return int(json.loads(line)["port"])
             await asyncio.sleep(0.05)
 
 
 async def until(client: httpx.AsyncClient, path: str, status: int, *, naming: str = "") -> dict[str, Any]:
     """The answer's body, once its status is so, and it names this."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             answer = await client.get(path)
             if answer.status_code == status and naming in answer.text:
@@ -41,13 +42,19 @@ async def test_a_worker_is_ready_when_its_engine_has_passed_and_not_without_one(
     engine: AsyncEngine, environment: dict[str, str], tmp_path: Path
 ) -> None:
     await seed(engine)
-    with running(WORKER, environment, tmp_path, **NULL_ENGINE, **PROBE) as worker:
+    held, python = tmp_path / "held", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nwhile [ -e '{held}' ]; do sleep 0.05; done\nexec '{sys.executable}' \"$@\"\n")
+    python.chmod(0o755)
+    engine_of_ours = {"PENSTOCK_ENGINE_PYTHON": str(python)}
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE, **PROBE, **engine_of_ours) as worker:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await port_of(worker)}") as client:
             assert await until(client, "/readyz", 200) == {"status": "ready"}
+            held.touch()  # the next engine waits until it has been missed
             (child,) = worker.children()
             child.kill()
             assert (await until(client, "/readyz", 503))["reason"] == "the engine is being started or tested"
             assert (await client.get("/healthz")).json() == {"status": "ok"}
+            held.unlink()
             await until(client, "/readyz", 200)
         assert await asyncio.to_thread(worker.terminate) == 0
 
@@ -57,11 +64,11 @@ async def test_a_stopped_worker_does_not_answer(
 ) -> None:
     await seed(engine)
     with running(WORKER, environment, tmp_path, **NULL_ENGINE, **PROBE) as worker:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await port_of(worker)}", timeout=0.5) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await port_of(worker)}", timeout=20) as client:
             await until(client, "/readyz", 200)
             psutil.Process(worker.process.pid).suspend()
             with pytest.raises(httpx.TimeoutException):
-                await client.get("/healthz")
+                await client.get("/healthz", timeout=0.5)
             worker.process.send_signal(signal.SIGCONT)
             await until(client, "/healthz", 200)
 
@@ -86,5 +93,5 @@ async def test_a_port_that_is_taken_is_said(engine: AsyncEngine, environment: di
     with running(WORKER, environment, tmp_path, **NULL_ENGINE, **PROBE) as first:
         port = await port_of(first)
         with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_PROBE_PORT=str(port)) as second:
-            assert await asyncio.to_thread(second.process.wait, 20) == 1
+            assert await asyncio.to_thread(second.process.wait, 60) == 1
             assert f"port {port} on 127.0.0.1 can't be used" in second.log.read_text()

@@ -31,11 +31,9 @@ async def test_a_worker_outlives_a_read_only_postgres_and_no_result_is_thrown_aw
         env,
         tmp_path,
         **NULL_ENGINE,
-        PENSTOCK_NULL_STEP_S="0.05",
-        PENSTOCK_LEASE_TTL_S="15",
-        PENSTOCK_LEASE_FENCE_S="12",
+        PENSTOCK_NULL_STEP_S="0.1",
     ) as worker:
-        accepted = await submit(db, settings, count=4, max_tokens=40)
+        accepted = await submit(db, settings, count=4, max_tokens=30)
         assert await nominate(queue, accepted)
         ids = [each.job_id for each in accepted]
         await wait_for(db, "SELECT count(*) = 4 FROM jobs WHERE status = 'running'")
@@ -43,7 +41,9 @@ async def test_a_worker_outlives_a_read_only_postgres_and_no_result_is_thrown_aw
             auto = await conn.execution_options(isolation_level="AUTOCOMMIT")
             await auto.execute(text("ALTER SYSTEM SET default_transaction_read_only = on"))
             await auto.execute(text("SELECT pg_reload_conf()"))
-        await asyncio.sleep(4)  # the jobs end meanwhile
+        async with asyncio.timeout(30):  # the jobs end meanwhile
+            while worker.process.poll() is None and "finish_failed" not in worker.log.read_text():
+                await asyncio.sleep(0.05)
         alive = worker.process.poll() is None
         with psycopg.connect(private_postgres.url, autocommit=True) as admin:
             admin.execute("SET default_transaction_read_only = off")

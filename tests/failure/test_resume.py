@@ -21,6 +21,7 @@ from tests.support.jobs import submit
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
+    SHORT_LEASE,
     WORKER,
     assert_exactly_once,
     running,
@@ -28,6 +29,7 @@ from tests.support.stack import (
 )
 
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
+SNAIL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.05"}  # for what mustn't end before something happens to it
 BODY: dict[str, object] = {"max_tokens": 150, "n": 2, "seed": 11, "temperature": 1.0}
 
 
@@ -49,7 +51,7 @@ async def submit_one(engine: AsyncEngine, settings: Settings, queue: JobQueue) -
 
 
 async def until_tokens(log: EventLog, job_id: UUID, count: int) -> list[StoredEvent]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             entries = await log.read(job_id)
             if entries and entries[-1].seq >= count:
@@ -81,9 +83,10 @@ async def test_the_next_worker_goes_on_from_the_tokens_that_readers_have(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, log: EventLog, environment: dict[str, str], tmp_path: Path,
     how: str,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_DRAIN_GRACE_S="0.1") as first:
+    lease = SHORT_LEASE if how == "killed" else {}
+    with running(WORKER, environment, tmp_path, **SNAIL, **lease, PENSTOCK_DRAIN_GRACE_S="0.1") as first:
         job_id = await submit_one(engine, settings, queue)
-        before = await until_tokens(log, job_id, 60)
+        before = await until_tokens(log, job_id, 20)
         if how == "killed":
             first.kill_all()
         else:
@@ -100,7 +103,7 @@ async def test_the_next_worker_goes_on_from_the_tokens_that_readers_have(
     entries = await log.read(job_id)
     second = starts(entries)[1]
     assert (second.event.kind, second.event.attempt, second.place.run) == ("started", 2, 1)
-    assert second.seq == before[-1].seq >= 60
+    assert second.seq == before[-1].seq >= 20
     checkpoint = assemble(entries, 2)  # a reader's view: no gap, and no other token in the same place
     assert checkpoint is not None
     assert checkpoint.num_tokens == 300
@@ -117,9 +120,9 @@ async def test_without_its_stream_a_job_starts_over_and_says_so(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, log: EventLog, redis: Redis, environment: dict[str, str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_DRAIN_GRACE_S="0.1") as first:
+    with running(WORKER, environment, tmp_path, **SNAIL, PENSTOCK_DRAIN_GRACE_S="0.1") as first:
         job_id = await submit_one(engine, settings, queue)
-        seen = (await until_tokens(log, job_id, 60))[-1]
+        seen = (await until_tokens(log, job_id, 20))[-1]
         assert first.terminate() == 0
     await redis.delete(f"ev:{job_id.hex}")
     with running(WORKER, environment, tmp_path, **SLOW):

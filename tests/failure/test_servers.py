@@ -21,6 +21,7 @@ from tests.support.jobs import POOL, seed, submit_and_nominate
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
+    SHORT_LEASE,
     WORKER,
     assert_exactly_once,
     running,
@@ -111,7 +112,7 @@ async def test_postgres_restarts_in_the_middle_of_the_work(
         there = environment | {"DATABASE_URL": private_postgres.url}
         with running(WORKER, there, tmp_path, **SLOW), running(MAINTENANCE, there, tmp_path):
             ids = await submit_and_nominate(engine, own, queue, 30, max_tokens=60)
-            await wait_for(engine, "SELECT count(*) > 10 FROM jobs WHERE status = 'running'")
+            await wait_for(engine, "SELECT count(*) > 10 FROM jobs WHERE attempt > 0")
             if how == "restart":
                 private_postgres.stop()
             else:
@@ -138,7 +139,10 @@ async def test_postgres_is_away_for_longer_than_the_fence_and_what_ran_goes_on_f
         queue = JobQueue(redis, POOL)
         await queue.open_epoch("test")
         there = environment | {"DATABASE_URL": private_postgres.url}
-        with running(WORKER, there, tmp_path, **SLOW) as worker, running(MAINTENANCE, there, tmp_path):
+        with (
+            running(WORKER, there, tmp_path, **SLOW, **SHORT_LEASE) as worker,
+            running(MAINTENANCE, there, tmp_path),
+        ):
             ids = await submit_and_nominate(engine, own, queue, 6, max_tokens=300)
             await wait_for(engine, "SELECT count(*) = 6 FROM jobs WHERE status = 'running'")
             private_postgres.stop()

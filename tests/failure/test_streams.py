@@ -16,10 +16,11 @@ from app.queue.streams import JobQueue
 from app.settings import Settings
 from tests.support.api import Tenant, make_tenant
 from tests.support.jobs import submit
-from tests.support.stack import MAINTENANCE, NULL_ENGINE, WORKER, running, wait_until_ended
+from tests.support.stack import MAINTENANCE, NULL_ENGINE, SHORT_LEASE, WORKER, running, wait_until_ended
 from tests.support.streams import Heard, Served, read_to_end, serving, watching
 
 SLOW = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.02"}
+SNAIL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.05"}  # for what mustn't end before something happens to it
 BODY: dict[str, object] = {"max_tokens": 100, "n": 2, "seed": 11, "temperature": 1.0}
 
 
@@ -73,7 +74,7 @@ async def test_a_reader_sees_neither_gap_nor_repeat_when_the_worker_is_killed_an
 ) -> None:
     heard = Heard()
     async with serving(settings) as served, served.client(tenant) as client:
-        with running(WORKER, environment, tmp_path, **SLOW) as first:
+        with running(WORKER, environment, tmp_path, **SNAIL, **SHORT_LEASE) as first:
             job_id = await submit_one(engine, settings, queue)
             reading = asyncio.create_task(read_to_end(client, job_name(job_id), heard))
             await until_heard(heard, 20)
@@ -99,7 +100,7 @@ async def test_a_job_that_starts_over_tells_its_readers_to_begin_anew(
 ) -> None:
     heard = Heard()
     async with serving(settings) as served, served.client(tenant) as client:
-        with running(WORKER, environment, tmp_path, **SLOW) as first:
+        with running(WORKER, environment, tmp_path, **SNAIL, **SHORT_LEASE) as first:
             job_id = await submit_one(engine, settings, queue)
             async with watching(client, job_name(job_id), heard) as events:
                 while len(heard.text(0)) < 20:

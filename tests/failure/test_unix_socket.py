@@ -49,7 +49,7 @@ async def test_a_job_its_stream_and_its_webhook_over_a_unix_socket(
                 assert (accepted.status_code, events.text.count("event: tokens") > 1) == (202, True), events.text
                 assert (await client.get(path)).json()["status"] == "succeeded"
                 assert (await client.get("/readyz")).status_code == 200
-            (hook,) = await hooks.wait(1)
+            (hook,) = await hooks.wait(1, timeout_s=60)
             assert hook.path == "/hook"
             await wait_for(engine, "SELECT count(*) = 1 FROM webhook_deliveries WHERE status = 'delivered'")
             told = _doctor(environment)

@@ -25,6 +25,7 @@ from tests.support.refusals import OF_SEVEN, refuse_when
 from tests.support.stack import (
     MAINTENANCE,
     NULL_ENGINE,
+    SHORT_LEASE,
     WORKER,
     Process,
     assert_exactly_once,
@@ -50,26 +51,30 @@ async def submit_many(engine: AsyncEngine, settings: Settings, queue: JobQueue, 
 
 async def first_token(redis: Redis, job_id: UUID) -> None:
     log = EventLog(redis, ttl_s=60, max_entries=100)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(each.seq for each in await log.read(job_id)):
             await asyncio.sleep(0.02)
 
 
 STATUS = "SELECT count(*) >= :n FROM jobs WHERE status = :status"
+STARTED = "SELECT count(*) >= :n FROM jobs WHERE attempt > 0"  # and perhaps ended: who looks may be late
+SNAIL = NULL_ENGINE | {"PENSTOCK_NULL_STEP_S": "0.1"}  # for what mustn't end before something happens to it
 
 
 async def test_kill_9_of_supervisor_and_engine_in_the_middle_of_50_jobs(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     maintenance: Process,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="16") as first:
-        ids = await submit_many(engine, settings, queue, 50)
+    with running(WORKER, environment, tmp_path, **SLOW, **SHORT_LEASE, PENSTOCK_MAX_NUM_SEQS="16") as first:
+        ids = await submit_many(engine, settings, queue, 5, max_tokens=5)
+        ids += await submit_many(engine, settings, queue, 45, max_tokens=400)  # 8 s for 16 of them
         await wait_for(engine, STATUS, n=5, status="succeeded")
+        await wait_for(engine, STATUS, n=1, status="running")
         first.kill_all()
     async with engine.connect() as conn:
         left = await conn.scalar(text("SELECT count(*) FROM jobs WHERE status = 'running'"))
     assert left, "the kill came too late to show anything"
-    with running(WORKER, environment, tmp_path, **SLOW):
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, ids) == {"succeeded": 50}
     await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
@@ -79,14 +84,14 @@ async def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     maintenance: Process,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **SLOW) as first:
+    with running(WORKER, environment, tmp_path, **SLOW, **SHORT_LEASE) as first:
         ids = await submit_many(engine, settings, queue, 10, max_tokens=400)
         await wait_for(engine, STATUS, n=10, status="running")
         engines = first.children()
         first.process.kill()
         first.process.wait()
         assert engines
-        assert have_ended(engines, 2.0)
+        assert have_ended(engines, 5.0), "long before they would have been done"
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, ids) == {"succeeded": 10}
     await assert_exactly_once(engine, ids)
@@ -97,11 +102,11 @@ async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
-        ids = await submit_many(engine, settings, queue, 8, max_tokens=30)
-        await wait_for(engine, STATUS, n=8, status="running")
+        ids = await submit_many(engine, settings, queue, 4, max_tokens=60)
+        await wait_for(engine, STARTED, n=4)
         for child in worker.children():
             child.kill()
-        assert await wait_until_ended(engine, ids) == {"succeeded": 8}
+        assert await wait_until_ended(engine, ids) == {"succeeded": 4}
     await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
     async with engine.connect() as conn:
@@ -115,7 +120,7 @@ async def test_a_hanging_engine_is_killed_and_its_jobs_run_again(
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_ENGINE_HANG_S="2") as worker:
         ids = await submit_many(engine, settings, queue, 3, max_tokens=50)
-        await wait_for(engine, STATUS, n=3, status="running")
+        await wait_for(engine, STARTED, n=3)
         for child in worker.children():
             child.send_signal(signal.SIGSTOP)
         assert await wait_until_ended(engine, ids) == {"succeeded": 3}
@@ -127,13 +132,13 @@ async def test_a_stopped_and_continued_worker_writes_nothing_into_jobs_that_move
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     maintenance: Process,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **SLOW) as zombie:
+    with running(WORKER, environment, tmp_path, **SNAIL, **SHORT_LEASE) as zombie:
         ids = await submit_many(engine, settings, queue, 10, max_tokens=100)
         await wait_for(engine, STATUS, n=10, status="running")
         zombie.process.send_signal(signal.SIGSTOP)
         try:
             with running(WORKER, environment, tmp_path, **SLOW):
-                await wait_for(engine, "SELECT count(*) = 10 FROM jobs WHERE attempt = 2 AND status = 'running'")
+                await wait_for(engine, "SELECT count(*) = 10 FROM jobs WHERE attempt = 2")
                 zombie.process.send_signal(signal.SIGCONT)
                 assert await wait_until_ended(engine, ids) == {"succeeded": 10}
         finally:
@@ -154,9 +159,9 @@ async def test_death_at_each_point_of_the_path_loses_and_doubles_nothing(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path,
     maintenance: Process, point: str,
 ) -> None:  # fmt: skip
-    with running(WORKER, environment, tmp_path, **NULL_ENGINE, PENSTOCK_KILL_POINT=point) as first:
+    with running(WORKER, environment, tmp_path, **NULL_ENGINE, **SHORT_LEASE, PENSTOCK_KILL_POINT=point) as first:
         ids = await submit_many(engine, settings, queue, 3)
-        assert await asyncio.to_thread(first.process.wait, 20) == -signal.SIGKILL
+        assert await asyncio.to_thread(first.process.wait, 60) == -signal.SIGKILL
     with running(WORKER, environment, tmp_path, **NULL_ENGINE):
         assert await wait_until_ended(engine, ids) == {"succeeded": 3}
     await assert_exactly_once(engine, ids)
@@ -166,10 +171,10 @@ async def test_death_at_each_point_of_the_path_loses_and_doubles_nothing(
 async def test_sigterm_gives_back_what_cannot_finish_and_exits_0(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_DRAIN_GRACE_S="1") as first:
-        short = await submit_many(engine, settings, queue, 5, max_tokens=20)
+    with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_DRAIN_GRACE_S="2.5") as first:
+        short = await submit_many(engine, settings, queue, 5, max_tokens=10)
         long = await submit_many(engine, settings, queue, 5, max_tokens=900)
-        await wait_for(engine, "SELECT count(*) = 10 FROM jobs WHERE status <> 'queued'")
+        await wait_for(engine, STARTED, n=10)
         assert await asyncio.to_thread(first.terminate) == 0
     assert await wait_until_ended(engine, short) == {"succeeded": 5}
     async with engine.connect() as conn:
@@ -209,7 +214,7 @@ async def test_a_cancel_reaches_a_running_job(
             cancelled = await cancel(conn, "acme", job_id)
         if redis_knows:
             await spread_cancel(queue, cancelled)
-        assert await wait_until_ended(engine, [job_id], timeout_s=5) == {"cancelled": 1}
+        assert await wait_until_ended(engine, [job_id], timeout_s=15) == {"cancelled": 1}, "it would have taken 20 s"
     async with engine.connect() as conn:
         used = await conn.scalar(text("SELECT completion_tokens FROM usage WHERE kind = 'billed'"))
     assert 0 < used < 1000, "what was computed is billed, no more"
@@ -221,11 +226,12 @@ async def test_a_deadline_stops_a_running_job(
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW):
         await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'")
-        (job_id,) = await submit_many(engine, settings, queue, 1, max_tokens=1000, deadline_s=1.0)
-        assert await wait_until_ended(engine, [job_id], timeout_s=5) == {"expired": 1}
+        (job_id,) = await submit_many(engine, settings, queue, 1, max_tokens=1000, deadline_s=2.0)
+        assert await wait_until_ended(engine, [job_id]) == {"expired": 1}
     async with engine.connect() as conn:
         late = await conn.scalar(text("SELECT extract(epoch FROM finished_at - deadline_at) FROM jobs"))
-    assert late < 1.0
+        assert await conn.scalar(text("SELECT attempt FROM jobs")) == 1
+    assert late < 5.0, "it would have gone on for 18 s"
     await assert_audit_clean(engine, queue.redis)
 
 
@@ -302,17 +308,17 @@ async def test_sigterm_while_the_engine_starts_is_heard(
     queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **NULL_ENGINE) as worker:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not worker.children():
                 await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(worker.terminate, 10) == 0
+        assert await asyncio.to_thread(worker.terminate) == 0
 
 
 async def test_a_worker_on_an_empty_database_says_what_to_do(
     empty_database_url: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment | {"DATABASE_URL": empty_database_url}, tmp_path, **NULL_ENGINE) as worker:
-        assert await asyncio.to_thread(worker.process.wait, 20) == 1
+        assert await asyncio.to_thread(worker.process.wait, 60) == 1
     assert "penstock migrate" in worker.log.read_text()
 
 
@@ -327,16 +333,20 @@ async def test_while_postgres_is_away_nobody_claims_and_afterwards_all_ends(
         await queue.open_epoch("test")
         there = environment | {"DATABASE_URL": private_postgres.url}
         with (
-            running(WORKER, there, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="8"),
+            running(WORKER, there, tmp_path, **SLOW, PENSTOCK_MAX_NUM_SEQS="8") as worker,
             running(MAINTENANCE, there, tmp_path),
         ):
-            ids = await submit_many(engine, own, queue, 40)
+            ids = await submit_many(engine, own, queue, 4, max_tokens=5)
+            ids += await submit_many(engine, own, queue, 36)
             await wait_for(engine, STATUS, n=4, status="succeeded")
             private_postgres.kill()
-            await asyncio.sleep(1)  # longer than a claim, shorter than the lease: only the outage is looked at
-            waiting = (await queue.depth())["standard"].jobs
-            await asyncio.sleep(1)
-            assert (await queue.depth())["standard"].jobs == waiting > 0
+            async with asyncio.timeout(30):
+                while "claim_failed" not in worker.log.read_text():
+                    await asyncio.sleep(0.05)
+            claimed = await queue.redis.hlen(queue.keys.running)
+            await asyncio.sleep(1)  # more jobs end, and their places are free
+            assert await queue.redis.hlen(queue.keys.running) == claimed
+            assert (await queue.depth())["standard"].jobs > 0
             private_postgres.start()
             await engine.dispose()
             assert await wait_until_ended(engine, ids) == {"succeeded": 40}
@@ -359,7 +369,8 @@ async def test_a_job_that_can_neither_succeed_nor_fail_ends_no_worker(
                 await asyncio.sleep(0.05)
         good = await submit(engine, settings, count=3)
         assert await nominate(queue, good)
-        assert await wait_until_ended(engine, [each.job_id for each in good], timeout_s=15) == {"succeeded": 3}
+        good_ids = [each.job_id for each in good]
+        assert await wait_until_ended(engine, good_ids, timeout_s=25) == {"succeeded": 3}, "before it is tried again"
         assert await asyncio.to_thread(worker.terminate) == 0
     async with engine.begin() as conn:
         assert await conn.scalar(text("SELECT status FROM jobs WHERE n = 7")) == "running", "nobody could change that"
@@ -381,5 +392,5 @@ async def test_one_end_that_postgres_never_takes_does_not_hold_up_the_others(
         await asyncio.sleep(1)
         good = await submit(engine, settings, count=3)
         assert await nominate(queue, good)
-        assert await wait_until_ended(engine, [each.job_id for each in good], timeout_s=15) == {"succeeded": 3}
+        assert await wait_until_ended(engine, [each.job_id for each in good]) == {"succeeded": 3}
     await assert_audit_clean(engine, queue.redis)

@@ -77,18 +77,23 @@ class EngineLife:
     async def watch_for_hang(self, worker: WorkerContext) -> None:
         """Run beside the loops of an incarnation.
 
+        Only time in which this process looked counts: one that was stopped itself hasn't heard yet what its engine did meanwhile.
+
         Raises:
             EngineHung: it had work, and made no step for `engine_hang_s`.
         """
-        step, since = worker.stats.step, self._clock.monotonic()
+        step, still_s, looked_at = worker.stats.step, 0.0, self._clock.monotonic()
         while True:
             await asyncio.sleep(_HANG_CHECK_S)
             now = self._clock.monotonic()
+            passed_s, looked_at = min(now - looked_at, _HANG_CHECK_S), now
             busy = any(not job.is_ending for job in worker.hand.values())
             if not busy or worker.stats.step != step:
-                step, since = worker.stats.step, now
-            elif now - since >= self._settings.engine_hang_s:
-                raise EngineHung(f"no step for {now - since:.0f} s with {len(worker.hand)} jobs at hand")
+                step, still_s = worker.stats.step, 0.0
+                continue
+            still_s += passed_s
+            if still_s >= self._settings.engine_hang_s:
+                raise EngineHung(f"no step for {still_s:.0f} s with {len(worker.hand)} jobs at hand")
 
     async def bury(self, worker: WorkerContext, finisher: Finisher, error: EngineDied | EngineHung) -> None:
         """Give back what the dead engine had, those who may have killed it to run alone, and start another."""
