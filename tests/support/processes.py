@@ -5,7 +5,7 @@ from time import monotonic
 import psutil
 
 
-def have_ended(processes: list[psutil.Process], timeout_s: float = 5.0) -> bool:
+def have_ended(processes: list[psutil.Process], timeout_s: float = 20.0) -> bool:
     """Whether all end within `timeout_s`. A zombie has ended: not every pid 1 reaps."""
     give_up_at = monotonic() + timeout_s
     waiting = list(processes)

@@ -72,7 +72,7 @@ def running(module: str, environment: dict[str, str], folder: Path, **changes: s
         assert have_ended(children), "an engine outlived its supervisor"
 
 
-async def wait_for(engine: AsyncEngine, query: str, *, timeout_s: float = 30.0, **parameters: object) -> None:
+async def wait_for(engine: AsyncEngine, query: str, *, timeout_s: float = 60.0, **parameters: object) -> None:
     """Until the query gives true."""
     async with asyncio.timeout(timeout_s):
         while True:
