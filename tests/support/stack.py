@@ -26,6 +26,8 @@ QUICK = {
     "PENSTOCK_RENOMINATE_AFTER_S": "2",
     "PENSTOCK_EXPIRE_EVERY_S": "0.2",
 }
+# For tests of what goes well, whose processes may be held up for seconds on a busy machine, which is no death.
+LONG_LEASE = {"PENSTOCK_LEASE_TTL_S": "60", "PENSTOCK_LEASE_FENCE_S": "50"}
 NULL_ENGINE = {"PENSTOCK_ENGINE": "null", "PENSTOCK_MODEL_NAME": "tiny"}
 WORKER, MAINTENANCE = "workers.generation.main", "workers.maintenance.main"
 
