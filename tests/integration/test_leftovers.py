@@ -14,9 +14,10 @@ from tests.support import leftovers
 @contextmanager
 def told_of(pattern: str) -> Iterator[None]:
     """Somebody is found and named, soon. Who has hung up is given the usual time to be gone."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(pytest.fail.Exception, match=pattern):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leftovers, "GRACE_S", 0.1)
-        yield
+        with pytest.raises(pytest.fail.Exception, match=pattern):
+            yield
 
 
 def test_who_stays_in_redis_is_named_and_hung_up_on(redis_url: str) -> None:

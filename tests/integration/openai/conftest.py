@@ -63,7 +63,7 @@ class Stack:
 
     def status_of(self, job: str) -> str:
         """The status of a job that the stack's tenant can read."""
-        answer = httpx.get(f"{self.url}/v1/jobs/{job}", headers=self.tenant.auth)
+        answer = httpx.get(f"{self.url}/v1/jobs/{job}", headers=self.tenant.auth, timeout=60)
         return str(answer.json()["status"])
 
 

@@ -56,7 +56,7 @@ LONG = {"model": FAKE, "messages": ASK, "max_tokens": 4000}
 def test_what_is_not_supported_is_a_400_that_names_it(
     stack: Stack, path: str, body: dict[str, Any], param: str
 ) -> None:
-    answer = httpx.post(f"{stack.url}/v1/{path}", json={"model": FAKE} | body, headers=stack.tenant.auth)
+    answer = httpx.post(f"{stack.url}/v1/{path}", json={"model": FAKE} | body, headers=stack.tenant.auth, timeout=60)
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
@@ -177,7 +177,7 @@ def until(stack: Stack, job: str, status: str) -> None:
 
 def newest(stack: Stack) -> list[str]:
     """The newest job's id, if there is one."""
-    answer = httpx.get(f"{stack.url}/v1/jobs?limit=1", headers=stack.tenant.auth)
+    answer = httpx.get(f"{stack.url}/v1/jobs?limit=1", headers=stack.tenant.auth, timeout=60)
     return [each["id"] for each in answer.json()["data"]]
 
 
@@ -202,7 +202,7 @@ def test_who_leaves_takes_his_job_with_him(stack: Stack, path: str) -> None:
     }
     until(stack, begun_and_left(stack, f"/v1/{path}", bodies[path]), "cancelled")
     body = bodies[path] | {"stream": True}
-    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=body, headers=stack.tenant.auth) as answer:
+    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=body, headers=stack.tenant.auth, timeout=60) as answer:
         job = answer.headers["x-request-id"]
         next(answer.iter_lines())
     until(stack, job, "cancelled")
@@ -215,7 +215,7 @@ def test_what_is_stored_goes_on(stack: Stack, client: openai.OpenAI, path: str) 
         body |= {"input": "a", "max_output_tokens": 60}
     else:
         body |= {"messages": ASK, "max_tokens": 60, "store": True}
-    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=body, headers=stack.tenant.auth) as answer:
+    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=body, headers=stack.tenant.auth, timeout=60) as answer:
         job = answer.headers["x-request-id"]
         next(answer.iter_lines())
     until(stack, job, "succeeded")
@@ -234,7 +234,9 @@ def test_a_tier_is_asked_for_by_its_name_there(client: openai.OpenAI, stack: Sta
         raw = client.chat.completions.with_raw_response.create(
             model=FAKE, messages=ASK, max_tokens=1, service_tier=word, metadata={"a": "b"}, user="u"
         )
-        job = httpx.get(f"{stack.url}/v1/jobs/{raw.headers['x-request-id']}", headers=stack.tenant.auth).json()
+        job = httpx.get(
+            f"{stack.url}/v1/jobs/{raw.headers['x-request-id']}", headers=stack.tenant.auth, timeout=60
+        ).json()
         assert (job["tier"], job["metadata"]) == (tier, {"a": "b"})
         assert raw.parse().service_tier == shown
 
@@ -251,6 +253,7 @@ def test_a_stream_ends_with_done(stack: Stack) -> None:
             f"{stack.url}/v1/{path}",
             json={"model": FAKE, "stream": True} | body | most,
             headers=stack.tenant.auth,
+            timeout=60,
         ) as answer:
             lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
         assert answer.headers["content-type"].startswith("text/event-stream")
