@@ -114,7 +114,7 @@ def redis_url(
     redis_server: EmbeddedRedis, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """An empty Redis database of the test's own. Who is still connected after the test fails it."""
-    if "private_redis" not in request.fixturenames:
+    if not {"private_redis", "private_postgres"} & set(request.fixturenames):
         be_patient(monkeypatch)
     url = redis_server.url.removesuffix("/0") + f"/{next(_redis_databases)}"
     with sync_redis.Redis.from_url(url) as client:
