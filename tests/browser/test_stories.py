@@ -68,6 +68,7 @@ async def pages(world: World) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(600)  # many pages: half a minute, or minutes where all else is busy
 async def test_each_page_is_clean_accessible_and_fits(open_page: OpenPage, world: World) -> None:
     async with open_page("operator", color_scheme="light", reduced_motion="reduce") as watched:
         for name, path in (await pages(world)).items():
