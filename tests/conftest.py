@@ -23,6 +23,7 @@ from app.schema import migrate
 from app.settings import Settings
 from tests.support.databases import servers_folder, temporary_database, with_database
 from tests.support.leftovers import assert_nobody_in_redis
+from tests.support.patience import be_patient
 
 # What the caller's shell has configured is none of the tests' business.
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") or name in {"DATABASE_URL", "REDIS_URL"}]:
@@ -116,8 +117,12 @@ def database_url(
 
 
 @pytest.fixture
-def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
+def redis_url(
+    redis_server: EmbeddedRedis, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """An empty Redis database of the test's own. Who is still connected after the test fails it."""
+    if not {"private_redis", "private_postgres"} & set(request.fixturenames):
+        be_patient(monkeypatch)
     url = redis_server.url.removesuffix("/0") + f"/{next(_redis_databases)}"
     with sync_redis.Redis.from_url(url) as client:
         client.flushdb()

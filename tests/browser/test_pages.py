@@ -161,7 +161,7 @@ async def test_a_page_that_nobody_sees_asks_for_nothing(open_page: OpenPage, liv
             "Object.defineProperty(document, 'hidden', {get: () => false, configurable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asked.wait()
 
 

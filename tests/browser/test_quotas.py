@@ -54,7 +54,9 @@ async def test_from_the_link_to_a_budget_that_is_raised(
         await page.get_by_role("button", name="Make budget").click()
         await page.get_by_role("heading", name="Tokens a day").wait_for()
 
-        async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": f"Bearer {secret}"}) as caller:
+        async with httpx.AsyncClient(
+            base_url=served.url, headers={"Authorization": f"Bearer {secret}"}, timeout=60
+        ) as caller:
             job = {"prompt": "Once upon a time", "max_tokens": 30}
             refused = await caller.post("/v1/jobs", json=job)
             assert (refused.status_code, refused.json()["code"]) == (429, "budget_exhausted")

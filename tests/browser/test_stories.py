@@ -1,10 +1,12 @@
 """What became of things, in a browser: a dead letter that lives again, a job that ends while one looks, a webhook that is sent again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from random import Random
 from urllib.parse import quote
 
 import pytest
+from playwright.async_api import Route
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.batches.store import batch_name
@@ -66,6 +68,7 @@ async def pages(world: World) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(600)  # many pages: half a minute, or minutes where all else is busy
 async def test_each_page_is_clean_accessible_and_fits(open_page: OpenPage, world: World) -> None:
     async with open_page("operator", color_scheme="light", reduced_motion="reduce") as watched:
         for name, path in (await pages(world)).items():
@@ -133,7 +136,15 @@ async def test_a_dead_letter_is_requeued_and_a_viewer_cannot(open_page: OpenPage
 
 async def test_a_group_is_requeued_at_a_rate_while_the_page_is_open(open_page: OpenPage, world: World) -> None:
     async with open_page("operator") as watched:
-        page = watched.page
+        page, go_on = watched.page, asyncio.Event()
+
+        async def held(route: Route) -> None:
+            """The page asks for the second one a second after the first."""
+            if "done=1" in (route.request.post_data or ""):
+                await go_on.wait()
+            await route.continue_()
+
+        await page.route("**/group/requeue", held)
         await watched.open(await kind_of_death(world))
         await page.locator("summary", has_text="Requeue all 2").click()
         await page.get_by_label("At most so many a second").fill("1")
@@ -141,6 +152,7 @@ async def test_a_group_is_requeued_at_a_rate_while_the_page_is_open(open_page: O
         await page.get_by_role("button", name="Requeue", exact=True).click()
         await page.get_by_text("Requeueing, at most 1.0 a second").wait_for()
         assert await page.locator("[data-run-done]").inner_text() == "1"
+        go_on.set()
         await page.get_by_role("heading", name="Done").wait_for()
         assert await page.locator("[data-run-done]").inner_text() == "2"
         await watched.assert_clean()

@@ -59,7 +59,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     up = Up("up", "--port", 0, "--data-dir", data_dir, **settings)
     try:
         up.wait_until_up()
-        with httpx.Client(base_url=up.url, trust_env=False) as client:
+        with httpx.Client(base_url=up.url, trust_env=False, timeout=60) as client:
             has = {name for name, asked in NEEDS.items() if client.request(*asked).status_code not in {404, 405}}
             has |= {"model"} if request.param == "paged" else set()
         environment = os.environ | {

@@ -94,7 +94,7 @@ async def test_nobody_takes_the_answer_to_a_look_that_was_given_up(engine: Async
         slow.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await slow
-        await asyncio.wait_for(pid(looks), 5)
+        await asyncio.wait_for(pid(looks), 15)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -102,7 +102,7 @@ async def test_a_pool_that_is_too_small_to_spare_a_connection_keeps_none(
     engine: AsyncEngine, settings: Settings, size: int
 ) -> None:
     """An API process with one connection kept it for its looks, and refused every request."""
-    small = {"database_pool_size": size, "database_timeout_s": 2.0}
+    small = {"database_pool_size": size, "database_timeout_s": 10.0}
     own = create_engine(settings.model_copy(update=small), application_name="penstock-tests")
     try:
         async with Looks(own) as looks, contextlib.AsyncExitStack() as held:

@@ -12,7 +12,7 @@ from redis import Redis
 
 T = TypeVar("T")
 
-GRACE_S = 10.0  # a client that has just hung up is on its way out; its backend may have to wait for a core
+GRACE_S = 10.0  # a client that has just hung up is on its way out, and its server may be held up
 POLL_S = 0.002
 BACKENDS = """
     SELECT pid, client_port, application_name, state, left(query, 200)

@@ -44,7 +44,7 @@ class Receiver:
         self._released.set()
 
     async def wait(
-        self, count: int, *, where: Callable[[Received], bool] = lambda _: True, timeout_s: float = 15.0
+        self, count: int, *, where: Callable[[Received], bool] = lambda _: True, timeout_s: float = 30.0
     ) -> list[Received]:
         """The requests that fit, as soon as there are `count` of them."""
 

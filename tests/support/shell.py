@@ -83,7 +83,7 @@ def commands_of(block: Block) -> list[Command]:
 
 
 def run_session(
-    blocks: list[Block], folder: Path, environment: dict[str, str], timeout_s: float = 60.0
+    blocks: list[Block], folder: Path, environment: dict[str, str], timeout_s: float = 150.0
 ) -> tuple[int, dict[int, str]]:
     """The shell's exit status, and what each snippet printed, by its line; `errors.txt` has standard error. It stops at the first that fails."""
     parts = ["set -euo pipefail", "exec 2> ../errors.txt", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]

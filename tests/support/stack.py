@@ -29,6 +29,8 @@ QUICK = {
 }
 # For a worker that is to be lost, and for maintenance, which believes no expiry for such a time after a start of Postgres.
 SHORT_LEASE = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_LEASE_RENEW_S": "0.2", "PENSTOCK_LEASE_FENCE_S": "2.5"}
+# For tests of what goes well, whose processes may be held up for seconds on a busy machine, which is no death.
+LONG_LEASE = {"PENSTOCK_LEASE_TTL_S": "60", "PENSTOCK_LEASE_FENCE_S": "50"}
 NULL_ENGINE = {"PENSTOCK_ENGINE": "null", "PENSTOCK_MODEL_NAME": "tiny"}
 WORKER, MAINTENANCE = "workers.generation.main", "workers.maintenance.main"
 

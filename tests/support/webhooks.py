@@ -53,6 +53,14 @@ async def state(engine: AsyncEngine, delivery_id: UUID) -> Row:
         return (await conn.execute(query)).one()
 
 
+async def now(engine: AsyncEngine) -> datetime:
+    """Postgres' clock: what is due in some time is due between what it said before and what it says after."""
+    async with engine.connect() as conn:
+        found = await conn.scalar(text("SELECT clock_timestamp()"))
+        assert isinstance(found, datetime)
+        return found
+
+
 async def tries(engine: AsyncEngine, delivery_id: UUID) -> list[Row]:
     """Its tries, in their order."""
     async with engine.connect() as conn:

@@ -263,7 +263,7 @@ async def test_rates_take_the_sum_once_and_nothing_for_a_refusal(
     answer = await client.post("/v1/jobs/bulk", json={"jobs": [each] * 20})
     assert answer.status_code == 202
     assert answer.headers["ratelimit"] == '"key-requests";r=40;t=1, "key-tokens";r=300;t=1'
-    limited = await client.post("/v1/jobs/bulk", json={"jobs": [each] * 45})
+    limited = await client.post("/v1/jobs/bulk", json={"jobs": [each] * 50})
     assert_problem(limited, 429, "rate_limited")
     assert_problem(await client.post("/v1/jobs/bulk", json={"jobs": [each] * 61}), 422, "exceeds_burst", "jobs: ")
     assert await num_jobs(engine) == 20

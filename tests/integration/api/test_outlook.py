@@ -1,6 +1,6 @@
 """Does a job say when it will start and what it waits for, and is an operator told how many workers there should be?"""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -56,10 +56,13 @@ async def test_a_forecast_counts_what_is_ahead(
     await worker_with(engine, seconds_per_token=0.01)
     first, *_, last = [await submit(**BODY) for _ in range(5)]
     await runtime.loads.refresh()
+    before = datetime.now(UTC)
     read_first, read_last = [(await client.get(each["urls"]["self"])).json() for each in (first, last)]
+    after = datetime.now(UTC)
     assert [each["forecast"]["position"] for each in (read_first, read_last)] == [1, 5]
     # 400 tokens ahead at 100 a second; then 40 tokens of its own.
-    assert seconds(read_last, "start_p50") == pytest.approx(4, abs=1.5)
+    start = datetime.fromisoformat(read_last["forecast"]["start_p50"])
+    assert before + timedelta(seconds=3.9) < start < after + timedelta(seconds=4.1)
     assert seconds(read_last, "start_p95") - seconds(read_last, "start_p50") == pytest.approx(2, abs=0.01)
     assert seconds(read_last, "finish_p50") - seconds(read_last, "start_p50") == pytest.approx(0.4, abs=0.01)
     assert seconds(read_last, "finish_p95") - seconds(read_last, "start_p95") == pytest.approx(0.6, abs=0.01)

@@ -83,17 +83,17 @@ async def test_a_202_says_what_is_left(client: httpx.AsyncClient, engine: AsyncE
 
 
 async def test_a_429_names_the_limit_and_when_to_come_back(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
-    await limit_key(engine, requests_per_minute=60)
-    await limit_tenant(engine, tokens_per_minute=60, token_burst=80)
+    await limit_key(engine, requests_per_minute=1, request_burst=60)
+    await limit_tenant(engine, tokens_per_minute=1, token_burst=80)
     assert (await client.post("/v1/jobs", json=BODY)).status_code == 202
     refused = await client.post("/v1/jobs", json=BODY)
-    problem = assert_problem(refused, 429, "rate_limited", "tenant", "60 tokens a minute", "80 at once")
+    problem = assert_problem(refused, 429, "rate_limited", "tenant", "1 tokens a minute", "80 at once")
     assert problem["retryable"] is True
     assert problem["policy"] == "tenant-tokens"
     assert problem["violated-policies"] == ["tenant-tokens"]
-    assert problem["limit"] == 60
-    # 50 + 50 - 80 at one a second.
-    assert 19 < problem["retry_after_s"] <= 27
+    assert problem["limit"] == 1
+    # 50 + 50 - 80 at one a minute.
+    assert 19 * 60 < problem["retry_after_s"] <= 20 * 60 * 1.25 + 2
     assert refused.headers["retry-after"] == str(problem["retry_after_s"])
     assert rate_headers_of(refused) == RATE_HEADERS
     assert refused.headers["x-ratelimit-remaining-tokens"] == "30"

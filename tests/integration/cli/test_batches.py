@@ -72,7 +72,7 @@ def test_lines_that_failed_are_told_by_code_with_the_next_step(
 
     shown = json.loads(penstock("batches", "show", name, "--json", *where).out)
     bearer = {"Authorization": f"Bearer {up.key}"}
-    httpx.delete(f"{up.url}/v1/files/{shown['error_file_id']}", headers=bearer).raise_for_status()
+    httpx.delete(f"{up.url}/v1/files/{shown['error_file_id']}", headers=bearer, timeout=60).raise_for_status()
     late = penstock("batches", "show", name, *where)
     assert "why they failed can't be read" in late.out
     assert "--errors FILE" not in late.out, "there is nothing to save"

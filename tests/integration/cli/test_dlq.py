@@ -239,7 +239,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(
     penstock: Run, settings: Settings, environment: dict[str, str], number: signal.Signals
 ) -> None:
     names = dead(settings, 30)
-    command = [*COMMAND, "dlq", "requeue", "--pool", POOL, "--rate", "20"]
+    command = [*COMMAND, "dlq", "requeue", "--pool", POOL, "--rate", "5"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     give_up_at = monotonic() + 30
     while query(settings, REQUEUED)[0][0] < 3:

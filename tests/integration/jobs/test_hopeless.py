@@ -18,11 +18,11 @@ KNOWN = Lengths(0.5, 0.8, 1.0, 100)
 
 @pytest.fixture
 async def worker(engine: AsyncEngine) -> UUID:
-    """A live worker whose jobs take 0.2 s a token: at best 0.1 s."""
+    """A live worker whose jobs take 2 s a token: at best 1 s."""
     await seed(engine)
     async with engine.begin() as conn:
         worker = await open_lease(conn, ttl_s=600)
-        await leases.renew(conn, worker, ttl_s=600, state="ready", stats={"seconds_per_token": 0.2})
+        await leases.renew(conn, worker, ttl_s=600, state="ready", stats={"seconds_per_token": 2.0})
     return worker
 
 
@@ -39,12 +39,12 @@ async def test_what_must_write_more_than_its_time_allows_ends_in_the_queue(
     engine: AsyncEngine, settings: Settings, worker: UUID
 ) -> None:
     hopeless = {
-        await job(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=5),
-        await job(engine, settings, max_tokens=100, min_tokens=80, deadline_s=5),
+        await job(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=50),
+        await job(engine, settings, max_tokens=100, min_tokens=80, deadline_s=50),
     }
     for body in (
-        {"max_tokens": 100, "deadline_s": 5},  # may end after its first token
-        {"max_tokens": 100, "ignore_eos": True, "deadline_s": 60},
+        {"max_tokens": 100, "deadline_s": 50},  # may end after its first token
+        {"max_tokens": 100, "ignore_eos": True, "deadline_s": 600},
         {"max_tokens": 100, "ignore_eos": True},
     ):
         await job(engine, settings, **body)
@@ -54,16 +54,16 @@ async def test_what_must_write_more_than_its_time_allows_ends_in_the_queue(
         billed = await conn.scalar(text("SELECT count(*) FROM usage"))
     assert {(row.status, row.error["code"], row.attempt) for row in rows} == {("expired", "deadline_unreachable", 0)}
     assert sorted(row.error["message"].rpartition("it needs ")[2] for row in rows) == [
-        "at least 10.0 s",
-        "at least 8.0 s",
+        "at least 100.0 s",
+        "at least 80.0 s",
     ]
     assert billed == 0
 
 
 async def test_what_its_tenant_usually_writes_counts_too(engine: AsyncEngine, settings: Settings, worker: UUID) -> None:
-    # At least 50 tokens, so at least 5 s.
-    hopeless = await job(engine, settings, max_tokens=100, deadline_s=4)
-    await job(engine, settings, max_tokens=100, deadline_s=8)
+    # At least 50 tokens, so at least 50 s.
+    hopeless = await job(engine, settings, max_tokens=100, deadline_s=40)
+    await job(engine, settings, max_tokens=100, deadline_s=80)
     assert await expire(engine, KNOWN) == {hopeless}
 
 
@@ -71,19 +71,19 @@ async def test_without_a_measured_pace_nothing_is_given_up(engine: AsyncEngine, 
     await seed(engine)
     async with engine.begin() as conn:
         await open_lease(conn, ttl_s=600)
-    await job(engine, settings, max_tokens=1000, ignore_eos=True, deadline_s=1)
+    await job(engine, settings, max_tokens=1000, ignore_eos=True, deadline_s=10)
     assert await expire(engine, KNOWN) == set()
 
 
 async def test_a_worker_starts_no_such_job_and_goes_on_with_one_that_ran_before(
     engine: AsyncEngine, settings: Settings, worker: UUID
 ) -> None:
-    hopeless = await submit(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=5)
-    fine = await submit(engine, settings, max_tokens=10, ignore_eos=True, deadline_s=5)
-    resumed = await submit(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=5)
+    hopeless = await submit(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=50)
+    fine = await submit(engine, settings, max_tokens=10, ignore_eos=True, deadline_s=50)
+    resumed = await submit(engine, settings, max_tokens=100, ignore_eos=True, deadline_s=50)
     async with engine.begin() as conn:
         await conn.execute(text("UPDATE jobs SET attempt = 1, gen = 1 WHERE id = :id"), {"id": resumed[0].job_id})
-        started = await store.start(conn, worker, nominations(hopeless + fine + resumed), seconds_per_token=0.2)
+        started = await store.start(conn, worker, nominations(hopeless + fine + resumed), seconds_per_token=2.0)
     assert {each.job_id for each in started} == {fine[0].job_id, resumed[0].job_id}
 
 

@@ -25,12 +25,12 @@ HOPELESS = {"max_tokens": 100, "ignore_eos": True}
 
 
 async def jobs(engine: AsyncEngine, settings: Settings, *deadlines_s: float) -> list[UUID]:
-    """Waiting jobs that count in one budget and write more than a worker of 0.2 s a token can in such times."""
+    """Waiting jobs that count in one budget; those of less than 100 s write more than a worker of 2 s a token can in that time."""
     await seed(engine)
     await add_budget(engine, 10_000)
     async with engine.begin() as conn:
         worker = await open_lease(conn, ttl_s=600)
-        await leases.renew(conn, worker, ttl_s=600, state="ready", stats={"seconds_per_token": 0.2})
+        await leases.renew(conn, worker, ttl_s=600, state="ready", stats={"seconds_per_token": 2.0})
     return [(await submit(engine, settings, **HOPELESS, deadline_s=each))[0].job_id for each in deadlines_s]
 
 
@@ -69,7 +69,7 @@ async def test_a_cancel_of_a_hopeless_job_while_another_one_is_given_up(
     engine: AsyncEngine, settings: Settings
 ) -> None:
     """The first was settled, so that its budget was locked, before the second's row was: a cancel takes them the other way round."""
-    first, second = await jobs(engine, settings, 4, 5)
+    first, second = await jobs(engine, settings, 40, 50)
 
     async def give_up() -> set[UUID]:
         async with engine.begin() as conn:
@@ -87,7 +87,7 @@ async def test_a_cancel_of_a_hopeless_job_while_another_one_is_given_up(
 async def test_a_cancel_of_a_hopeless_job_while_one_whose_deadline_has_passed_ends(
     engine: AsyncEngine, redis: Redis, settings: Settings
 ) -> None:
-    late, hopeless = await jobs(engine, settings, 600, 5)
+    late, hopeless = await jobs(engine, settings, 600, 50)
     async with engine.begin() as conn:
         await conn.execute(text("UPDATE jobs SET deadline_at = now() WHERE id = :id"), {"id": late})
     keeper = Keeper(settings, SystemClock(), engine, redis, Random(1))
@@ -103,12 +103,12 @@ async def test_a_cancel_of_a_hopeless_job_while_one_whose_deadline_has_passed_en
 async def test_each_hopeless_job_is_told_its_own_times_and_gives_back_its_budget(
     engine: AsyncEngine, settings: Settings
 ) -> None:
-    await jobs(engine, settings, 4, 5)
+    await jobs(engine, settings, 40, 50)
     async with engine.begin() as conn:
         assert len(await expire_hopeless(conn, lambda *_: UNKNOWN)) == 2
         budget_id = await conn.scalar(text("SELECT id FROM budgets"))
         messages = list(await conn.scalars(text("SELECT error ->> 'message' FROM jobs ORDER BY deadline_at")))
     left = [float(each.partition("meet its deadline: ")[2].partition(" s")[0]) for each in messages]
-    assert [3 < left[0] <= 4, 4 < left[1] <= 5] == [True, True], messages
+    assert [30 < left[0] <= 40, 40 < left[1] <= 50] == [True, True], messages
     assert await balance(engine, budget_id) == [(0, 0)]
     await assert_audit_clean(engine, None)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.settings import Settings
 from tests.support.api import Tenant, make_tenant
 from tests.support.api_process import running_process
-from tests.support.stack import MAINTENANCE, NULL_ENGINE, QUICK, WORKER, Process, running, wait_for
+from tests.support.stack import LONG_LEASE, MAINTENANCE, NULL_ENGINE, QUICK, WORKER, Process, running, wait_for
 
 WEBHOOKS = "workers.webhooks.main"
 EXTRA = {"PENSTOCK_PROBE_PORT": "0", "PENSTOCK_WEBHOOK_ALLOW_LOCAL": "true", "OTEL_BSP_SCHEDULE_DELAY": "50"}
@@ -50,7 +50,7 @@ def stack(engine: AsyncEngine, settings: Settings, environment: dict[str, str], 
     @asynccontextmanager
     async def start(**changes: str) -> AsyncIterator[Stack]:
         tenant = await make_tenant(engine, settings, "acme")
-        changes = NULL_ENGINE | EXTRA | changes
+        changes = NULL_ENGINE | LONG_LEASE | EXTRA | changes
         with ExitStack() as running_now:
             processes = {
                 name: running_now.enter_context(running(module, environment, tmp_path, **changes))

@@ -24,7 +24,7 @@ from tests.support.api import Tenant, make_tenant
 from tests.support.api_process import running_process
 from tests.support.databases import temporary_database
 from tests.support.leftovers import assert_nobody_in_redis
-from tests.support.stack import WORKER, running, wait_for
+from tests.support.stack import LONG_LEASE, WORKER, running, wait_for
 
 BROOK, FAKE = "brook", "fake"
 REDIS_DATABASE = 15  # no test has it for itself (tests/conftest.py)
@@ -63,7 +63,7 @@ class Stack:
 
     def status_of(self, job: str) -> str:
         """The status of a job that the stack's tenant can read."""
-        answer = httpx.get(f"{self.url}/v1/jobs/{job}", headers=self.tenant.auth)
+        answer = httpx.get(f"{self.url}/v1/jobs/{job}", headers=self.tenant.auth, timeout=60)
         return str(answer.json()["status"])
 
 
@@ -90,13 +90,13 @@ def stack(
         }
         fake = {"PENSTOCK_ENGINE": "null", "PENSTOCK_MODEL_NAME": FAKE, "PENSTOCK_NULL_STEP_S": "0.02"}
         brook = {"PENSTOCK_DEVICE": "cpu", "PENSTOCK_MAX_NUM_SEQS": "8", "PENSTOCK_CANARY": "false"}
-        held.enter_context(running(WORKER, environment, folder, **brook))
-        held.enter_context(running(WORKER, environment, folder, **fake))
+        held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **brook))
+        held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **fake))
         api = held.enter_context(running_process(environment, folder))
 
         async def ready() -> tuple[Tenant, Tenant, str]:
             engine = create_engine(settings, application_name="penstock-tests")
-            await wait_for(engine, "SELECT count(*) = 2 FROM models", timeout_s=90)
+            await wait_for(engine, "SELECT count(*) = 2 FROM models", timeout_s=150)
             async with create_redis(settings) as redis:
                 for pool in (BROOK, FAKE):
                     await JobQueue(redis, pool).open_epoch("test")

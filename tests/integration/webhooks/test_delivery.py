@@ -3,6 +3,7 @@
 import asyncio
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +15,7 @@ from app.webhooks import nominate as nominating
 from app.webhooks.delivery import Made, Rules, Try
 from app.webhooks.nominate import Nomination, Rooms
 from app.webhooks.retries import MAX_TRIES, Answer, Verdict
-from tests.support.webhooks import first, notify, pass_time, secret, state, tries, with_known_lanes
+from tests.support.webhooks import first, notify, now, pass_time, secret, state, tries, with_known_lanes
 
 OK = Answer(200, None, 12)
 BROKEN = Answer(500, "500: the endpoint didn't accept it", 12)
@@ -47,12 +48,13 @@ async def nominate(engine: AsyncEngine, limit: int = 100, again_after_s: float =
 
 async def test_a_try_carries_all_that_a_post_needs(engine: AsyncEngine) -> None:
     (one,) = await notify(engine, URL)
+    before = await now(engine)
     made = await begun(engine, first(one))
     row = await state(engine, one)
     assert (made.url, made.body, made.number, made.event_type) == (URL, row.body, 1, "job.succeeded")
     assert made.secrets == (await secret(engine),)
     assert f'"id":"{made.webhook_id}"'.encode() in made.body  # the event's id and the delivery's are one
-    assert 29 < row.wait_s <= 30
+    assert before <= row.next_try_at - timedelta(seconds=30) <= await now(engine)
     assert [(each.number, each.http_status, each.duration_ms) for each in await tries(engine, one)] == [(1, None, None)]
 
 
@@ -102,11 +104,12 @@ async def test_the_oldest_come_first(engine: AsyncEngine) -> None:
 
 async def test_a_lost_lease_is_tried_again_under_the_next_number(engine: AsyncEngine) -> None:
     (one,) = await notify(engine, URL)
-    lost = await begun(engine, first(one))
-    await pass_time(engine, 29)
+    lost = await begin(engine, first(one), lease_s=3000.0)
+    assert lost
+    await pass_time(engine, 2900)
     assert await nominate(engine) == []
     assert await begin(engine, Nomination(one, 2)) is None
-    await pass_time(engine, 2)
+    await pass_time(engine, 100)
     assert await nominate(engine) == [Nomination(one, 2)]
     again = await begun(engine, Nomination(one, 2))
     assert again.webhook_id == lost.webhook_id
@@ -138,12 +141,14 @@ async def test_a_late_success_of_a_lost_try_counts(engine: AsyncEngine) -> None:
 
 async def test_a_failed_try_is_due_later_and_free(engine: AsyncEngine) -> None:
     (one,) = await notify(engine, URL)
-    await record(engine, await begun(engine, first(one)), BROKEN, Verdict("again", 300.0))
+    made = await begun(engine, first(one))
+    before = await now(engine)
+    await record(engine, made, BROKEN, Verdict("again", 300.0))
     row = await state(engine, one)
     assert (row.status, row.leased_until) == ("pending", None)
-    assert 299 < row.wait_s <= 300
-    (made,) = await tries(engine, one)
-    assert (made.http_status, made.error, made.duration_ms) == (500, BROKEN.error, 12)
+    assert before <= row.next_try_at - timedelta(seconds=300) <= await now(engine)
+    (told,) = await tries(engine, one)
+    assert (told.http_status, told.error, told.duration_ms) == (500, BROKEN.error, 12)
 
 
 @pytest.mark.parametrize(("answer", "outcome"), [(OK, "delivered"), (replace(BROKEN, http_status=410), "failed")])

@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
 from app.settings import Settings
-from app.webhooks.lanes import FIRST_ROOM, one_off_lane
+from app.webhooks.lanes import FIRST_ROOM, QUICK_S, one_off_lane
 from app.webhooks.nominate import Nomination, Rooms, nominate
+from tests.support.clocks import HandClock
 from tests.support.receiver import receiver
 from tests.support.webhooks import notify, pass_time, state, trust, with_known_lanes
 from workers.webhooks.courier import Courier
@@ -59,13 +60,25 @@ async def test_what_never_was_quick_takes_half_of_a_worker_at_most(engine: Async
     assert len(await handed(engine, Rooms(60.0, most=32, cautious=10))) == 10 + 30
 
 
-@pytest.mark.parametrize(("timeout_s", "rooms"), [(0.2, [8, 16, 16]), (2.2, [2, 1, 1])])
+class Ticking(HandClock):
+    """So much passes between two looks at it."""
+
+    def __init__(self, tick_s: float) -> None:
+        super().__init__()
+        self.tick_s = tick_s
+
+    def monotonic(self) -> float:
+        self.time_s += self.tick_s
+        return self.time_s
+
+
+@pytest.mark.parametrize(("took_s", "rooms"), [(QUICK_S - 0.01, [8, 16, 16]), (QUICK_S, [2, 1, 1])])
 async def test_a_lane_earns_its_room_by_its_times_whatever_it_answers(
-    settings: Settings, engine: AsyncEngine, timeout_s: float, rooms: list[int]
+    settings: Settings, engine: AsyncEngine, took_s: float, rooms: list[int]
 ) -> None:
-    """A timeout of less than what counts as quick stands for an answer that is quick."""
-    fast = {"webhook_allow_local": True, "webhook_timeout_s": timeout_s, "webhook_endpoint_concurrency": 16}
-    courier = Courier(settings.model_copy(update=fast), SystemClock(), engine, Random(0))
+    """A try that got no answer stands for one that got any: by its time it is quick or not."""
+    fast = {"webhook_allow_local": True, "webhook_timeout_s": 0.1, "webhook_endpoint_concurrency": 16}
+    courier = Courier(settings.model_copy(update=fast), Ticking(took_s), engine, Random(0))
     async with receiver() as server:
         server.hold.add("/")
         found = []

@@ -87,7 +87,7 @@ async def test_who_begins_to_read_is_told_at_once(
     await bring(worker, finisher, job, "a")
     await bring(worker, finisher, job, "b")
     await announce_readers(redis, [job.started.job_id], ttl_s=60)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not job.is_read:
             await asyncio.sleep(0.01)
     assert await published(worker, job) == ""
@@ -125,7 +125,7 @@ async def test_a_reader_has_the_first_tokens_at_once(worker: WorkerContext, sett
     publishing = asyncio.create_task(publish_forever(worker))
     deltas = [TokenDelta(job.request_id, 0, 0, [ord("a")]) for job in (read, unread)]
     await take_step(worker, finisher, StepOutput(deltas=deltas))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await published(worker, read) != "a":
             await asyncio.sleep(0.01)
     assert await published(worker, unread) == ""
@@ -154,7 +154,7 @@ async def test_who_is_found_to_read_after_the_first_token_came_waits_for_no_mome
     try:
         await hand_over(worker, finisher, take_in(worker, finisher, started))
         (job,) = worker.hand.values()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await published(worker, job) != "a":
                 await asyncio.sleep(0.01)
     finally:

@@ -17,7 +17,7 @@ from app.redis import Redis
 from app.settings import Settings
 from tests.support.api import job_id_of, make_tenant
 from tests.support.api_process import running_process
-from tests.support.stack import MAINTENANCE, QUICK, WORKER, running, wait_for
+from tests.support.stack import LONG_LEASE, MAINTENANCE, QUICK, WORKER, running, wait_for
 
 SCHEMA = {
     "type": "object",
@@ -68,9 +68,9 @@ async def test_each_kind_of_structure_is_kept_and_a_bad_one_fails_alone(
     tenant = await make_tenant(engine, settings, "acme")
     extra = {"PENSTOCK_SPECULATIVE_TOKENS": "3", "PENSTOCK_GRAMMAR_CHECK_S": "1"}
     with (
-        running(WORKER, environment, tmp_path, **extra),
-        running(MAINTENANCE, environment, tmp_path),
-        running_process(environment | QUICK, tmp_path) as api,
+        running(WORKER, environment, tmp_path, **LONG_LEASE, **extra),
+        running(MAINTENANCE, environment, tmp_path, **LONG_LEASE),
+        running_process(environment | QUICK | LONG_LEASE, tmp_path) as api,
     ):
         await wait_for(engine, "SELECT count(*) = 1 FROM workers WHERE state = 'ready'", timeout_s=90)
         async with httpx.AsyncClient(base_url=await api.url(), timeout=90, headers=tenant.auth) as client:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.equivalence.tiny import save_tokenizer
+from tests.support.processes import have_ended
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,11 +79,11 @@ def test_ctrl_c_leaves_nobody_behind(model):
     assert benchmark.stderr.read().strip().endswith("stopped")
     assert benchmark.wait(timeout=30) == 130
     benchmark.stderr.close()
-    assert not [process for process in family if process.is_running()]
+    assert have_ended(family)
 
 
 def test_a_missing_model_is_answered_in_words():
-    done = subprocess.run(command("--model", "nothing-like-it"), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command("--model", "nothing-like-it"), cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 2
     assert "nothing-like-it is neither one of smol135, qwen05, copy135, llama8 nor a model's folder" in done.stderr
 
