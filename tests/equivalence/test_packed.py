@@ -52,7 +52,13 @@ def forward(model, backend, block_size=16):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization"), [("bfloat16", "none"), ("float32", "none"), ("bfloat16", "int8"), ("bfloat16", "nf4")]
+    ("dtype", "quantization"),
+    [
+        ("bfloat16", "none"),
+        pytest.param("float32", "none", marks=pytest.mark.long),
+        pytest.param("bfloat16", "int8", marks=pytest.mark.long),
+        ("bfloat16", "nf4"),
+    ],
 )
 def test_the_bits_of_a_row_depend_on_its_own_sequence_only(wide, dtype, quantization):
     model = loaded(wide, dtype, quantization)

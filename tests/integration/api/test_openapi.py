@@ -171,6 +171,7 @@ EXAMPLES = {"POST /v1/jobs": 20, "GET /v1/jobs": 10}
 FEW = 3
 
 
+@pytest.mark.timeout(600)  # all routes: half a minute, or minutes where all else is busy
 @pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", list(GenerationMode))
 async def test_schemathesis_finds_nothing(

@@ -95,4 +95,4 @@ async def test_who_waits_gets_the_answer_after_it_and_who_leaves_takes_his_job_w
         for job in leaving.jobs:
             while (await client.get(job["urls"]["self"])).json()["status"] != "cancelled":
                 await asyncio.sleep(0.05)
-    assert len(served.runtime.errands) == 0
+    await until(lambda: len(served.runtime.errands) == 0)

@@ -117,6 +117,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(options):
         assert torch.equal(alone, output)
 
 
+@pytest.mark.long
 def test_uniform_rows_have_the_same_bits_however_their_sequence_was_cut_into_chunks():
     whole = Scene([(200, 200)])
     (wanted,) = whole.run(TritonAttention(512, uniform=True, num_programs=12), sinks=whole.sinks)
