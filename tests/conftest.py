@@ -45,10 +45,13 @@ TEMPLATE = "penstock_template"
 _redis_databases = cycle(range(15))  # of 16: the last is for what lives longer than a test
 
 
+gc.disable()  # while all is imported: that makes much, and no garbage
+
+
 def pytest_collection_finish() -> None:
-    """What the imports made stays to the end: a full collection shall not look through all of it again and again."""
-    gc.collect()
+    """What the imports made stays to the end: no collection shall look through all of it again and again."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
