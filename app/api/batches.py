@@ -68,7 +68,7 @@ async def create_batch(request: Request, caller: Writer) -> Response:
 )
 async def page_of_batches(request: Request, caller: Reader) -> Response:
     """The tenant's batches, newest first."""
-    given, limit = page_of(request, _QUERY, most=MAX_PAGE, default=20)
+    given, limit = page_of(request.query_params, _QUERY, most=MAX_PAGE, default=20)
     after = batch_id_of(given["after"]) if "after" in given else None
     async with runtime_of(request).transaction() as conn:
         found = await store.list_batches(conn, caller.tenant_id, limit=limit + 1, after=after)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.datastructures import QueryParams
 
 from app.api.authentication import Reader, Writer
 from app.api.batch_documents import FileDeleted, FileObject, FilePage, file_object, list_object
@@ -61,13 +62,13 @@ def page_query(limit: int, names: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "schema": described[name]} for name in names]
 
 
-def page_of(request: Request, names: tuple[str, ...], *, most: int, default: int) -> tuple[dict[str, str], int]:
+def page_of(query: QueryParams, names: tuple[str, ...], *, most: int, default: int) -> tuple[dict[str, str], int]:
     """What a query in OpenAI's manner says, and its limit.
 
     Raises:
         InvalidRequest: an unknown, repeated or malformed parameter.
     """
-    given = given_of(request.query_params, names)
+    given = given_of(query, names)
     limit = limit_of(given, default, most=most)
     if given.get("order", "desc") not in {"asc", "desc"}:
         raise wrong("order", "must be one of asc, desc")
@@ -108,7 +109,7 @@ _QUERY = ("purpose", "limit", "order", "after")
 async def page_of_files(request: Request, caller: Reader) -> Response:
     """The tenant's files, newest first unless `order` is `asc`."""
     runtime = runtime_of(request)
-    given, limit = page_of(request, _QUERY, most=MAX_PAGE, default=MAX_PAGE)
+    given, limit = page_of(request.query_params, _QUERY, most=MAX_PAGE, default=MAX_PAGE)
     after = file_id_of(given["after"]) if "after" in given else None
     purpose = given.get("purpose")
     if purpose is not None and "\x00" in purpose:

@@ -9,12 +9,12 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import is_outage
-from app.queue.events import ChoiceDelta
 from app.streams.event import Event, wire
 from app.streams.fold import Fold
 from app.streams.rows import Ended, Output
 
 _CHUNK_EVENTS = 200  # of a finished job, told at once
+_PARTS = 8  # in which a finished job's output is loaded at most: each time all of it is read
 _RETRY_S = 1.0  # after Postgres didn't answer
 
 
@@ -36,7 +36,7 @@ class Item:
         return self._wire
 
 
-def _size(told: Event | ChoiceDelta) -> int:
+def _size(told: Event) -> int:
     """What it takes in memory, in bytes, about."""
     logprobs = told.logprobs or ()
     num_top = len(logprobs[0].top_ids) if logprobs else 0  # as many in each place
@@ -49,7 +49,7 @@ def wire_of(items: Sequence[Item]) -> bytes:
 
 
 class Spare:
-    """What the readers of one process may hold of finished jobs' outputs beyond their buffers, all together; it may be overdrawn."""
+    """What the readers of one process may hold of finished jobs' outputs, all together. It may be overdrawn: each may hold a little."""
 
     __slots__ = ("num_bytes",)
 
@@ -73,7 +73,6 @@ class Reader:
         "_on_room",
         "_rest",
         "_rest_bytes",
-        "_run",
         "_spare",
         "_unsent",
         "_waiter",
@@ -97,11 +96,11 @@ class Reader:
         load: Callable[[UUID], Awaitable[Output]],
         on_close: Callable[["Reader"], None],
         now: Callable[[], float],
-        spare: "Spare",
+        spare: Spare,
     ) -> None:
         """`load` reads a finished job's output; `fold` is this reader's place, once no hub moves it on any more.
 
-        Of that output it holds what `most_bytes` and what is `spare` allow, and loads it again for the rest.
+        Of that output it holds what is `spare`, at least `most_bytes` and a `_PARTS`th of it, and loads it again for the rest.
         """
         self.job_id = job_id
         self.fold = fold
@@ -120,7 +119,6 @@ class Reader:
         self._ended: Ended | None = None
         self._rest: deque[Event] = deque()  # of a finished job's row, what comes next
         self._rest_bytes = 0  # of what is spare
-        self._run = 1  # of the row
         self._num_taken = 0  # of its deltas, into `_rest`
         self._has_more = True  # that weren't
         self._spare = spare
@@ -173,6 +171,7 @@ class Reader:
     def cut(self) -> None:
         """Let it go, wherever it stands."""
         self.cut_off = True
+        self._drop_rest()
         if self.busy_since and self.stalled is not None:
             self.stalled()
         self._wake()
@@ -200,8 +199,7 @@ class Reader:
         if not self.is_closed:
             self.is_closed = True
             self._items.clear()
-            self._rest.clear()
-            self._give_back()
+            self._drop_rest()
             self._wake()
             self._on_close(self)
 
@@ -242,8 +240,7 @@ class Reader:
         while self._rest or self._has_more:
             if self._rest:
                 part = [Item(self._rest.popleft()) for _ in range(min(_CHUNK_EVENTS, len(self._rest)))]
-                if not self._rest:
-                    self._give_back()
+                self._give_back(sum(item.size for item in part))
                 return part
             try:
                 found = await self._load(self.job_id)
@@ -252,10 +249,10 @@ class Reader:
                     raise
                 await asyncio.sleep(_RETRY_S)
                 return []
-            if self.is_closed:
+            if self.is_closed or self.cut_off:
                 return None
-            if found.is_forgotten:
-                self.cut_off = True  # whoever comes back is told so
+            if found.is_forgotten or found.run > max(1, ended.attempt):
+                self.cut_off = True  # whoever comes back is told so, or of the life that it has had since
                 return None
             self._keep_next(found)
         if ended.event.id <= self.fold.told:
@@ -265,24 +262,26 @@ class Reader:
 
     def _keep_next(self, found: Output) -> None:
         """Of a finished job's output, what comes next and may be held."""
-        if found.run != self._run:  # it was requeued meanwhile, and has ended once more
-            self._run, self._num_taken = found.run, 0
         self.fold.has_gap = False
-        most, num_bytes = max(self.most_bytes, self._spare.num_bytes), 0
+        most_bytes = max(self.most_bytes, self._spare.num_bytes)
+        least_until = self._num_taken + len(found.deltas) // _PARTS
         for delta in islice(found.deltas, self._num_taken, None):
             self._num_taken += 1
             for event in self.fold.take(found.run, [delta]):
                 self._rest.append(event)
-                num_bytes += _size(event)
-            if num_bytes >= most:
+                self._rest_bytes += _size(event)
+            if self._rest_bytes >= most_bytes and self._num_taken >= least_until:
                 break
         self._has_more = self._num_taken < len(found.deltas)
-        self._rest_bytes = num_bytes
-        self._spare.num_bytes -= num_bytes
+        self._spare.num_bytes -= self._rest_bytes
 
-    def _give_back(self) -> None:
-        self._spare.num_bytes += self._rest_bytes
-        self._rest_bytes = 0
+    def _give_back(self, num_bytes: int) -> None:
+        self._rest_bytes -= num_bytes
+        self._spare.num_bytes += num_bytes
+
+    def _drop_rest(self) -> None:
+        self._rest.clear()
+        self._give_back(self._rest_bytes)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

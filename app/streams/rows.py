@@ -48,11 +48,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """All that an ended job's readers were told, in order; no deltas where it has no result, or none any more."""
+    """All that an ended job's readers were told, in order; no deltas where it has no result."""
 
     run: int
     deltas: list[ChoiceDelta]
-    is_forgotten: bool = False  # it is past its retention
+    is_forgotten: bool = False  # it, or all of the job, is past its retention
 
 
 async def head(conn: AsyncConnection, tenant_id: str, job_id: UUID) -> Head | None:
@@ -72,10 +72,10 @@ async def ends(conn: AsyncConnection, job_ids: Sequence[UUID]) -> list[Ended]:
 async def output(conn: AsyncConnection, job_id: UUID) -> Output:
     """What an ended job's readers were told."""
     row = (await conn.execute(_OUTPUT, {"id": job_id})).one_or_none()
-    if row is None:
-        return Output(1, [])
-    if row.is_forgotten:
+    if row is None or row.is_forgotten:
         return Output(1, [], is_forgotten=True)
+    if row.choices is None:
+        return Output(1, [])
     choices: list[dict[str, Any]] = row.choices
     if row.trace is None:  # a result from before there were traces: nobody was told anything of it before
         return Output(1, [_whole(place, choice, row.status) for place, choice in enumerate(choices)])
@@ -116,5 +116,5 @@ _HEAD = text(f"SELECT j.n, j.finished_at IS NOT NULL, {_OF_END} WHERE j.id = :id
 _ENDS = text(f"SELECT {_OF_END} WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.finished_at IS NOT NULL")
 _OUTPUT = text("""
     SELECT j.status, greatest(1, j.attempt) AS attempt, r.choices, r.trace, r.forgotten_at IS NOT NULL AS is_forgotten
-    FROM job_results r JOIN jobs j ON j.id = r.job_id WHERE r.job_id = :id
+    FROM jobs j LEFT JOIN job_results r ON r.job_id = j.id WHERE j.id = :id
 """)

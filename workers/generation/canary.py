@@ -78,6 +78,7 @@ class Canary:
                     done.result()
                     break
             else:
+                done.cancel()  # what it says from here on is nobody's
                 await self._engine.abort(self._name)
                 raise EngineUnfit(f"no answer to its self-test within {self._timeout_s:g} s", is_trusted=False)
         finally:

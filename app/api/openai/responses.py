@@ -6,6 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.datastructures import QueryParams
 
 from app.api.authentication import Reader, Writer
 from app.api.batch_documents import list_object
@@ -76,11 +77,11 @@ async def read_response(request: Request, caller: Reader) -> Response:
 @router.get("/responses/{id}/input_items")
 async def read_input_items(request: Request, caller: Reader) -> Response:
     """A page of the items of a response's own input, newest first unless `order` is `asc`."""
-    given, limit = page_of(
-        request, ("limit", "order", "after", "include", "include[]"), most=_MOST_ITEMS, default=_ITEMS
-    )
+    # There is nothing that could be included; the package repeats the parameter for each thing.
+    query = [pair for pair in request.query_params.multi_items() if pair[0] not in {"include", "include[]"}]
+    given, limit = page_of(QueryParams(query), ("limit", "order", "after"), most=_MOST_ITEMS, default=_ITEMS)
     found, asked = await _stored(request, caller)
-    items = [{"id": f"item_{found.job.id.hex}_{i}"} | item for i, item in enumerate(asked.items)]
+    items = _named(asked.items, found.job.id)
     if given.get("order") != "asc":
         items.reverse()
     first = 0
@@ -111,6 +112,18 @@ async def delete_response(request: Request, caller: Writer) -> Response:
         if not await stored.forget(conn, caller.tenant_id, job_id, FACE):
             raise _unknown(name)
     return answer({"id": name, "object": "response", "deleted": True})
+
+
+def _named(items: list[dict[str, Any]], job_id: UUID) -> list[dict[str, Any]]:
+    """The items with an id each: their own, unless another one before has it."""
+    seen: set[str] = set()
+    named = []
+    for place, item in enumerate(items):
+        own = item.get("id")
+        name = own if own and own not in seen else f"item_{job_id.hex}_{place}"
+        seen.add(name)
+        named.append(item | {"id": name})
+    return named
 
 
 async def _events(call: Call, asked: ResponseRequest, *, after: int = -1) -> AsyncGenerator[bytes]:

@@ -212,9 +212,15 @@ def test_a_long_input_is_listed_page_by_page(client: openai.OpenAI) -> None:
     page = client.responses.input_items.list(done.id, limit=2, order="asc")
     assert (len(page.data), page.has_more) == (2, True)
     assert [item.content[0].text for item in page] == said, "the package asks for all pages"
-    newest_first = client.responses.input_items.list(done.id, limit=2, include=["message.output_text.logprobs"])
+    newest_first = client.responses.input_items.list(
+        done.id, limit=2, include=["message.output_text.logprobs", "file_search_call.results"]
+    )
     assert [item.content[0].text for item in newest_first] == said[::-1]
     assert client.responses.input_items.list(done.id, limit=5).has_more is False
+    twice = [{"role": "user", "content": each, "id": "msg_1"} for each in said]
+    again = client.responses.create(model=BROOK, input=twice, max_output_tokens=2)  # type: ignore[arg-type]
+    page = client.responses.input_items.list(again.id, limit=1, order="asc")
+    assert [item.content[0].text for item in page] == said, "ids that callers repeat make no page of them come again"
     for wrong in ({"limit": 0}, {"limit": 101}, {"after": "item_1"}, {"order": "up"}):
         with pytest.raises(openai.BadRequestError) as refused:
             client.responses.input_items.list(done.id, **wrong)  # type: ignore[arg-type]

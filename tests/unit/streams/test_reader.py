@@ -1,17 +1,18 @@
 """How much of a finished job's output does a reader hold, and does it tell all of it?"""
 
+import asyncio
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
 
 from app.queue.events import ChoiceDelta, TokenLogprob
-from app.streams.event import last_id
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader, Spare
 from app.streams.rows import Ended, Output
 
 NUM_DELTAS = 1000
-MOST_BYTES = 65_536  # of some 300 of them
+MOST_BYTES = 65_536  # of some 190 of them
 LOGPROB = TokenLogprob(-0.5, [7], [-0.5])
 
 
@@ -21,9 +22,12 @@ class Row:
     def __init__(self, run: int = 1, num_deltas: int = NUM_DELTAS) -> None:
         self.output = Output(run, [_delta(place, num_deltas) for place in range(num_deltas)])
         self.num_loads = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def load(self, _: UUID) -> Output:
         self.num_loads += 1
+        await self.gate.wait()
         return self.output
 
 
@@ -47,7 +51,8 @@ async def rest_of(reader: Reader) -> list[Item]:
     items: list[Item] = []
     while (part := await reader.read()) is not None:
         items += part
-        assert sum(Item(event).size for event in reader._rest) <= MOST_BYTES + 1000
+        held = sum(Item(event).size for event in reader._rest) + sum(item.size for item in part)
+        assert held <= MOST_BYTES + 1000
     return items
 
 
@@ -93,14 +98,37 @@ async def test_output_that_is_forgotten_meanwhile_cuts_its_reader_off() -> None:
     assert reader.cut_off
 
 
-@pytest.mark.parametrize("attempt", [2, 3])
-async def test_a_run_that_ends_meanwhile_is_told_from_its_beginning(attempt: int) -> None:
-    row = Row()
-    reader = reader_of(row, Spare(0), attempt=attempt)
-    before = await reader.read()
-    row.output = Row(run=2).output
-    after = await rest_of(reader)
-    assert before is not None
-    restarted = next(place for place, item in enumerate(after) if item.event.kind == "restarted")
-    assert [token for item in after[restarted:] for token in item.event.token_ids] == list(range(NUM_DELTAS))
-    assert after[-1].event.id == last_id(attempt)
+async def test_a_later_life_that_has_ended_meanwhile_cuts_its_reader_off() -> None:
+    reader = reader_of(Row(run=2), Spare(0))
+    assert await reader.read() is None
+    assert reader.cut_off, "whoever comes back is told all of it, and its end"
+
+
+async def test_a_small_buffer_doesnt_make_many_loads_of_a_large_output() -> None:
+    row = Row(num_deltas=50 * NUM_DELTAS)
+    reader = reader_of(row, Spare(0))
+    tokens = 0
+    while (part := await reader.read()) is not None:
+        tokens += sum(len(item.event.token_ids) for item in part)
+    assert (tokens, row.num_loads) == (50 * NUM_DELTAS, 8)
+
+
+@pytest.mark.parametrize("leave", [Reader.close, Reader.cut])
+@pytest.mark.parametrize("when", ["while it loads", "in the middle"])
+async def test_who_leaves_gives_back_what_it_held(leave: Callable[[Reader], None], when: str) -> None:
+    row, spare = Row(), Spare(1 << 20)
+    reader = reader_of(row, spare)
+    if when == "in the middle":
+        await reader.read()
+        assert spare.num_bytes < 1 << 20
+        leave(reader)
+    else:
+        row.gate.clear()
+        reading = asyncio.create_task(reader.read())
+        while not row.num_loads:
+            await asyncio.sleep(0)
+        leave(reader)
+        row.gate.set()
+        assert await reading is None
+    assert await reader.read() is None
+    assert spare.num_bytes == 1 << 20
