@@ -36,13 +36,15 @@ async def test_it_ends_what_it_has_takes_nothing_more_and_comes_back(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
-        begun = await submit_and_nominate(engine, settings, queue, 4, max_tokens=100)
+        begun = await submit_and_nominate(engine, settings, queue, 4, max_tokens=200)
         await wait_for(engine, "SELECT count(*) = 4 FROM jobs WHERE attempt > 0")
         incarnation = await live(engine)
         await set_drained(engine, incarnation, is_drained=True)
         await wait_for(
             engine, "SELECT renewed_at > drain_requested_at AND state = 'draining' FROM workers WHERE ended_at IS NULL"
         )
+        async with engine.connect() as conn:
+            assert await conn.scalar(text("SELECT count(*) FROM jobs WHERE status = 'running'")), "it has something"
         later = await submit_and_nominate(engine, settings, queue, 3, max_tokens=5)
         assert await wait_until_ended(engine, begun) == {"succeeded": 4}, "what it had goes on"
         # Two renewals and a bell later it would have taken them.

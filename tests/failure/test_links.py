@@ -184,11 +184,13 @@ async def test_a_worker_cut_from_redis_finishes_what_it_has_through_postgres(
     to_redis: Link,
 ) -> None:  # fmt: skip
     with running(WORKER, environment | {"REDIS_URL": to_redis.url}, tmp_path, **SLOW):
-        ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=50)
+        ids = await submit_and_nominate(engine, settings, queue, 5, max_tokens=200)
         await wait_for(engine, "SELECT count(*) = 5 FROM jobs WHERE attempt > 0")
         # Between the two a cut leaves nominations of running jobs, for maintenance to find.
         await wait_until_told(queue, ids)
         to_redis.refuse()
+        async with engine.connect() as conn:
+            assert await conn.scalar(text("SELECT count(*) FROM jobs WHERE status = 'running'")), "it has something"
         assert await wait_until_ended(engine, ids) == {"succeeded": 5}
         waiting = await submit_and_nominate(engine, settings, queue, 2)
         to_redis.heal()

@@ -16,7 +16,7 @@ from app.queue.events import EventLog
 from app.queue.streams import JobQueue
 from app.redis import Redis
 from app.settings import Settings
-from tests.failure.test_worker_crashes import first_token
+from tests.failure.test_worker_crashes import ended_with_an_engine, first_token
 from tests.support.audit import assert_audit_clean
 from tests.support.jobs import prepared
 from tests.support.stack import NULL_ENGINE, WORKER, Process, assert_exactly_once, running, wait_for, wait_until_ended
@@ -254,7 +254,7 @@ async def test_the_engine_that_stands_by_takes_over(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_STANDBY_ENGINE="true") as worker:
-        innocents, _ = await submit_mixed(engine, settings, queue, 3, 0, max_tokens=60)
+        innocents, _ = await submit_mixed(engine, settings, queue, 3, 0, max_tokens=150)
         await wait_for(engine, "SELECT count(*) = 3 FROM jobs WHERE attempt > 0")
         async with asyncio.timeout(30):
             while len(worker.children()) < 2:
@@ -262,6 +262,7 @@ async def test_the_engine_that_stands_by_takes_over(
         first, second = sorted(worker.children(), key=lambda each: each.create_time())
         first.kill()
         assert await wait_until_ended(engine, innocents) == {"succeeded": 3}
+        assert await ended_with_an_engine(engine)
         assert second in worker.children(), "it serves now"
         assert await has_new_engine(worker, second), "and there is another that stands by"
         assert await asyncio.to_thread(worker.terminate) == 0

@@ -98,11 +98,18 @@ async def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(
     await assert_audit_clean(engine, queue.redis)
 
 
+async def ended_with_an_engine(engine: AsyncEngine) -> int:
+    """How many attempts an engine's death has ended: none, and it has hit nobody."""
+    async with engine.connect() as conn:
+        count = "SELECT count(*) FROM attempts WHERE outcome IN ('engine_crash', 'bystander')"
+        return int(await conn.scalar(text(count)) or 0)
+
+
 async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW) as worker:
-        ids = await submit_many(engine, settings, queue, 4, max_tokens=60)
+        ids = await submit_many(engine, settings, queue, 4, max_tokens=150)
         await wait_for(engine, STARTED, n=4)
         for child in worker.children():
             child.kill()
@@ -113,17 +120,19 @@ async def test_kill_9_of_the_engine_is_repaired_by_its_supervisor(
         assert await conn.scalar(
             text("SELECT bool_and(engine_crashes <= 1 AND solo_crashes = 0 AND worker_losses = 0) FROM jobs")
         )
+    assert await ended_with_an_engine(engine)
 
 
 async def test_a_hanging_engine_is_killed_and_its_jobs_run_again(
     engine: AsyncEngine, settings: Settings, queue: JobQueue, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with running(WORKER, environment, tmp_path, **SLOW, PENSTOCK_ENGINE_HANG_S="2") as worker:
-        ids = await submit_many(engine, settings, queue, 3, max_tokens=50)
+        ids = await submit_many(engine, settings, queue, 3, max_tokens=150)
         await wait_for(engine, STARTED, n=3)
         for child in worker.children():
             child.send_signal(signal.SIGSTOP)
         assert await wait_until_ended(engine, ids) == {"succeeded": 3}
+    assert await ended_with_an_engine(engine)
     await assert_exactly_once(engine, ids)
     await assert_audit_clean(engine, queue.redis)
 

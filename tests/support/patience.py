@@ -2,7 +2,7 @@
 
 In production a Redis that hangs holds nobody up for longer than a second or so: then a rate is decided by the process alone, a job is left
 to the sweeper, a page shows a dash. On a busy machine a Redis that is well, or the test's own process, may be held up for as long, and the
-test would see that instead of what it is about. Tests of a server that hangs or is away have one of their own (`private_redis`).
+test would see that instead of what it is about. Tests of a server that hangs or is away have one of their own (`private_redis`, `private_postgres`).
 """
 
 import sys

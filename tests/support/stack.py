@@ -1,7 +1,6 @@
 """Real worker and maintenance processes for failure tests, with short intervals so that repair is seen in seconds."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -120,12 +119,3 @@ async def assert_exactly_once(engine: AsyncEngine, job_ids: Sequence[UUID]) -> N
     async with engine.connect() as conn:
         row = (await conn.execute(EXACTLY_ONCE, {"ids": list(job_ids)})).one()
     assert (row.jobs, row.with_one_result, row.billed_once) == (len(job_ids),) * 3
-
-
-def signal_all(processes: Sequence[psutil.Process], number: int) -> None:
-    """Send a signal to each that still lives."""
-    for each in processes:
-        try:
-            os.kill(each.pid, number)
-        except ProcessLookupError:
-            continue
