@@ -1,13 +1,16 @@
 """Who may read a stream, from where, and what does one get who can't?"""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.jobs.timekeeping import forget_outputs
 from app.queue.events import EventLog
+from app.retention.jobs import delete_old_jobs
 from app.settings import Settings
 from app.streams import follow
 from app.streams.event import last_id
@@ -147,15 +150,21 @@ async def test_an_output_past_its_retention_is_gone_and_its_bill_stays(
     await assert_audit_clean(engine, None)
 
 
+@pytest.mark.parametrize("what", ["the output", "the whole job"])
 async def test_output_that_is_forgotten_before_it_is_loaded_is_no_empty_output(
-    client: httpx.AsyncClient, worker: HandWorker, engine: AsyncEngine, served: Served
+    client: httpx.AsyncClient, worker: HandWorker, engine: AsyncEngine, served: Served, what: str
 ) -> None:
     job = await submitted(client)
     await worker.finish(job)
     reader = await served.hub.open("acme", job_id_of(job))
     async with engine.begin() as conn:
-        await conn.execute(sa.text("UPDATE job_results SET created_at = created_at - interval '2 hours'"))
-        assert await forget_outputs(conn, ttl_s=3600) == 1
+        if what == "the output":
+            await conn.execute(sa.text("UPDATE job_results SET created_at = created_at - interval '2 hours'"))
+            assert await forget_outputs(conn, ttl_s=3600) == 1
+        else:
+            await conn.execute(sa.text("UPDATE jobs SET finished_at = finished_at - interval '2 days'"))
+            since = datetime.now(UTC) - timedelta(days=3)
+            assert (await delete_old_jobs(conn, "acme", days=1, since=since, most=10)).rows["jobs"] == 1
     assert await reader.read() is None
     assert reader.cut_off, "who comes back is told that it isn't kept"
     reader.close()
