@@ -248,7 +248,9 @@ class StreamsFull(Unavailable):
 
 
 class StreamCut(PenstockError):
-    """A stream ended before the job did: the process is going to end, or its reader took nothing for too long. Go on after its last event."""
+    """A stream ended before its end was told: the process is going to end, its reader took nothing for too long, or what it was told of is
+    gone or has ended once more. Go on after its last event.
+    """
 
     code = "stream_cut"
     status = 503

@@ -32,7 +32,8 @@ async def follow(parts: HasStreams, job_id: UUID, tenant: str, after: int = 0) -
         NotFound: the tenant has no such job.
         OutputForgotten: the job has ended so long ago that its output isn't kept.
         StreamsFull: this process has as many readers as it may.
-        StreamCut: the process is going to end, or this reader took nothing for too long. Go on after the last event's id.
+        StreamCut: the process is going to end, this reader took nothing for too long, or the output has passed its retention or was made
+            anew meanwhile. Go on after the last event's id.
         Unavailable: Postgres doesn't answer.
     """
     reader = await parts.streams.open(tenant, job_id, after)

@@ -12,6 +12,7 @@ from app.api.outlet import DirectApp, Outlet, servers_send
 from app.streams.event import Event
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader, Spare
+from app.streams.rows import Output
 
 
 class Server:
@@ -33,12 +34,12 @@ class Server:
 
 
 def reader(*, most_bytes: int = 1 << 20) -> Reader:
-    async def load(_: object) -> None:
+    async def load(_: object) -> Output:
         raise AssertionError("no output is asked for")
 
     return Reader(
         uuid4(), Fold(1), most_bytes=most_bytes, load=load, on_close=lambda _: None, now=lambda: 7.0, spare=Spare(0)
-    )  # type: ignore[arg-type]
+    )
 
 
 def news(number: int) -> Item:

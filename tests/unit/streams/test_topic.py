@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.queue.events import ChoiceDelta, EventPlace, JobEvent
 from app.streams.fold import Fold
 from app.streams.reader import Reader, Spare
+from app.streams.rows import Output
 from app.streams.topic import Cursor, Topic, cursor_of
 
 JOB = uuid4()
@@ -28,14 +29,14 @@ def entry(seq: int) -> tuple[bytes, bytes]:
 STREAM = [entry(seq) for seq in range(1, NUM_TOKENS + 1)]
 
 
-async def _nothing(_: object) -> None:
+async def _nothing(_: object) -> Output:
     raise AssertionError("no output is asked for")
 
 
 def reader(*, most_bytes: int = 1 << 20) -> Reader:
     return Reader(
         JOB, Fold(1), most_bytes=most_bytes, load=_nothing, on_close=lambda _: None, now=lambda: 0.0, spare=Spare(0)
-    )  # type: ignore[arg-type]
+    )
 
 
 def tokens_of(reader: Reader) -> list[int]:
