@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up lint format test test-long mutations test-gpu coverage bench migration constraints clean
+.PHONY: help venv demo up lint format test test-long mutations test-gpu screens coverage bench migration constraints clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -58,6 +58,9 @@ mutations: venv ## Take out each guard of the protocol and see a test fail: make
 
 test-gpu: venv ## What needs a CUDA device
 	@$(BIN)/pytest -m gpu || { status=$$?; test $$status -eq 5 && echo "no test is marked gpu yet" || exit $$status; }
+
+screens: venv ## Photograph the dashboard's pages in a browser, into build/screens
+	@SCREENS=build/screens $(BIN)/pytest -m "not long and not gpu" tests/browser
 
 coverage: venv ## The tests of `make test` with branch coverage
 	@$(BIN)/pytest -m "not long and not gpu" --cov --cov-report=term-missing:skip-covered

@@ -24,7 +24,7 @@ from tests.support.api import Tenant, make_tenant
 from tests.support.api_process import running_process
 from tests.support.databases import temporary_database
 from tests.support.leftovers import assert_nobody_in_redis
-from tests.support.stack import LONG_LEASE, WORKER, running, wait_for
+from tests.support.stack import LONG_LEASE, MAINTENANCE, WORKER, running, wait_for
 
 BROOK, FAKE = "brook", "fake"
 REDIS_DATABASE = 15  # no test has it for itself (tests/conftest.py)
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass
 class Stack:
-    """An API, two workers, and the keys of two tenants."""
+    """An API, two workers, maintenance, and the keys of two tenants."""
 
     url: str
     settings: Settings
@@ -92,6 +92,7 @@ def stack(
         brook = {"PENSTOCK_DEVICE": "cpu", "PENSTOCK_MAX_NUM_SEQS": "8", "PENSTOCK_CANARY": "false"}
         held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **brook))
         held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **fake))
+        held.enter_context(running(MAINTENANCE, environment, folder))  # nominates again what was held up on its way to Redis
         api = held.enter_context(running_process(environment, folder))
 
         async def ready() -> tuple[Tenant, Tenant, str]:
