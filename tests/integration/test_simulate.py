@@ -5,12 +5,14 @@ from typing import Any
 
 from benchmarks import simulate
 
+JOBS = 800
+
 
 def live_through(seed: int, *days: str) -> dict[str, Any]:
     parser = argparse.ArgumentParser()
     simulate.add_arguments(parser)
     args = parser.parse_args(
-        ["--jobs", "1500", "--workers", "12", "--tenants", "30", "--seed", str(seed), "--day", *days]
+        ["--jobs", str(JOBS), "--workers", "12", "--tenants", "30", "--seed", str(seed), "--day", *days]
     )
     result = simulate.run(args)
     assert not [bar.name for bar in result.bars if "once" in bar.name and not bar.is_met]
@@ -28,8 +30,8 @@ def test_a_lost_zone_loses_no_job_and_the_seed_decides_the_rest():
     assert lost["again after p50 s"] >= 17.0
     for figures in one.values():
         tiers = figures["tiers"].values()
-        assert sum(each["offered"] for each in tiers) == 1500
-        assert figures["jobs ended"] == 1500 - sum(each["given up"] for each in tiers)
+        assert sum(each["offered"] for each in tiers) == JOBS
+        assert figures["jobs ended"] == JOBS - sum(each["given up"] for each in tiers)
     again = live_through(1, "lost-zone")
     assert repr(again["lost-zone"]) == repr(one["lost-zone"])  # by repr: NaN isn't itself
     assert repr(live_through(2, "lost-zone")) != repr(again)
