@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# For two cores: a test waits for its processes now and then; failure tests wait for leases to run out, most of the time.
+# For two cores: a test waits for its processes now and then.
 JOBS ?= 4
 FAILURE_JOBS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check
