@@ -92,7 +92,8 @@ def stack(
         brook = {"PENSTOCK_DEVICE": "cpu", "PENSTOCK_MAX_NUM_SEQS": "8", "PENSTOCK_CANARY": "false"}
         held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **brook))
         held.enter_context(running(WORKER, environment, folder, **LONG_LEASE, **fake))
-        held.enter_context(running(MAINTENANCE, environment, folder))  # nominates again what was held up on its way to Redis
+        # What is held up on its way to Redis is nominated again by it.
+        held.enter_context(running(MAINTENANCE, environment, folder))
         api = held.enter_context(running_process(environment, folder))
 
         async def ready() -> tuple[Tenant, Tenant, str]:
