@@ -163,9 +163,7 @@ class _Chaos:
             missed, self._missed = self._missed, []
             tasks = []
             for fault in missed:
-                self._tell(
-                    f"once more  {fault}  ({len(load.tally.accepted)} jobs accepted, {load.num_open} clients ask)"
-                )
+                self._tell(f"again  {fault}  ({len(load.tally.accepted)} jobs accepted, {load.num_open} clients ask)")
                 tasks.append(asyncio.create_task(self._suffer(fault)))
                 await asyncio.sleep(pause_s)
             await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Every page: nothing in the console, nothing against the CSP, nothing that axe calls serious, nothing that sticks out; and a picture to look at."""
+"""Every page: nothing in the console, nothing against the CSP, nothing that axe calls serious, nothing that sticks out; with `make screens` a picture to look at."""
 
 import asyncio
 from datetime import datetime, timedelta

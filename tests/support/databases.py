@@ -16,7 +16,7 @@ from tests.support.leftovers import assert_nobody_in_postgres
 # Copying files, without the WAL of their pages, is the faster of the two ways where nothing is synced.
 CREATE = "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY"
 MEMORY = Path("/dev/shm")
-ROOM = 4 << 30  # bytes: two sessions' servers, and room to spare
+ROOM = 4 << 30  # bytes: the servers of some sessions, and room to spare
 _numbers = count(1)
 
 
