@@ -32,6 +32,26 @@ async def at_most(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result
     raise TimeoutError
 
 
+async def to_its_end(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of work that mustn't be broken off half-way: who is cancelled leaves when it has ended, or `seconds` later.
+
+    A second cancel doesn't shorten that. What hasn't ended by then is cancelled, and nobody waits until it has really ended.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        until = asyncio.get_running_loop().time() + seconds
+        while not task.done() and (left_s := until - asyncio.get_running_loop().time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=left_s)
+        if task.done():
+            _forget(task)
+        else:
+            _abandon(task)
+        raise
+
+
 def _abandon(task: asyncio.Task[Any]) -> None:
     task.cancel()
     _abandoned.add(task)

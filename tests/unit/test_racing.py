@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from app.racing import at_most, race
+from app.racing import at_most, race, to_its_end
 
 
 async def stubborn(started: asyncio.Event, ended: asyncio.Event) -> None:
@@ -42,6 +42,52 @@ async def test_what_takes_its_time_to_be_cancelled_is_not_waited_for() -> None:
 async def test_who_is_cancelled_leaves_at_once() -> None:
     started, ended = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(at_most(60, stubborn(started, ended)))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not ended.is_set()
+    await ended.wait()
+
+
+async def test_what_runs_to_its_end_gives_its_result_or_error() -> None:
+    async def quick() -> int:
+        return 7
+
+    async def broken() -> int:
+        raise ValueError("told")
+
+    assert await to_its_end(5, quick()) == 7
+    with pytest.raises(ValueError, match="told"):
+        await to_its_end(5, broken())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_is_cancelled_again_and_again_leaves_when_the_work_has_ended(fails: bool) -> None:
+    started, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        await may_end.wait()
+        ended.set()
+        if fails:
+            raise ValueError("nobody waits for that any more")
+
+    task = asyncio.create_task(to_its_end(60, work()))
+    await started.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_work_that_does_not_end_holds_nobody_for_longer_than_it_may() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(to_its_end(0.05, stubborn(started, ended)))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -21,6 +21,7 @@ from app.queue.checkpoints import read_checkpoint, take_over
 from app.queue.events import JobEvent, Publication, read_now
 from app.queue.fairness import COMMON_LEVEL, LEVELS, credit_of, lead_of, priority_of
 from app.queue.streams import Ring, Room
+from app.racing import to_its_end
 from app.redis import RedisError
 from app.telemetry import emit
 from workers.engine.protocol import Grammar, Request, SamplingParams
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _BELL_WAIT_S = 1.0  # a bell may be lost or taken by another worker: look again after this
 _PRECEDENCE_S = 0.005  # of workers with free room, before one without takes it from others
 _ERROR_WAIT_S = 0.5
+_DECIDE_S = 2.0  # that a claim has to be decided, when the loop is stopped meanwhile
 _MAX_CLAIM = 256
 _CHECKPOINT_TIMEOUT_S = 2.0
 _RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
@@ -179,17 +181,32 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) ->
     if jobs == 0:
         await worker.wait_for_change(_BELL_WAIT_S)
         return
+    requests = await to_its_end(_DECIDE_S, _bring_in(worker, finisher, rooms, jobs))
+    if requests is None:
+        await bell.wait(rooms)
+    elif worker.alone:
+        await _run_alone(worker, finisher, requests)
+    else:
+        await hand_over(worker, finisher, requests)
+
+
+async def _bring_in(
+    worker: WorkerContext, finisher: Finisher, rooms: Mapping[str, Sequence[Room]], max_jobs: int
+) -> list[Request] | None:
+    """Claim and decide: what was started is in the hand, and what the engine has to be told of it is returned; None if nothing waits.
+
+    Half-way it would leave claims that nobody decides: those jobs would wait for the sweeper, longer than for another engine.
+    """
     nominated = await worker.queue.claim(
         worker.incarnation.hex,
-        max_jobs=jobs,
+        max_jobs=max_jobs,
         room=rooms,
         lead=lead_of(worker.stats.held_tokens),
         credit=credit_of(worker.stats.held_tokens),
         aging_s=worker.settings.aging_s,
     )
     if not nominated:
-        await bell.wait(rooms)
-        return
+        return None
     kill_point("worker.after_claim")
     async with worker.db.begin() as conn:
         pace = worker.throughput.seconds_per_token or 0.0
@@ -208,10 +225,7 @@ async def _claim_once(worker: WorkerContext, finisher: Finisher, bell: _Bell) ->
         await worker.queue.put_back([(each.job_id, each.gen) for each in nominated if each.job_id not in let_in])
     except RedisError as error:
         emit(log, logging.WARNING, "ack_failed", error=error)
-    if worker.alone:
-        await _run_alone(worker, finisher, requests)
-    else:
-        await hand_over(worker, finisher, requests)
+    return requests
 
 
 async def _run_alone(worker: WorkerContext, finisher: Finisher, requests: Sequence[Request]) -> None:
@@ -330,6 +344,7 @@ async def hand_over(worker: WorkerContext, finisher: Finisher, requests: Sequenc
 async def add(worker: WorkerContext, job: RunningJob, request: Request) -> None:
     """Give one job to the engine, with the tokens that it has already."""
     resumed = [list(choice.token_ids) for choice in job.choices] if job.num_resumed else []
+    job.is_handed_over = True
     await worker.engine.add(msgspec.structs.replace(request, resume=resumed))
     for choice in job.choices:
         if job.is_ending:

@@ -150,6 +150,7 @@ class RunningJob:
         self._num_published = 0  # tokens
         self.num_discarded = 0  # tokens that readers were told and that don't count any more
         self._unreadable: Exception | None = None  # what its tokens did to the tokenizer
+        self.is_handed_over = False  # to the engine
         self.has_output = False  # whether the engine has brought anything in this attempt
         self.is_ending = False  # an ending or give-back is on its way to Postgres: outputs and cancels come too late
 

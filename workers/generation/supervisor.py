@@ -168,6 +168,7 @@ class Supervisor:
         worker.is_draining = False
         worker.load_s = self._engines.load_s
         worker.is_fit.clear()
+        worker.alone.clear()
         await self._until_written(self._open_lease, worker, previous)
         emit(log, logging.INFO, "worker_ready", incarnation=worker.incarnation.hex, model=worker.model_name)
         try:

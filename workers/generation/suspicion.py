@@ -25,10 +25,10 @@ def sort_out(jobs: Sequence[RunningJob], flight: FlightRecord | None) -> Suspici
     """Sort what the engine had been given by the last thing that it recorded.
 
     A job that had brought tokens has passed its prompt; one that hadn't is likelier to be the cause. Of a step that ran
-    others (a self-test, jobs that have ended) nobody here is a suspect; without any record, all are.
+    others (a self-test, jobs that have ended) nobody here is a suspect; without any record, all are that it was given.
     """
     if flight is None or not flight.members:
-        suspects = list(jobs)
+        suspects = [job for job in jobs if job.is_handed_over]
     else:
         admitted, members = set(flight.admitted), set(flight.members)
         suspects = [job for job in jobs if job.request_id in admitted]

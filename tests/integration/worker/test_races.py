@@ -5,6 +5,7 @@ import contextlib
 import signal
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -13,15 +14,19 @@ from app.jobs import rescue, store
 from app.jobs.store import GivenBack
 from app.queue.checkpoints import read_checkpoint
 from app.queue.events import ChoiceDelta, JobEvent, Publication
-from app.queue.streams import Nomination
+from app.queue.streams import JobQueue, Nomination
+from app.racing import race
+from app.redis import Redis
 from app.settings import Settings
 from tests.support.dead import DEADLY, send_back
-from tests.support.jobs import start_under
+from tests.support.jobs import POOL, start_under, submit_and_nominate
+from workers.engine.errors import EngineDied
 from workers.engine.protocol import Moved, Request, SamplingParams, StepOutput, TokenDelta
-from workers.generation.claimer import hand_over, take_in
+from workers.generation.claimer import claim_forever, hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.outputs import stop_job, take_step
+from workers.generation.suspicion import sort_out
 
 
 async def test_a_cancel_while_the_abort_of_a_stopped_choice_waits_for_the_engine(
@@ -58,7 +63,7 @@ async def _fill(worker: WorkerContext, bias: dict[int, float]) -> None:
 async def test_a_job_cancelled_between_its_start_and_its_hand_over_does_not_run_in_the_engine(
     worker: WorkerContext, settings: Settings
 ) -> None:
-    """As _claim_once does it, with the cancel arriving while ack waits for Redis."""
+    """As _bring_in does it, with the cancel arriving while ack waits for Redis."""
     finisher = Finisher(worker)
     requests = take_in(worker, finisher, await start_under(worker, settings, max_tokens=500))
     (job,) = worker.hand.values()
@@ -176,3 +181,39 @@ async def test_a_preemption_is_noted_on_the_job_that_it_befell(worker: WorkerCon
     ((noted,),) = [job.preempted]
     assert noted["choice"] == 0
     assert noted["back_s"] is not None
+
+
+class LateReplies(JobQueue):
+    """Its claims are done at once and take a while to come back, as from a busy Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, POOL)
+        self.has_claimed = asyncio.Event()
+
+    async def claim(self, *args: Any, **kwargs: Any) -> list[Nomination]:
+        claimed = await super().claim(*args, **kwargs)
+        if claimed:
+            self.has_claimed.set()
+            await asyncio.sleep(0.7)  # the race's second cancel comes meanwhile
+        return claimed
+
+
+async def test_a_claim_that_is_on_its_way_when_the_engine_dies_is_decided(
+    worker: WorkerContext, settings: Settings, redis: Redis
+) -> None:
+    """It used to be dropped: its jobs waited for the sweeper, for `renominate_after_s`, where there was one."""
+    worker.queue = queue = LateReplies(redis)
+    worker.is_fit.set()
+    await queue.open_epoch("test")
+    (job_id,) = await submit_and_nominate(worker.db, settings, queue, 1)
+
+    async def engine_dies() -> None:
+        await queue.has_claimed.wait()
+        raise EngineDied(-9, "")
+
+    with pytest.raises(EngineDied):
+        await race(claim_forever(worker, Finisher(worker)), engine_dies())
+    (job,) = worker.hand.values()
+    assert job.started.job_id == job_id
+    assert not await redis.exists(queue.keys.stream("standard", "acme")), "it is acked, too"
+    assert sort_out([job], None).bystanders == [job], "the engine never had it"

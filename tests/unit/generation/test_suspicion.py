@@ -3,11 +3,18 @@
 import pytest
 
 from app.queue.places import MAX_SOLO_SUSPECTS
-from tests.unit.generation.test_hand import job
+from tests.unit.generation import test_hand
 from workers.engine.flight import FlightRecord
 from workers.generation.crash_loop import CrashLoop
 from workers.generation.hand import RunningJob
 from workers.generation.suspicion import shown, sort_out
+
+
+def job() -> RunningJob:
+    """One that the engine was given."""
+    running = test_hand.job()
+    running.is_handed_over = True
+    return running
 
 
 def names(jobs: list[RunningJob]) -> list[str]:
@@ -36,6 +43,12 @@ def test_one_that_was_new_and_is_not_ours_any_more_clears_nobody() -> None:
 def test_without_a_record_all_are(flight: FlightRecord | None) -> None:
     jobs = [job(), job()]
     assert sort_out(jobs, flight).suspects == jobs
+
+
+def test_one_that_the_engine_was_not_given_yet_is_none() -> None:
+    given, claimed = job(), test_hand.job()
+    found = sort_out([given, claimed], None)
+    assert (found.suspects, found.bystanders) == ([given], [claimed])
 
 
 def test_a_self_test_that_kills_the_engine_makes_no_suspects() -> None:
