@@ -8,10 +8,10 @@ from typing import Protocol
 from uuid import UUID
 
 from app.errors import StreamCut
-from app.streams.event import Event
+from app.streams.event import Event, Finished, Tokens
 from app.streams.hub import Hub
 
-__all__ = ["Event", "HasStreams", "Hub", "follow"]
+__all__ = ["Event", "Finished", "HasStreams", "Hub", "Tokens", "follow"]
 
 
 class HasStreams(Protocol):

@@ -13,31 +13,39 @@ from app.queue.events import TokenLogprob
 RUN_BITS = 32
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of one job.
+class Event(msgspec.Struct, frozen=True):
+    """One event of one job, its fields in the order in which they are sent.
 
-    `kind` is `started`, `restarted` (drop what came before: the text begins anew), `tokens` (of one choice, `index`) or `finished`.
-    `offset` counts the choice's tokens before this event, `text_offset` its characters. `status`, `usage` and `error` are those of
-    the finished job.
+    `kind` is `started`, `restarted` (drop what came before: the text begins anew), `tokens` or `finished`; those two have a class each.
     """
 
     id: int
     kind: str
-    index: int = 0
-    offset: int = 0
-    text_offset: int = 0
-    text: str = ""
-    token_ids: list[int] = []
-    logprobs: list[TokenLogprob] | None = None
-    finish_reason: str | None = None
-    status: str | None = None
-    usage: dict[str, int] | None = None
-    error: dict[str, Any] | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether nothing follows."""
         return self.kind == "finished"
+
+
+class Tokens(Event, frozen=True, omit_defaults=True):
+    """Tokens of one choice, `index`, or its end. `offset` counts the choice's tokens before this event, `text_offset` its characters."""
+
+    index: int
+    offset: int
+    text_offset: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class Finished(Event, frozen=True):
+    """The job's end: `status`, `usage` and `error` are those of the finished job."""
+
+    status: str
+    usage: dict[str, int]
+    error: dict[str, Any] | None
 
 
 def first_id(run: int) -> int:
@@ -60,51 +68,21 @@ def units_of(event_id: int) -> int:
     return max(0, event_id - first_id(run_of(event_id)))
 
 
-class _Start(msgspec.Struct):
-    id: int
-    kind: str
-
-
-class _Tokens(msgspec.Struct, omit_defaults=True):
-    id: int
-    kind: str
-    index: int
-    offset: int
-    text_offset: int
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None
-    logprobs: list[dict[str, Any]] | None = None
-
-
-class _Finish(msgspec.Struct):
-    id: int
-    kind: str
-    status: str | None
-    usage: dict[str, int] | None
-    error: dict[str, Any] | None
-
-
 _encode = msgspec.json.Encoder().encode
 
 
 def wire(event: Event) -> bytes:
     """The event as a server-sent event: `id`, `event` and `data`, which is JSON."""
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.id, event.kind.encode(), _encode(_shown(event)))
+    if isinstance(event, Tokens):
+        told = _with_names(event) if event.logprobs else event
+        return b"id: %d\nevent: tokens\ndata: %b\n\n" % (event.id, _encode(told))
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.id, event.kind.encode(), _encode(event))
 
 
-def _shown(event: Event) -> msgspec.Struct:
-    if event.kind == "tokens":
-        logprobs = None
-        if event.logprobs:
-            logprobs = [
-                {"logprob": each.chosen, "top_ids": each.top_ids, "top_logprobs": each.top_logprobs}
-                for each in event.logprobs
-            ]
-        return _Tokens(
-            event.id, event.kind, event.index, event.offset, event.text_offset, event.text, event.token_ids,
-            event.finish_reason, logprobs,
-        )  # fmt: skip
-    if event.is_last:
-        return _Finish(event.id, event.kind, event.status, event.usage, event.error)
-    return _Start(event.id, event.kind)
+def _with_names(event: Tokens) -> Tokens:
+    """To be sent: of each log-probability its numbers by name, which aren't told so in Redis."""
+    logprobs = [
+        {"logprob": each.chosen, "top_ids": each.top_ids, "top_logprobs": each.top_logprobs}
+        for each in event.logprobs or ()
+    ]
+    return msgspec.structs.replace(event, logprobs=logprobs)

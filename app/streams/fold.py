@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from app.queue.events import ChoiceDelta
-from app.streams.event import Event, first_id, run_of, units_of
+from app.streams.event import Event, Tokens, first_id, run_of, units_of
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class _Told:
 class Fold:
     """One place in one job's stream. It is moved on by deltas, from wherever they come, in the order in which they were written."""
 
-    __slots__ = ("_choices", "_n", "_seeks", "_units", "has_gap", "run", "told")
+    __slots__ = ("_choices", "_first_id", "_n", "_seeks", "_units", "has_gap", "run", "told")
 
     def __init__(self, n: int, after: int = 0) -> None:
         """For a job of `n` choices, and a reader who has all up to and with the event `after`."""
@@ -28,6 +28,7 @@ class Fold:
         self.told = after
         self.has_gap = False  # tokens are missing: only Postgres, at the end, or a new run helps
         self._choices: list[_Told] = []
+        self._first_id = 0  # of the run
         self._units = 0
         # The only choice's place follows from the id, so that its stream need not be read from the beginning.
         self._seeks = n == 1 and units_of(after) > 0
@@ -51,10 +52,10 @@ class Fold:
 
     def take(self, run: int, deltas: Iterable[ChoiceDelta]) -> list[Event]:
         """What these deltas of a run bring that is new."""
-        if run < self.run:
-            return []
         events: list[Event] = []
-        if run > self.run:
+        if run != self.run:
+            if run < self.run:
+                return events
             self._begin(run, events)
         for delta in deltas:
             if not self.has_gap:
@@ -65,6 +66,7 @@ class Fold:
         """Another one at the same place."""
         other = Fold(self._n, self.told)
         other.run, other.has_gap, other._units, other._seeks = self.run, self.has_gap, self._units, self._seeks
+        other._first_id = self._first_id
         other._choices = [replace(choice) for choice in self._choices]
         return other
 
@@ -82,10 +84,11 @@ class Fold:
         if run != run_of(self.told):
             self._seeks = False
         self.run, self.has_gap, self._units = run, False, 0
+        self._first_id = first_id(run)
         self._choices = [_Told() for _ in range(self._n)]
-        if (event_id := first_id(run)) > self.told:
-            self.told = event_id
-            events.append(Event(id=event_id, kind="started" if run == 1 else "restarted"))
+        if self._first_id > self.told:
+            self.told = self._first_id
+            events.append(Event(self._first_id, "started" if run == 1 else "restarted"))
 
     def _join(self, delta: ChoiceDelta, events: list[Event]) -> None:
         if delta.choice >= self._n:
@@ -100,34 +103,31 @@ class Fold:
             choice.tokens, choice.chars, self._units = delta.offset, delta.text_offset, delta.offset
         if choice.finished:
             return
-        known = choice.tokens - delta.offset
-        if known < 0:
-            self.has_gap = True
-            return
-        num_new = len(delta.token_ids) - known
-        if num_new < 0 or (num_new == 0 and delta.finish_reason is None):
-            return
-        known_chars = choice.chars - delta.text_offset if known else 0
-        text = delta.text[max(0, known_chars) :]
         offset, text_offset = choice.tokens, choice.chars
-        choice.tokens += num_new
+        token_ids, text, logprobs = delta.token_ids, delta.text, delta.logprobs
+        known = offset - delta.offset
+        if known:  # else it begins where the last one ended, as nearly all do
+            if known < 0:
+                self.has_gap = True
+                return
+            if known > len(token_ids):
+                return
+            token_ids, text, logprobs = (
+                token_ids[known:],
+                text[max(0, text_offset - delta.text_offset) :],
+                logprobs[known:],
+            )
+        reason = delta.finish_reason
+        if not token_ids and reason is None:
+            return
+        choice.tokens += len(token_ids)
         choice.chars += len(text)
-        choice.finished = delta.finish_reason is not None
-        self._units += num_new + choice.finished
-        event_id = first_id(self.run) + self._units
+        choice.finished = reason is not None
+        self._units += len(token_ids) + choice.finished
+        event_id = self._first_id + self._units
         if event_id <= self.told:
             return
         self.told = event_id
         events.append(
-            Event(
-                id=event_id,
-                kind="tokens",
-                index=delta.choice,
-                offset=offset,
-                text_offset=text_offset,
-                text=text,
-                token_ids=delta.token_ids[known:] if known else delta.token_ids,
-                logprobs=(delta.logprobs[known:] if known else delta.logprobs) or None,
-                finish_reason=delta.finish_reason,
-            )
+            Tokens(event_id, "tokens", delta.choice, offset, text_offset, text, token_ids, reason, logprobs or None)
         )

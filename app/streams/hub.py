@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID, uuid4
@@ -24,7 +24,7 @@ from app.streams.announce import Announcer
 from app.streams.fold import Fold
 from app.streams.reader import Reader, Spare
 from app.streams.topic import Cursor, Topic
-from app.streams.xread import Doorway, Wanted
+from app.streams.xread import Doorway, Entry, Wanted
 from app.telemetry import emit
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class Hub:
                 pipe.expire(self._wake_key, _WAKE_TTL_S)
                 await pipe.execute()
 
-    async def _spread(self, answer: list[tuple[bytes, list[tuple[bytes, bytes]]]]) -> None:
+    async def _spread(self, answer: Sequence[tuple[bytes, Sequence[Entry]]]) -> None:
         """Give each topic what was asked for; its readers may have changed since."""
         now = self._now()
         for place, (key, entries) in enumerate(answer):
@@ -248,6 +248,7 @@ class Hub:
             if topic is None:
                 continue  # its last reader left meanwhile
             self._stale.add(key)
+            topic.heard_at = now
             topic.take(self._asked[key], entries, now)
             if topic.has_end:
                 self._ends_wanted.add(topic.job_id)
@@ -258,7 +259,7 @@ class Hub:
     # Postgres.
 
     async def _end_forever(self) -> None:
-        """End what has ended: those of which Redis tells at once, all others within a second."""
+        """End what has ended: those of which Redis tells at once, all others within two seconds of their last news."""
         next_poll = self._now() + _POLL_S
         while not self._is_closed:
             with contextlib.suppress(TimeoutError):
@@ -266,9 +267,10 @@ class Hub:
                     await self._end_seen.wait()
             self._end_seen.clear()
             wanted, self._ends_wanted = self._ends_wanted, set()
-            if self._now() >= next_poll:
-                wanted = set(self._topics)
-                next_poll = self._now() + _POLL_S
+            if (now := self._now()) >= next_poll:
+                # A job whose tokens come hasn't ended, and is asked for when they cease.
+                wanted |= {each.job_id for each in self._topics.values() if now - each.heard_at >= _POLL_S}
+                next_poll = now + _POLL_S
             wanted &= self._topics.keys()
             if not wanted:
                 continue

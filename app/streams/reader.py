@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import is_outage
-from app.streams.event import Event, wire
+from app.streams.event import Event, Tokens, wire
 from app.streams.fold import Fold
 from app.streams.rows import Ended, Output
 
@@ -38,6 +38,8 @@ class Item:
 
 def _size(told: Event) -> int:
     """What it takes in memory, in bytes, about."""
+    if not isinstance(told, Tokens):
+        return 200
     logprobs = told.logprobs or ()
     num_top = len(logprobs[0].top_ids) if logprobs else 0  # as many in each place
     return 200 + len(told.text) + 8 * len(told.token_ids) + (100 + 32 * num_top) * len(logprobs)
@@ -135,8 +137,20 @@ class Reader:
         """Whether no more may be put in."""
         return self._num_bytes >= self.most_bytes
 
-    def put(self, items: Sequence[Item], num_bytes: int) -> None:
+    def offer(self, event: Event, now: float) -> bool:
+        """Tell it at once, where it is waited for (so nothing is before it) and there is an outlet; whether it was."""
+        waiter, outlet = self._waiter, self.outlet
+        if waiter is None or outlet is None or waiter.done():
+            return False
+        self.heard_at = now
+        self._unsent = outlet(wire(event))
+        if self._unsent is not None:
+            self._block(waiter)
+        return True
+
+    def put(self, items: Sequence[Item], num_bytes: int, now: float) -> None:
         """Something new, of this size; `tell` tells the reader of all that was put in."""
+        self.heard_at = now
         self._items += items
         self._num_bytes += num_bytes
 
@@ -150,8 +164,12 @@ class Reader:
             return
         self._unsent = self.outlet(wire_of(self._take()))
         if self._unsent is not None:
-            self.busy_since = self._now()
-            waiter.set_result(None)
+            self._block(waiter)
+
+    def _block(self, waiter: "asyncio.Future[None]") -> None:
+        """What the outlet has begun is to be ended by the task that reads."""
+        self.busy_since = self._now()
+        waiter.set_result(None)
 
     def call_at_room(self, on_room: Callable[[], None]) -> None:
         """Have this called once the buffer is half empty."""

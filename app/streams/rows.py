@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.queue.events import ChoiceDelta, TokenLogprob
 from app.queue.traces import Trace
-from app.streams.event import Event, last_id
+from app.streams.event import Finished, last_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Ended:
     is_forgotten: bool  # its output is past its retention
 
     @property
-    def event(self) -> Event:
+    def event(self) -> Finished:
         """The last event of its stream."""
         usage = {
             "prompt_tokens": self.prompt_tokens,
@@ -35,7 +35,7 @@ class Ended:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
-        return Event(id=last_id(self.attempt), kind="finished", status=self.status, usage=usage, error=self.error)
+        return Finished(last_id(self.attempt), "finished", self.status, usage, self.error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What does one process follow of one job? Each entry of its stream is decoded once, whoever reads."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -11,6 +12,7 @@ from app.queue.events import END_ORDER, EventPlace, JobEvent, run_and_order
 from app.queue.keys import events_key
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader
+from app.streams.xread import Entry
 
 _cursor = attrgetter("cursor")
 _decode = msgspec.json.Decoder(JobEvent).decode
@@ -35,7 +37,7 @@ def cursor_of(entry_id: bytes) -> Cursor:
 class Feed:
     """Readers who stand at the same place of a job's stream."""
 
-    __slots__ = ("cursor", "entry_id", "fold", "readers", "waits_for_room", "whole_at")
+    __slots__ = ("cursor", "entry_id", "fold", "has_untold", "readers", "waits_for_room", "whole_at")
 
     def __init__(self, fold: Fold, entry_id: bytes, readers: list[Reader]) -> None:
         self.fold = fold
@@ -43,29 +45,52 @@ class Feed:
         self.cursor = cursor_of(entry_id)
         self.readers = readers
         self.waits_for_room = False
+        self.has_untold = False  # something is in its readers' buffers that they weren't told of
         self.whole_at = 0  # the attempt whose end has been read, with all that came before it
 
-    def take(self, entry_id: bytes, cursor: Cursor, event: JobEvent | None, now: float) -> bool:
-        """Move on by one entry; None is one that can't be read. Whether a reader's buffer is full then."""
+    def take(
+        self,
+        entry_id: bytes,
+        cursor: Cursor,
+        run: int,
+        order: int,
+        event: JobEvent | None,
+        now: float,
+        *,
+        is_alone: bool,
+    ) -> bool:
+        """Move on by one entry, of this run and order; None is one that can't be read. Whether a reader's buffer is full then.
+
+        Readers are told by `tell`, or at once where the entry `is_alone` in its answer and goes to one reader.
+        """
         self.entry_id, self.cursor = entry_id, cursor
         if event is None:
             self.fold.has_gap = True
             return False
-        run, order = run_and_order(cursor)
         is_full = False
         if events := self.fold.take(run, event.deltas):
-            items = [Item(each) for each in events]
-            num_bytes = sum([item.size for item in items])
-            for reader in self.readers:
-                reader.heard_at = now
-                reader.put(items, num_bytes)
-                is_full |= reader.is_full
+            readers = self.readers
+            if not (is_alone and len(readers) == len(events) == 1 and readers[0].offer(events[0], now)):
+                is_full = self._put([Item(each) for each in events], now)
+        self.whole_at = 0
         if order == END_ORDER:
             place = EventPlace.at(*cursor)
-            self.whole_at = place.attempt if self.fold.has_all(run, place.seq) else 0
-        else:
-            self.whole_at = 0
+            if self.fold.has_all(run, place.seq):
+                self.whole_at = place.attempt
         return is_full
+
+    def _put(self, items: list[Item], now: float) -> bool:
+        self.has_untold = True
+        num_bytes = sum([item.size for item in items])
+        for reader in self.readers:
+            reader.put(items, num_bytes, now)
+        return any(reader.is_full for reader in self.readers)
+
+    def tell(self) -> None:
+        """Tell the readers what was put into their buffers."""
+        self.has_untold = False
+        for reader in self.readers:
+            reader.tell()
 
     def stands_with(self, other: "Feed") -> bool:
         """Whether both can go on as one."""
@@ -76,7 +101,7 @@ class Feed:
 class Topic:
     """One job that is followed, by one feed for each place at which its readers stand."""
 
-    __slots__ = ("_on_room", "feeds", "has_end", "job_id", "key", "n")
+    __slots__ = ("_on_room", "feeds", "has_end", "heard_at", "job_id", "key", "n")
 
     def __init__(self, job_id: UUID, n: int, on_room: Callable[[], None]) -> None:
         """`on_room` is called when a reader that had none has room again."""
@@ -85,6 +110,7 @@ class Topic:
         self.key = events_key(job_id).encode()
         self.feeds: list[Feed] = []
         self._on_room = on_room
+        self.heard_at = -math.inf  # when there was news last
         self.has_end = False  # the newest entry that was read says that the job has ended
 
     def join(self, reader: Reader) -> None:
@@ -106,22 +132,23 @@ class Topic:
             return None if self.feeds[0].waits_for_room else self.feeds[0]
         return min((feed for feed in self.feeds if not feed.waits_for_room), key=_cursor, default=None)
 
-    def take(self, asked: Cursor, entries: Sequence[tuple[bytes, bytes]], now: float) -> None:
-        """Entries of the stream, oldest first, as (id, JSON): all that followed `asked`, up to the last of them.
+    def take(self, asked: Cursor, entries: Sequence[Entry], now: float) -> None:
+        """Entries of the stream, oldest first: all that followed `asked`, up to the last of them.
 
         A feed that stands before `asked` misses what lies between, so it waits for an answer of its own.
         """
-        for entry_id, content in entries:
+        is_alone = len(entries) == 1
+        for entry_id, (_, content) in entries:
             cursor, event = cursor_of(entry_id), _event(content)
-            for feed in list(self.feeds):
+            run, order = run_and_order(cursor)
+            for feed in self.feeds.copy():
                 is_next = asked <= feed.cursor < cursor and not feed.waits_for_room
-                if is_next and feed.take(entry_id, cursor, event, now):
+                if is_next and feed.take(entry_id, cursor, run, order, event, now, is_alone=is_alone):
                     self._part_from_full(feed)
-        if entries:
-            self.has_end = run_and_order(cursor)[1] == END_ORDER
+            self.has_end = order == END_ORDER
         for feed in self.feeds:
-            for reader in feed.readers:
-                reader.tell()
+            if feed.has_untold:
+                feed.tell()
         if len(self.feeds) > 1:
             self._merge()
 
@@ -143,7 +170,7 @@ class Topic:
         for reader in full:
             feed.readers.remove(reader)
             alone = Feed(feed.fold.fork(), feed.entry_id, [reader])
-            alone.waits_for_room, alone.whole_at = True, feed.whole_at
+            alone.waits_for_room, alone.whole_at, alone.has_untold = True, feed.whole_at, True
             self.feeds.append(alone)
             reader.call_at_room(partial(self._has_room, alone))
         if not feed.readers:

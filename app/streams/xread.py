@@ -2,12 +2,15 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from app.redis import Redis, RedisError
 
 _SLACK_S = 5.0  # for an answer to come, beyond the time for which Redis was told to wait
+
+Entry = Sequence[Any]  # as Redis gives it: its id, and a list of the name and the value of its one field
 
 
 class Wanted:
@@ -50,10 +53,8 @@ class Doorway:
         self._redis = redis
         self._connection: Any = None  # redis-py's, whose methods have no types
 
-    async def read(self, wanted: Wanted, *, count: int, block_ms: int) -> list[tuple[bytes, list[tuple[bytes, bytes]]]]:
-        """New entries of each stream that has some, at most `count` of each; none after `block_ms`.
-
-        An entry is (id, its one field's value).
+    async def read(self, wanted: Wanted, *, count: int, block_ms: int) -> Sequence[tuple[bytes, Sequence[Entry]]]:
+        """New entries of each stream that has some, at most `count` of each, by its key; none after `block_ms`.
 
         Raises:
             RedisError, OSError, TimeoutError: Redis doesn't answer.
@@ -67,7 +68,7 @@ class Doorway:
         except BaseException:
             await self.close()
             raise
-        return [(key, [(entry_id, fields[1]) for entry_id, fields in entries]) for key, entries in reply or ()]
+        return reply or ()
 
     async def close(self) -> None:
         """Hang up; the next `read` connects again."""

@@ -173,16 +173,20 @@ async def watch_callers(worker: WorkerContext, finisher: Finisher) -> None:
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
                     if message is not None:
-                        job = _named(worker, message["data"].decode("ascii", errors="replace"))
-                        if job is not None and message["channel"] == READ_CHANNEL.encode():
-                            job.is_read = True
+                        named = _named(worker, message["data"].decode("ascii", errors="replace"))
+                        if message["channel"] == CANCEL_CHANNEL.encode():
+                            for job in named:
+                                await stop_job(worker, finisher, job, "cancelled")
+                        elif named:
+                            for job in named:
+                                job.is_read = True
                             worker.first_tokens.set()
-                        elif job is not None:
-                            await stop_job(worker, finisher, job, "cancelled")
         except (RedisError, OSError) as error:
             emit(log, logging.WARNING, "callers_channel_lost", error=error)
             await asyncio.sleep(_ERROR_WAIT_S)
 
 
-def _named(worker: WorkerContext, job_hex: str) -> RunningJob | None:
-    return next((job for job in worker.hand.values() if job.started.job_id.hex == job_hex), None)
+def _named(worker: WorkerContext, names: str) -> list[RunningJob]:
+    """Those in the hand whose ids stand in a message."""
+    wanted = set(names.split())
+    return [job for job in worker.hand.values() if job.started.job_id.hex in wanted]

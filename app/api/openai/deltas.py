@@ -15,7 +15,7 @@ from app.errors import Unavailable
 from app.jobs.read import JobView
 from app.jobs.states import END_STATUSES
 from app.jobs.token_text import TokenText
-from app.streams import Event, follow
+from app.streams import Event, Finished, Tokens, follow
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ async def deltas_of(call: Call, *, shows_tokens: bool = False) -> AsyncGenerator
             elif event.kind == "restarted":
                 for each in once:
                     each.again()
-            elif event.kind == "tokens":
+            elif isinstance(event, Tokens):
                 if event.logprobs and tokens is None:
                     tokens = await _tokens_of(call)
                 if (delta := _delta(event, once[event.index], tokens)) is not None:
@@ -66,7 +66,7 @@ async def deltas_of(call: Call, *, shows_tokens: bool = False) -> AsyncGenerator
     job = await patiently(call.runtime, lambda: job_of(call.runtime, call.caller, call.job.id))
     if job.status not in END_STATUSES:
         # A dead job that an operator has requeued since: the life that was asked for is over.
-        assert last is not None
+        assert isinstance(last, Finished)
         assert last.status in END_STATUSES, "its stream ends after its end was committed"
         job = replace(job, status=last.status, error=last.error)
     yield Ended(job)
@@ -96,7 +96,7 @@ async def _tokens_of(call: Call) -> TokenText:
     return await patiently(call.runtime, found)
 
 
-def _delta(event: Event, once: Once, tokens: TokenText | None) -> Delta | None:
+def _delta(event: Tokens, once: Once, tokens: TokenText | None) -> Delta | None:
     """What is new of the event's choice; None where nothing is."""
     news = once.take(event.text, event.token_ids, event.finish_reason)
     token_ids, logprobs = event.token_ids[news.known_tokens :], None

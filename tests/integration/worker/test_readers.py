@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from app.clock import SystemClock
+from app.ids import new_id
 from app.queue.events import announce_readers, read_now
 from app.redis import Redis
 from app.settings import Settings
@@ -86,7 +87,10 @@ async def test_who_begins_to_read_is_told_at_once(
         await asyncio.sleep(0.01)
     await bring(worker, finisher, job, "a")
     await bring(worker, finisher, job, "b")
-    await announce_readers(redis, [job.started.job_id], ttl_s=60)
+    others = [new_id() for _ in range(700)]  # of other workers, in more than one message
+    await announce_readers(redis, [*others, job.started.job_id], ttl_s=60)
+    assert 0 < await redis.ttl(f"ev:read:{others[0].hex}") <= 60
+    assert await read_now(redis, [*others, new_id()]) == set(others)
     async with asyncio.timeout(20):
         while not job.is_read:
             await asyncio.sleep(0.01)

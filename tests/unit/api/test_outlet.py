@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.outlet import DirectApp, Outlet, servers_send
-from app.streams.event import Event
+from app.streams.event import Tokens
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader, Spare
 from app.streams.rows import Output
@@ -43,12 +43,12 @@ def reader(*, most_bytes: int = 1 << 20) -> Reader:
 
 
 def news(number: int) -> Item:
-    return Item(Event(id=number, kind="tokens", text=str(number)))
+    return Item(Tokens(number, "tokens", 0, 0, 0, str(number), [], None))
 
 
 def give(reader: Reader, *numbers: int) -> None:
     items = [news(number) for number in numbers]
-    reader.put(items, sum(item.size for item in items))
+    reader.put(items, sum(item.size for item in items), 7.0)
     reader.tell()
 
 

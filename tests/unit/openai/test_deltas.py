@@ -11,7 +11,7 @@ from app.api.openai import deltas
 from app.api.openai.deltas import Begun, Ended, deltas_of
 from app.api.openai.running import Call
 from app.jobs.read import JobView
-from app.streams import Event
+from app.streams import Event, Finished
 from tests.unit.openai.test_response_events import JOB
 
 
@@ -20,8 +20,8 @@ async def test_a_dead_job_that_is_requeued_as_its_stream_ends_has_died(monkeypat
     error = {"code": "worker_losses", "message": "too many workers were lost"}
 
     async def follow(*_: Any) -> AsyncGenerator[Event]:
-        yield Event(id=1, kind="started")
-        yield Event(id=2**32 - 1, kind="finished", status="dead", error=error)
+        yield Event(1, "started")
+        yield Finished(2**32 - 1, "finished", "dead", {}, error)
 
     async def job_of(*_: Any) -> JobView:
         return replace(JOB, status="queued")

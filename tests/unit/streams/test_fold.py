@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.queue.events import ChoiceDelta
 from app.queue.traces import Step, Trace
-from app.streams.event import Event, first_id, last_id, run_of, units_of
+from app.streams.event import Event, Tokens, first_id, last_id, run_of, units_of
 from app.streams.fold import Fold
 
 
@@ -29,7 +29,7 @@ class Heard:
             self.last_id = event.id
             if event.kind == "restarted":
                 self.texts = [""] * self.n
-            if event.kind == "tokens":
+            if isinstance(event, Tokens):
                 assert event.offset == event.text_offset == len(self.texts[event.index])
                 assert event.token_ids == [ord(letter) for letter in event.text]
                 self.texts[event.index] += event.text
@@ -159,6 +159,7 @@ def test_whoever_names_an_id_beyond_the_end_gets_nothing_before_it() -> None:
 def test_an_id_within_an_event_gets_that_event_whole() -> None:
     fold = Fold(1, first_id(1) + 2)
     (event,) = fold.take(1, [delta(0, "abcd", 0, 4)])
+    assert isinstance(event, Tokens)
     assert (event.offset, event.text) == (0, "abcd")
 
 

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.queue.events import ChoiceDelta, TokenLogprob
+from app.streams.event import Tokens
 from app.streams.fold import Fold
 from app.streams.reader import Item, Reader, Spare
 from app.streams.rows import Ended, Output
@@ -47,6 +48,11 @@ def reader_of(row: Row, spare: Spare, *, after: int = 0, attempt: int = 1) -> Re
     return reader
 
 
+def tokens_of(items: list[Item]) -> list[int]:
+    events = [item.event for item in items]
+    return [token for event in events if isinstance(event, Tokens) for token in event.token_ids]
+
+
 async def rest_of(reader: Reader) -> list[Item]:
     items: list[Item] = []
     while (part := await reader.read()) is not None:
@@ -59,8 +65,7 @@ async def rest_of(reader: Reader) -> list[Item]:
 async def test_what_is_beyond_its_buffer_is_loaded_when_its_turn_comes() -> None:
     row, spare = Row(), Spare(0)
     items = await rest_of(reader_of(row, spare))
-    tokens = [token for item in items for token in item.event.token_ids]
-    assert tokens == list(range(NUM_DELTAS)), "each once"
+    assert tokens_of(items) == list(range(NUM_DELTAS)), "each once"
     assert [item.event.kind for item in (items[0], items[-1])] == ["started", "finished"]
     assert 2 < row.num_loads < 10
     assert spare.num_bytes == 0
@@ -69,7 +74,7 @@ async def test_what_is_beyond_its_buffer_is_loaded_when_its_turn_comes() -> None
 async def test_who_begins_near_the_end_loads_it_once() -> None:
     row = Row()
     items = await rest_of(reader_of(row, Spare(0), after=NUM_DELTAS - 10))
-    assert [token for item in items for token in item.event.token_ids] == list(range(NUM_DELTAS - 11, NUM_DELTAS))
+    assert tokens_of(items) == list(range(NUM_DELTAS - 11, NUM_DELTAS))
     assert row.num_loads == 1
 
 
@@ -109,7 +114,7 @@ async def test_a_small_buffer_doesnt_make_many_loads_of_a_large_output() -> None
     reader = reader_of(row, Spare(0))
     tokens = 0
     while (part := await reader.read()) is not None:
-        tokens += sum(len(item.event.token_ids) for item in part)
+        tokens += len(tokens_of(part))
     assert (tokens, row.num_loads) == (50 * NUM_DELTAS, 8)
 
 
