@@ -34,7 +34,8 @@ _BLOCK_MS = 1000  # how long Redis waits for news; the wake-up may be lost
 _PACE_S = 0.004  # from the beginning of a look to that of the next, so that one brings what several writers wrote
 _PACE_A_TOPIC_S = 0.000_002  # each costs Redis and us something in each look
 _RECONNECT_S = 0.5
-_POLL_S = 1.0  # for ends that Redis told nobody of
+_POLL_S = 1.0  # without news, until Postgres is asked for an end that Redis told nobody of, and again
+_CHECK_S = 0.25  # whose time it is
 _WAKE_TTL_S = 60
 _SPARE_BYTES = 64 << 20  # so that a finished job's output is mostly loaded once
 _TURN = 64  # topics, until readers get a turn to send
@@ -248,7 +249,7 @@ class Hub:
             if topic is None:
                 continue  # its last reader left meanwhile
             self._stale.add(key)
-            topic.heard_at = now
+            topic.looked_at = now
             topic.take(self._asked[key], entries, now)
             if topic.has_end:
                 self._ends_wanted.add(topic.job_id)
@@ -259,18 +260,20 @@ class Hub:
     # Postgres.
 
     async def _end_forever(self) -> None:
-        """End what has ended: those of which Redis tells at once, all others within two seconds of their last news."""
-        next_poll = self._now() + _POLL_S
+        """End what has ended: those of which Redis tells at once, all others when there was no news of them for a second."""
+        next_check = self._now() + _CHECK_S
         while not self._is_closed:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, next_poll - self._now())):
+                async with asyncio.timeout(max(0.0, next_check - self._now())):
                     await self._end_seen.wait()
             self._end_seen.clear()
             wanted, self._ends_wanted = self._ends_wanted, set()
-            if (now := self._now()) >= next_poll:
-                # A job whose tokens come hasn't ended, and is asked for when they cease.
-                wanted |= {each.job_id for each in self._topics.values() if now - each.heard_at >= _POLL_S}
-                next_poll = now + _POLL_S
+            if (now := self._now()) >= next_check:
+                next_check = now + _CHECK_S
+                for topic in self._topics.values():
+                    if now - topic.looked_at >= _POLL_S:
+                        topic.looked_at = now
+                        wanted.add(topic.job_id)
             wanted &= self._topics.keys()
             if not wanted:
                 continue

@@ -101,7 +101,7 @@ class Feed:
 class Topic:
     """One job that is followed, by one feed for each place at which its readers stand."""
 
-    __slots__ = ("_on_room", "feeds", "has_end", "heard_at", "job_id", "key", "n")
+    __slots__ = ("_on_room", "feeds", "has_end", "job_id", "key", "looked_at", "n")
 
     def __init__(self, job_id: UUID, n: int, on_room: Callable[[], None]) -> None:
         """`on_room` is called when a reader that had none has room again."""
@@ -110,7 +110,7 @@ class Topic:
         self.key = events_key(job_id).encode()
         self.feeds: list[Feed] = []
         self._on_room = on_room
-        self.heard_at = -math.inf  # when there was news last
+        self.looked_at = -math.inf  # when there was news last, or Postgres was asked whether the job has ended
         self.has_end = False  # the newest entry that was read says that the job has ended
 
     def join(self, reader: Reader) -> None:

@@ -13,7 +13,7 @@ from app.queue.traces import Step, Trace
 from app.redis import create_redis
 from app.settings import Settings
 from app.streams import Tokens
-from app.streams.reader import Item
+from app.streams.reader import Item, Reader
 from tests.support.api import HandWorker, Tenant, job_id_of
 from tests.support.streams import Heard, Writer, finished, read_to_end, serving, submitted, until_followed, watching
 
@@ -253,12 +253,15 @@ async def test_a_slow_reader_falls_behind_and_catches_up_without_a_gap(
             assert slow._num_bytes < 2 * 4096
         writer.deltas("end", reasons={0: "stop"})
         await worker.finish(job | {"status": "running"}, **writer.result())
-        for reader in (slow, quick):
+
+        async def read_on(reader: Reader) -> None:
             while (items := await reader.read()) is not None:
                 for item in items:
                     assert not isinstance(item.event, Tokens) or item.event.text_offset == len(texts[reader])
                     texts[reader] += text_of(item)
             reader.close()
+
+        await asyncio.gather(read_on(slow), read_on(quick))  # who doesn't read for a second is cut off
         assert texts == {slow: writer.texts[0], quick: writer.texts[0]}
 
 
