@@ -15,6 +15,7 @@ from app.jobs import leases, store
 from app.jobs import tables as t
 from app.jobs.apart import all_or_apart
 from app.jobs.finish import Ending, finish
+from app.jobs.notices import Used
 from app.jobs.states import Lane
 from app.jobs.store import Fate, GivenBack, HeldRow
 from app.jobs.timing import columns_of
@@ -146,7 +147,7 @@ async def _decide_all(
                 for row, each, _ in again
             ],
         )  # fmt: skip
-    wasted = [(row, each) for row, each, _ in again if each.used.prompt_tokens]
+    wasted = [(row, each) for row, each, _ in again if each.used != Used()]
     if wasted:
         await conn.execute(insert(usage), [_wasted(row, each) for row, each in wasted])
     pools = {row.job_id: row.pool for row, _, _ in again}

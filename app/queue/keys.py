@@ -109,5 +109,5 @@ def wake_key(hub: str) -> str:
 ENDED_CHANNEL = (
     "jobs:ended"  # job:status, when a job reached its end; those that ended together with spaces between them
 )
-READ_CHANNEL = "jobs:read"  # job id, when somebody begins to read its events
+READ_CHANNEL = "jobs:read"  # job ids with spaces between them, when somebody begins to read their events
 CANCEL_CHANNEL = "jobs:cancel"  # job id, when somebody wants a running job to stop

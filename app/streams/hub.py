@@ -1,4 +1,4 @@
-"""How do all readers of one process share one Redis connection, and one query a second? One loop reads, one looks for ends."""
+"""How do all readers of one process share one Redis connection, and few queries? One loop reads, one looks for ends."""
 
 import asyncio
 import contextlib

@@ -138,8 +138,8 @@ class Topic:
         A feed that stands before `asked` misses what lies between, so it waits for an answer of its own.
         """
         is_alone = len(entries) == 1
-        for entry_id, (_, content) in entries:
-            cursor, event = cursor_of(entry_id), _event(content)
+        for entry_id, fields in entries:
+            cursor, event = cursor_of(entry_id), _event(fields[1])
             run, order = run_and_order(cursor)
             for feed in self.feeds.copy():
                 is_next = asked <= feed.cursor < cursor and not feed.waits_for_room

@@ -10,7 +10,9 @@ from app.redis import Redis, RedisError
 
 _SLACK_S = 5.0  # for an answer to come, beyond the time for which Redis was told to wait
 
-Entry = Sequence[Any]  # as Redis gives it: its id, and a list of the name and the value of its one field
+Entry = Sequence[
+    Any
+]  # as Redis gives it: its id, and a list of the name and the value of its field, perhaps of more that say nothing to us
 
 
 class Wanted:

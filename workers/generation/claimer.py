@@ -197,8 +197,9 @@ async def _bring_in(
 
     Half-way it would leave claims that nobody decides: those jobs would wait for the sweeper, longer than for another engine.
     """
+    incarnation = worker.incarnation
     nominated = await worker.queue.claim(
-        worker.incarnation.hex,
+        incarnation.hex,
         max_jobs=max_jobs,
         room=rooms,
         lead=lead_of(worker.stats.held_tokens),
@@ -208,11 +209,17 @@ async def _bring_in(
     if not nominated:
         return None
     kill_point("worker.after_claim")
+    if worker.lost_incarnation == incarnation:
+        return []  # it has given itself up meanwhile: what it starts now would be lost with it
     async with worker.db.begin() as conn:
         pace = worker.throughput.seconds_per_token or 0.0
         admitted = await within_caps(conn, nominated)
-        started = await store.start(conn, worker.incarnation, admitted, seconds_per_token=pace)
+        started = await store.start(conn, incarnation, admitted, seconds_per_token=pace)
     kill_point("worker.after_start")
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        # A library took the cancel for something of its own. Nobody waits any more: who closes the lease gives these back.
+        raise asyncio.CancelledError
     # Into the hand before the next await: the lease's comparison must never see a started job that nobody knows.
     requests = take_in(worker, finisher, started)
     worker.alone |= {request_id_of(each) for each in started if each.lane != "normal"}

@@ -95,6 +95,22 @@ class Finisher:
         for job in jobs:
             job.is_ending = True
             job.ended_at = job.ended_at or self._worker.clock.monotonic()
+        try:
+            await self._give_back(jobs, cause, detail, lane, keep_tokens=keep_tokens)
+        except asyncio.CancelledError:
+            for job in jobs:
+                job.is_ending = False  # whoever stopped us does it again: the fence minds what is done already
+            raise
+        self._worker.meters.given_back(jobs, cause)
+        for job in jobs:
+            trace_attempt(self._worker.tracing, self._worker.clock, job, self._worker.model_name, error=cause)
+        for job in jobs:
+            self._worker.drop(job.request_id)
+
+    async def _give_back(
+        self, jobs: Sequence[RunningJob], cause: Cause, detail: dict[str, Any] | None, lane: Lane | None, *,
+        keep_tokens: bool,
+    ) -> None:  # fmt: skip
         if keep_tokens:
             is_kept = await publish(self._worker, jobs)
         else:
@@ -118,11 +134,6 @@ class Finisher:
             lambda conn: give_back(conn, given, self._worker.fate, self._worker.random),
             [job.started.job_id for job in jobs],
         )
-        self._worker.meters.given_back(jobs, cause)
-        for job in jobs:
-            trace_attempt(self._worker.tracing, self._worker.clock, job, self._worker.model_name, error=cause)
-        for job in jobs:
-            self._worker.drop(job.request_id)
 
     async def _take_back(self, jobs: Sequence[RunningJob]) -> None:
         try:

@@ -249,7 +249,8 @@ class RunningJob:
     def wasted(self, *, is_kept: bool) -> Used:
         """Tokens that were computed for nothing if this attempt ends now; `is_kept`: others can resume from its tokens."""
         lost = self._num_unreadable + (0 if is_kept else self.num_generated - self.num_resumed)
-        return Used(len(self.started.prompt_ids), self.cached_tokens, lost + self.num_discarded)
+        num_prompt = len(self.started.prompt_ids) if self.is_handed_over else 0
+        return Used(num_prompt, self.cached_tokens, lost + self.num_discarded)
 
     @property
     def _num_unreadable(self) -> int:

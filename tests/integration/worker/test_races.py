@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from app.errors import LeaseLost
 from app.jobs import rescue, store
 from app.jobs.store import GivenBack
 from app.queue.checkpoints import read_checkpoint
@@ -25,6 +26,7 @@ from workers.engine.protocol import Moved, Request, SamplingParams, StepOutput, 
 from workers.generation.claimer import claim_forever, hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
+from workers.generation.lease import let_go
 from workers.generation.outputs import stop_job, take_step
 from workers.generation.suspicion import sort_out
 
@@ -217,3 +219,44 @@ async def test_a_claim_that_is_on_its_way_when_the_engine_dies_is_decided(
     assert job.started.job_id == job_id
     assert not await redis.exists(queue.keys.stream("standard", "acme")), "it is acked, too"
     assert sort_out([job], None).bystanders == [job], "the engine never had it"
+
+
+async def test_a_worker_that_has_given_itself_up_starts_nothing_of_a_claim_that_was_on_its_way(
+    worker: WorkerContext, settings: Settings, redis: Redis
+) -> None:
+    """What it started would be lost with its lease: a mark against the jobs."""
+    worker.queue = queue = LateReplies(redis)
+    worker.is_fit.set()
+    await queue.open_epoch("test")
+    await submit_and_nominate(worker.db, settings, queue, 1)
+
+    async def lease_is_lost() -> None:
+        await queue.has_claimed.wait()
+        await let_go(worker, LeaseLost("no renewal"))
+        raise LeaseLost("no renewal")
+
+    with pytest.raises(LeaseLost):
+        await race(claim_forever(worker, Finisher(worker)), lease_is_lost())
+    async with worker.db.connect() as conn:
+        assert await conn.scalar(text("SELECT status FROM jobs")) == "queued"
+    assert not worker.hand
+
+
+async def test_a_give_back_that_is_broken_off_can_be_done_again(worker: WorkerContext, settings: Settings) -> None:
+    """Its jobs counted as ending, and nobody ended them: the worker waited for them for ever."""
+    finisher = Finisher(worker)
+    await hand_over(worker, finisher, take_in(worker, finisher, await start_under(worker, settings, max_tokens=500)))
+    (job,) = worker.hand.values()
+    async with worker.db.begin() as conn:
+        await conn.execute(text("SELECT FROM jobs FOR UPDATE"))
+        giving_back = asyncio.create_task(finisher.give_back([job], "drained"))
+        await asyncio.sleep(0.3)
+        giving_back.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await giving_back
+    assert not job.is_ending
+    await finisher.give_back([job], "drained")
+    async with asyncio.timeout(20):
+        await finisher.let_all_end()
+    async with worker.db.connect() as conn:
+        assert await conn.scalar(text("SELECT status FROM jobs")) == "queued"

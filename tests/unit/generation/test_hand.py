@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from app.ids import new_id
+from app.jobs.notices import Used
 from app.jobs.store import StartedJob
 from app.queue.events import ChoiceDelta
 from workers.engine.protocol import Logprob, Moved, TokenDelta
@@ -156,6 +157,13 @@ def test_tokens_that_cant_be_text_are_billed_to_who_cancels_before_anybody_notic
     assert [each["text"] for each in ending.choices or []] == ["ab", "xyz"]
     assert running.num_generated == len(first.token_ids) + 3, "events are numbered by what readers can be told"
     assert (running.wasted(is_kept=True).completion_tokens, running.wasted(is_kept=False).completion_tokens) == (3, 8)
+
+
+def test_what_the_engine_was_never_given_wastes_nothing() -> None:
+    running = job()
+    assert running.wasted(is_kept=True) == Used()
+    running.is_handed_over = True
+    assert running.wasted(is_kept=True) == Used(prompt_tokens=2)
 
 
 def test_what_is_billed_leaves_a_result_though_none_of_it_is_text() -> None:

@@ -28,7 +28,8 @@ def entry(seq: int) -> Entry:
         attempt=1,
         deltas=[ChoiceDelta(choice=0, offset=seq - 1, token_ids=[seq], text="x", text_offset=seq - 1)],
     )
-    return EventPlace(1, seq, 1, 2).entry_id.encode(), [b"d", msgspec.json.encode(event)]
+    more = [b"of", b"a later version"] if seq % 3 == 0 else []
+    return EventPlace(1, seq, 1, 2).entry_id.encode(), [b"d", msgspec.json.encode(event), *more]
 
 
 STREAM = [entry(seq) for seq in range(1, NUM_TOKENS + 1)]
@@ -151,6 +152,6 @@ def test_what_is_sent_at_once_and_what_waits_its_turn_come_in_order(
         return [each.got for each in connections]
 
     fold = Fold(1)
-    events = [msgspec.json.decode(content, type=JobEvent) for _, (_, content) in STREAM]
+    events = [msgspec.json.decode(content, type=JobEvent) for _, (_, content, *_) in STREAM]
     expected = b"".join([wire(each) for event in events for each in fold.take(1, event.deltas)])
     assert asyncio.run(told()) == [expected] * num_readers
