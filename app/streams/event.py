@@ -22,11 +22,6 @@ class Event(msgspec.Struct, frozen=True):
     id: int
     kind: str
 
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing follows."""
-        return self.kind == "finished"
-
 
 class Tokens(Event, frozen=True, omit_defaults=True):
     """Tokens of one choice, `index`, or its end. `offset` counts the choice's tokens before this event, `text_offset` its characters."""

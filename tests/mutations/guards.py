@@ -256,7 +256,7 @@ GUARDS = (
         "a job goes on only from tokens that this worker would have chosen",
         (
             Patch(
-                "workers/generation/claimer.py",
+                "workers/generation/resume.py",
                 "    if checkpoint.made_by != worker.made_by:\n",
                 "    if False:\n",
             ),

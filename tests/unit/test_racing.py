@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -18,16 +20,21 @@ async def stubborn(started: asyncio.Event, ended: asyncio.Event) -> None:
         ended.set()
 
 
-async def test_a_result_in_time_is_given_and_an_error_raised() -> None:
-    async def quick() -> int:
-        return 7
+async def quick() -> int:
+    return 7
 
-    async def broken() -> int:
-        raise ValueError("told")
 
-    assert await at_most(5, quick()) == 7
+async def broken() -> int:
+    raise ValueError("told")
+
+
+@pytest.mark.parametrize("run", [at_most, to_its_end])
+async def test_a_result_in_time_is_given_and_an_error_raised(
+    run: Callable[[float, Coroutine[Any, Any, int]], Awaitable[int]],
+) -> None:
+    assert await run(5, quick()) == 7
     with pytest.raises(ValueError, match="told"):
-        await at_most(5, broken())
+        await run(5, broken())
 
 
 async def test_what_takes_its_time_to_be_cancelled_is_not_waited_for() -> None:
@@ -48,18 +55,6 @@ async def test_who_is_cancelled_leaves_at_once() -> None:
         await task
     assert not ended.is_set()
     await ended.wait()
-
-
-async def test_what_runs_to_its_end_gives_its_result_or_error() -> None:
-    async def quick() -> int:
-        return 7
-
-    async def broken() -> int:
-        raise ValueError("told")
-
-    assert await to_its_end(5, quick()) == 7
-    with pytest.raises(ValueError, match="told"):
-        await to_its_end(5, broken())
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -17,7 +17,6 @@ from app.jobs.ceilings import max_wait_s
 from app.jobs.states import TIERS
 from app.jobs.store import StartedJob
 from app.killpoints import kill_point
-from app.queue.checkpoints import read_checkpoint, take_over
 from app.queue.events import JobEvent, Publication, read_now
 from app.queue.fairness import COMMON_LEVEL, LEVELS, credit_of, lead_of, priority_of
 from app.queue.streams import Ring, Room
@@ -29,6 +28,7 @@ from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
 from workers.generation.hand import RunningJob, request_id_of
 from workers.generation.hurry import hurry
+from workers.generation.resume import resume
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ _PRECEDENCE_S = 0.005  # of workers with free room, before one without takes it 
 _ERROR_WAIT_S = 0.5
 _DECIDE_S = 2.0  # that a claim has to be decided, when the loop is stopped meanwhile
 _MAX_CLAIM = 256
-_CHECKPOINT_TIMEOUT_S = 2.0
-_RESUMING_GRAMMARS = {"paged", "null"}  # engines that can go on in the middle of a structured output
 
 
 def room(worker: WorkerContext) -> dict[str, list[Room]]:
@@ -366,40 +364,3 @@ def _start_event(worker: WorkerContext, job: RunningJob) -> Publication:
     kind = "restarted" if job.run == job.started.attempt > 1 else "started"
     event = JobEvent(kind=kind, attempt=job.started.attempt, made_by=worker.made_by)
     return Publication(job.started.job_id, job.num_resumed, event, job.run)
-
-
-async def resume(worker: WorkerContext, jobs: Sequence[RunningJob]) -> None:
-    """Let jobs go on from the tokens that their event streams hold, where this worker would have chosen the same.
-
-    Without Redis, or with a stream that was trimmed or that another model wrote, they start over.
-    """
-    for job in jobs:
-        try:
-            async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
-                await _resume_one(worker, job)
-        except (RedisError, TimeoutError, ValueError) as error:  # ValueError: what isn't an event stands there
-            emit(log, logging.WARNING, "checkpoint_not_read", error=error, job=job.started.job_id.hex)
-
-
-async def _resume_one(worker: WorkerContext, job: RunningJob) -> None:
-    started = job.started
-    checkpoint = await read_checkpoint(worker.events, started.job_id, started.n)
-    if checkpoint is None or checkpoint.num_tokens == 0 or job.is_ending:
-        return
-    # Where an operator sent it back, perhaps changed, its tokens begin anew.
-    if checkpoint.run <= started.died_at or (
-        started.sampling.get("grammar") and worker.settings.engine not in _RESUMING_GRAMMARS
-    ):
-        job.num_discarded = checkpoint.num_tokens
-        return
-    if checkpoint.made_by != worker.made_by:
-        job.num_discarded = checkpoint.num_tokens
-        emit(log, logging.INFO, "checkpoint_of_another_model", job=started.job_id.hex)
-        return
-    start = JobEvent(kind="started", attempt=started.attempt, made_by=worker.made_by)
-    current = await take_over(worker.events, started.job_id, checkpoint, start)
-    if current is None or job.is_ending:
-        job.num_discarded = checkpoint.num_tokens
-        return
-    job.resume(current)
-    emit(log, logging.INFO, "job_resumed", job=started.job_id.hex, tokens=job.num_resumed)

@@ -193,5 +193,5 @@ async def test_another_room_follows_a_job_without_http(
     events = [event async for event in follow(served.runtime, writer.job_id, "acme")]
     assert [event.kind for event in events] == ["started", "tokens", "finished"]
     assert (events[1].text, events[1].token_ids, events[1].finish_reason) == ("ab", [97, 98], "stop")
-    assert events[-1].is_last
+    assert events[-1].kind == "finished"
     assert served.hub.num_readers == 0

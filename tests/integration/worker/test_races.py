@@ -23,6 +23,7 @@ from tests.support.dead import DEADLY, send_back
 from tests.support.jobs import POOL, start_under, submit_and_nominate
 from workers.engine.errors import EngineDied
 from workers.engine.protocol import Moved, Request, SamplingParams, StepOutput, TokenDelta
+from workers.generation import claimer
 from workers.generation.claimer import claim_forever, hand_over, take_in
 from workers.generation.context import WorkerContext
 from workers.generation.finisher import Finisher
@@ -200,38 +201,40 @@ class LateReplies(JobQueue):
         return claimed
 
 
-async def test_a_claim_that_is_on_its_way_when_the_engine_dies_is_decided(
-    worker: WorkerContext, settings: Settings, redis: Redis
-) -> None:
-    """It used to be dropped: its jobs waited for the sweeper, for `renominate_after_s`, where there was one."""
+@pytest.fixture
+async def late(worker: WorkerContext, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> LateReplies:
+    """The worker's queue, with a job in it; the worker may take as long as it wants to decide the claim."""
+    monkeypatch.setattr(claimer, "_DECIDE_S", 60.0)
     worker.queue = queue = LateReplies(redis)
     worker.is_fit.set()
     await queue.open_epoch("test")
-    (job_id,) = await submit_and_nominate(worker.db, settings, queue, 1)
+    await submit_and_nominate(worker.db, settings, queue, 1)
+    return queue
+
+
+async def test_a_claim_that_is_on_its_way_when_the_engine_dies_is_decided(
+    worker: WorkerContext, late: LateReplies
+) -> None:
+    """It used to be dropped: its jobs waited for the sweeper, for `renominate_after_s`, where there was one."""
 
     async def engine_dies() -> None:
-        await queue.has_claimed.wait()
+        await late.has_claimed.wait()
         raise EngineDied(-9, "")
 
     with pytest.raises(EngineDied):
         await race(claim_forever(worker, Finisher(worker)), engine_dies())
     (job,) = worker.hand.values()
-    assert job.started.job_id == job_id
-    assert not await redis.exists(queue.keys.stream("standard", "acme")), "it is acked, too"
+    assert not await late.redis.exists(late.keys.stream("standard", "acme")), "it is acked, too"
     assert sort_out([job], None).bystanders == [job], "the engine never had it"
 
 
 async def test_a_worker_that_has_given_itself_up_starts_nothing_of_a_claim_that_was_on_its_way(
-    worker: WorkerContext, settings: Settings, redis: Redis
+    worker: WorkerContext, late: LateReplies
 ) -> None:
     """What it started would be lost with its lease: a mark against the jobs."""
-    worker.queue = queue = LateReplies(redis)
-    worker.is_fit.set()
-    await queue.open_epoch("test")
-    await submit_and_nominate(worker.db, settings, queue, 1)
 
     async def lease_is_lost() -> None:
-        await queue.has_claimed.wait()
+        await late.has_claimed.wait()
         await let_go(worker, LeaseLost("no renewal"))
         raise LeaseLost("no renewal")
 
